@@ -1,0 +1,1 @@
+"""What talks to the world: one class per outside system, no decisions, no engine."""

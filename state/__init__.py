@@ -1,0 +1,1 @@
+"""What is remembered: records, user state, windows, timers, their codec and the shard store."""

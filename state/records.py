@@ -1,0 +1,44 @@
+"""The records that go through the job, as the code holds them; `docs/records.md` has their JSON.
+
+All times are integers of milliseconds since 1970 UTC.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+EVENT: Final = 0
+IDENTIFY: Final = 1
+RECEIPT: Final = 2
+MEMBERSHIP: Final = 3
+
+KIND_NAMES: Final = ("event", "identify", "receipt", "membership")
+
+
+class Record(msgspec.Struct, gc=False):
+    """One decoded input record.
+
+    `message_id` is only what was sent: the default id (`<topic>-<partition>-<offset>`) is the reader's to add, since
+    it takes no part in the dropping of duplicates. `at_ms` is the record's own `timestamp`, `received_ms` its
+    `received_at`; None where it has none. `name` is the event's name, "" for other kinds. `fields` holds the whole
+    object for receipts and memberships, else None.
+    """
+
+    kind: int
+    user_id: str
+    name: str
+    message_id: str | None
+    at_ms: int | None
+    received_ms: int | None
+    properties: dict[str, Any]
+    traits: dict[str, Any] | None
+    fields: dict[str, Any] | None = None
+
+
+class Reject(msgspec.Struct, gc=False):
+    """Why a record cannot be read: a stable reason (see `docs/records.md`, dead letters) and a sentence for people."""
+
+    reason: str
+    detail: str
