@@ -1,0 +1,501 @@
+"""The shard store: the users of one shard, their timers, and the commits that can be undone.
+
+The hot users sit in a bounded cache of slots; everything else is in a key-value backend, RocksDB or a dict. A commit
+writes what changed since the last one as one atomic, synced batch, together with what is needed to undo it, because
+the engine may resume from a cut that is a few commits old (`docs/architecture.md`, "Checkpoints"). When too much has
+changed before a commit is due, a part of it is spilled: written early, under the undo of the commit to come, so that
+memory stays bounded and a crash still takes all of it back.
+
+Keys of the backend, all bytes:
+
+    u <user_id>                 the user's row (state/user.py)
+    t <due, 8 bytes> <user_id>  timer: the earliest moment at which the user has to be looked at
+    z <commit, 8> <part, 4>     undo of one part of one commit
+    m                           the shard's own record, `Meta`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from heapq import heappop, heappush
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from state.user import NEVER, User, dump_user, load_user
+
+STORE_FORMAT: Final = 1
+UNDO_KEPT: Final = 3  # The engine's resume epoch may lag by one; one more for a backup taken meanwhile, one in hand.
+TIMER_ROWS_AT_ONCE: Final = 1000
+
+_META_KEY: Final = b"m"
+
+
+class StoreError(Exception):
+    """The store cannot be brought to the state that was asked for; the message says what to do."""
+
+
+class Changes(Protocol):
+    """A batch of writes that becomes visible as a whole."""
+
+    def put(self, key: bytes, value: bytes) -> None: ...
+
+    def delete(self, key: bytes) -> None: ...
+
+
+class Backend(Protocol):
+    """An ordered map from bytes to bytes with atomic batches."""
+
+    def get_many(self, keys: list[bytes]) -> list[bytes | None]: ...
+
+    def scan(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Yield the rows with `start <= key < stop`, in order of the key."""
+        ...
+
+    def changes(self) -> Changes: ...
+
+    def write(self, changes: Changes, *, sync: bool) -> None:
+        """Apply *changes*; with *sync* they have reached the disk when this returns."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class _DictChanges:
+    def __init__(self) -> None:
+        self.rows: dict[bytes, bytes | None] = {}
+
+    def put(self, key: bytes, value: bytes) -> None:
+        self.rows[key] = value
+
+    def delete(self, key: bytes) -> None:
+        self.rows[key] = None
+
+
+class MemoryBackend:
+    """A backend in a dict: for `simulate` and for tests."""
+
+    def __init__(self) -> None:
+        self.rows: dict[bytes, bytes] = {}
+
+    def get_many(self, keys: list[bytes]) -> list[bytes | None]:
+        return [self.rows.get(key) for key in keys]
+
+    def scan(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
+        for key in sorted(key for key in self.rows if start <= key < stop):
+            yield key, self.rows[key]
+
+    def changes(self) -> _DictChanges:
+        return _DictChanges()
+
+    def write(self, changes: Changes, *, sync: bool) -> None:
+        assert isinstance(changes, _DictChanges)
+        for key, value in changes.rows.items():
+            if value is None:
+                self.rows.pop(key, None)
+            else:
+                self.rows[key] = value
+
+    def close(self) -> None:
+        pass
+
+
+class RocksBackend:
+    """A backend in one RocksDB database.
+
+    Small write buffers, because a process has many of these databases open at once.
+    """
+
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        import rocksdict
+
+        options = rocksdict.Options(raw_mode=True)
+        options.create_if_missing(not read_only)
+        options.set_write_buffer_size(8 * 2**20)
+        options.set_max_write_buffer_number(3)
+        options.set_max_total_wal_size(64 * 2**20)
+        options.set_keep_log_file_num(2)
+        options.set_max_open_files(64)
+        options.set_compression_type(rocksdict.DBCompressionType.lz4())
+        table = rocksdict.BlockBasedOptions()
+        table.set_bloom_filter(10, False)
+        table.set_block_cache(rocksdict.Cache(8 * 2**20))
+        options.set_block_based_table_factory(table)
+        access = rocksdict.AccessType.read_only() if read_only else rocksdict.AccessType.read_write()
+        try:
+            self._db = rocksdict.Rdict(str(path), options, access_type=access)
+        except Exception as error:  # rocksdict raises bare Exception with RocksDB's message.
+            raise StoreError(f"cannot open {path}: {error}") from error
+        self._rocksdict: Any = rocksdict
+        self._synced = rocksdict.WriteOptions()
+        self._synced.sync = True
+        self._unsynced = rocksdict.WriteOptions()
+
+    def get_many(self, keys: list[bytes]) -> list[bytes | None]:
+        return self._db.get(keys)  # type: ignore[no-any-return]
+
+    def scan(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
+        rows = self._db.iter()
+        rows.seek(start)
+        while rows.valid():
+            key = rows.key()
+            if key >= stop:
+                return
+            yield key, rows.value()
+            rows.next()
+
+    def changes(self) -> Changes:
+        return self._rocksdict.WriteBatch(raw_mode=True)  # type: ignore[no-any-return]
+
+    def write(self, changes: Changes, *, sync: bool) -> None:
+        self._db.write(changes, self._synced if sync else self._unsynced)
+
+    def close(self) -> None:
+        self._db.close()
+
+
+class Meta(msgspec.Struct, array_like=True):
+    """The shard's own record.
+
+    `time_ms` is the shard's stream time at the commit, `newest_ms` the newest stream time of a record it has taken.
+    `totals` counts, per flow and version (joined by the byte 0x1F), what happened: see `operators/totals.py`.
+    `paused` lists the flow versions that were paused; `held` the records that wait for their turn.
+    """
+
+    format: int = STORE_FORMAT
+    commit: int = 0
+    time_ms: int = -1
+    newest_ms: int = -1
+    totals: dict[str, list[int]] = {}
+    paused: list[str] = []
+    held: list[Any] = []
+
+
+class _UndoneUser(msgspec.Struct, array_like=True, gc=False):
+    """How one user was before a commit, and the timer that the commit wrote."""
+
+    user_id: str
+    old_row: bytes | None
+    old_due: int
+    new_due: int
+
+
+class _Undo(msgspec.Struct, array_like=True):
+    meta: bytes | None
+    users: list[_UndoneUser]
+
+
+class Slot:
+    """One user in the cache.
+
+    `row` and `row_due` are what the backend has of the user, `due` is what holds now.
+    """
+
+    __slots__ = ("changed", "due", "row", "row_due", "user")
+
+    def __init__(self, user: User, row: bytes | None, due: int) -> None:
+        self.user = user
+        self.row = row
+        self.due = due
+        self.row_due = due
+        self.changed = False
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_meta = msgspec.msgpack.Decoder(Meta).decode
+_decode_undo = msgspec.msgpack.Decoder(_Undo).decode
+
+
+def _timer_key(due: int, user_id: bytes) -> bytes:
+    return b"t" + due.to_bytes(8, "big") + user_id
+
+
+def _undo_key(commit: int, part: int) -> bytes:
+    return b"z" + commit.to_bytes(8, "big") + part.to_bytes(4, "big")
+
+
+def _commit_of(undo_key: bytes) -> int:
+    return int.from_bytes(undo_key[1:9], "big")
+
+
+class ShardStore:
+    """The users and timers of one shard, as of a commit plus what has changed since.
+
+    Args:
+        backend: where the rows are.
+        cached_users: how many users may stay in memory between commits.
+        changed_users: how many may have changed before a part of the next commit is spilled.
+        due_of: when a user has to be looked at next; by default at the earliest wake-up.
+
+    Raises:
+        StoreError: the store is of a newer format.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        cached_users: int = 100_000,
+        changed_users: int = 100_000,
+        due_of: Callable[[User], int] | None = None,
+    ) -> None:
+        self._backend = backend
+        self._due_of = due_of or earliest_wake
+        self._cached_users = cached_users
+        self._changed_users = changed_users
+        self._young: dict[str, Slot] = {}
+        self._old: dict[str, Slot] = {}  # The generation before: what is used again moves to the young one.
+        self._changed: dict[str, Slot] = {}
+        self._spilled = 0  # Parts of the next commit that are written already.
+        self._heap: list[tuple[int, str]] = []
+        self._load()
+
+    def _load(self) -> None:
+        row = self._backend.get_many([_META_KEY])[0]
+        meta = Meta() if row is None else _decode_meta(row)
+        if meta.format > STORE_FORMAT:
+            raise StoreError(
+                f"the state has format {meta.format}, this software reads up to {STORE_FORMAT}: use the newer one"
+            )
+        self.meta = meta
+        self._meta_row = row
+        self._rows_from: tuple[int, str] = (0, "")  # The first timer row that the heap may lack: (due, user).
+
+    # ---- users -------------------------------------------------------------------------------------------------
+
+    def prefetch(self, user_ids: Iterable[str]) -> None:
+        """Bring the users that are not in memory there, with one look-up for all."""
+        young, old = self._young, self._old
+        absent = []
+        for user_id in user_ids:
+            if user_id not in young:
+                slot = old.pop(user_id, None)
+                if slot is None:
+                    absent.append(user_id)
+                else:
+                    young[user_id] = slot
+        if absent:
+            rows = self._backend.get_many([b"u" + user_id.encode() for user_id in absent])
+            for user_id, row in zip(absent, rows, strict=True):
+                if row is None:
+                    young[user_id] = Slot(User(), None, NEVER)
+                else:
+                    user = load_user(row)
+                    young[user_id] = Slot(user, row, self._due_of(user))
+
+    def slot(self, user_id: str) -> Slot:
+        """Return the slot of *user_id*, a blank one for a user of whom nothing is known."""
+        slot = self._young.get(user_id)
+        if slot is None:
+            self.prefetch((user_id,))
+            slot = self._young[user_id]
+        return slot
+
+    def touch(self, user_id: str, slot: Slot, due: int) -> None:
+        """Note that the user in *slot* has changed and has to be looked at again at *due*, or `NEVER`."""
+        if not slot.changed:
+            slot.changed = True
+            self._changed[user_id] = slot
+        if due != slot.due:
+            slot.due = due
+            if due < NEVER:
+                heappush(self._heap, (due, user_id))
+
+    def all_user_ids(self) -> Iterator[str]:
+        """Yield every user that the backend has: for deployments and audits, never on the hot path."""
+        for key, _ in self._backend.scan(b"u", b"v"):
+            yield key[1:].decode()
+
+    # ---- timers ------------------------------------------------------------------------------------------------
+
+    def next_due(self, limit: int) -> tuple[int, str, Slot] | None:
+        """Return the first (due time, user, slot) due at or before *limit* in that order, or None.
+
+        It is returned again until the user has been touched with a later due time.
+        """
+        heap = self._heap
+        while True:
+            if self._rows_from[0] <= limit and (not heap or self._rows_from <= heap[0]):
+                self._read_timers(limit)
+                continue
+            if not heap or heap[0][0] > limit:
+                return None
+            due, user_id = heap[0]
+            slot = self.slot(user_id)
+            if slot.due == due:
+                return due, user_id, slot
+            heappop(heap)  # Left over: the user has another due time by now.
+
+    def _read_timers(self, limit: int) -> None:
+        """Take the next timer rows due at or before *limit* into the heap."""
+        found: list[tuple[int, str]] = []
+        start_due, start_user = self._rows_from
+        for key, _ in self._backend.scan(_timer_key(start_due, start_user.encode()), b"u"):
+            row = (int.from_bytes(key[1:9], "big"), key[9:].decode())
+            if row[0] > limit or len(found) == TIMER_ROWS_AT_ONCE:
+                self._rows_from = row
+                break
+            found.append(row)
+        else:
+            self._rows_from = (NEVER, "")
+        self.prefetch(user_id for _, user_id in found)
+        for due, user_id in found:
+            slot = self._young[user_id]
+            if slot.due == due:
+                heappush(self._heap, (due, user_id))
+            elif slot.row_due != due:
+                # The flow that the row waited for stands still now, so the slot was loaded with another due time.
+                slot.row_due = due
+                self.touch(user_id, slot, slot.due)
+
+    # ---- commits -----------------------------------------------------------------------------------------------
+
+    @property
+    def commit_number(self) -> int:
+        """The number of the last commit."""
+        return self.meta.commit
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether a commit would write something."""
+        return bool(self._changed or self._spilled)
+
+    @property
+    def needs_spill(self) -> bool:
+        """Whether so many users have changed that `spill` should be called."""
+        return len(self._changed) >= self._changed_users
+
+    def spill(self) -> None:
+        """Write what has changed so far, as a part of the next commit that a crash takes back."""
+        changes = self._backend.changes()
+        self._put_changes(changes, None)
+        self._backend.write(changes, sync=False)
+        self._spilled += 1
+        self._settle()
+
+    def commit(self) -> int:
+        """Write what has changed since the last commit, synced, and return the number of the commit."""
+        changes = self.prepare()
+        if changes is not None:
+            self.write(changes)
+            self.finish()
+        return self.commit_number
+
+    def prepare(self) -> Changes | None:
+        """Return the batch of the next commit, or None with nothing changed.
+
+        `prepare`, `write` and `finish` are `commit` in three parts, so that the slow one, `write`, can run for many
+        shards at once.
+        """
+        if not self.is_changed:
+            return None
+        meta = self.meta
+        number = meta.commit + 1
+        changes = self._backend.changes()
+        old_meta_row = self._meta_row or b""
+        meta.commit = number
+        self._meta_row = _encode(meta)
+        changes.put(_META_KEY, self._meta_row)
+        self._put_changes(changes, old_meta_row, number)
+        for key, _ in self._backend.scan(_undo_key(0, 0), _undo_key(max(0, number - UNDO_KEPT + 1), 0)):
+            changes.delete(key)
+        return changes
+
+    def write(self, changes: Changes) -> None:
+        """Write a prepared commit and wait until it is on disk; may run on any thread."""
+        self._backend.write(changes, sync=True)
+
+    def finish(self) -> None:
+        """Take note that the prepared commit is written."""
+        self._spilled = 0
+        self._settle()
+
+    def _put_changes(self, changes: Changes, old_meta: bytes | None, number: int | None = None) -> None:
+        undone = []
+        put, delete = changes.put, changes.delete
+        for user_id, slot in self._changed.items():
+            key = user_id.encode()
+            undone.append(_UndoneUser(user_id, slot.row, slot.row_due, slot.due))
+            if slot.user.is_blank:
+                if slot.row is not None:
+                    delete(b"u" + key)
+                slot.row = None
+            else:
+                slot.row = dump_user(slot.user)
+                put(b"u" + key, slot.row)
+            if slot.due != slot.row_due:
+                if slot.row_due < NEVER:
+                    delete(_timer_key(slot.row_due, key))
+                if slot.due < NEVER:
+                    put(_timer_key(slot.due, key), b"")
+                slot.row_due = slot.due
+        undo = _Undo(old_meta, undone)
+        put(_undo_key(self.meta.commit + 1 if number is None else number, self._spilled), _encode(undo))
+
+    def _settle(self) -> None:
+        """After a write: nothing has changed, all timers are rows, and the cache goes back to its size."""
+        for slot in self._changed.values():
+            slot.changed = False
+        self._changed = {}
+        if self._heap:
+            self._rows_from = min(self._rows_from, self._heap[0])
+            self._heap = []
+        if len(self._young) > self._cached_users // 2:
+            self._old, self._young = self._young, {}
+
+    def roll_back(self, commit: int) -> None:
+        """Bring the store to *commit*: undo every later one, and whatever was spilled after it.
+
+        Raises:
+            StoreError: the store never reached *commit*, or no longer has what is needed to undo a later one.
+        """
+        assert not self._changed, "a store is rolled back before it is used"
+        last = self.meta.commit
+        if commit > last:
+            raise StoreError(
+                f"the state is at commit {last}, but {commit} is needed: part of it is older than the rest; "
+                "restore the whole state directory from one backup"
+            )
+        undo = list(self._backend.scan(_undo_key(commit + 1, 0), b"{"))
+        missing = set(range(commit + 1, last + 1)) - {_commit_of(key) for key, _ in undo}
+        if missing:
+            raise StoreError(
+                f"the state is at commit {last} and cannot go back to {commit}: the undo of commit {min(missing)} "
+                "is gone; restore the whole state directory from one backup"
+            )
+        if undo:
+            self._undo(undo)
+        self._young, self._old, self._heap, self._spilled = {}, {}, [], 0
+        self._load()
+
+    def _undo(self, undo: Sequence[tuple[bytes, bytes]]) -> None:
+        changes = self._backend.changes()
+        for undo_key, row in reversed(undo):
+            undone = _decode_undo(row)
+            for one in undone.users:
+                key = one.user_id.encode()
+                if one.old_row is None:
+                    changes.delete(b"u" + key)
+                else:
+                    changes.put(b"u" + key, one.old_row)
+                if one.new_due < NEVER:
+                    changes.delete(_timer_key(one.new_due, key))
+                if one.old_due < NEVER:
+                    changes.put(_timer_key(one.old_due, key), b"")
+            if undone.meta is not None:
+                if undone.meta:
+                    changes.put(_META_KEY, undone.meta)
+                else:
+                    changes.delete(_META_KEY)
+            changes.delete(undo_key)
+        self._backend.write(changes, sync=True)
+
+    def close(self) -> None:
+        """Close the backend; what has changed since the last commit is gone."""
+        self._backend.close()
+
+
+def earliest_wake(user: User) -> int:
+    """Return the earliest wake-up of all open branches of *user*, or `NEVER`."""
+    return min((branch.wake_ms for journey in user.journeys for branch in journey.branches), default=NEVER)

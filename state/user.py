@@ -1,0 +1,109 @@
+"""What is remembered of one user, and how it is written down.
+
+The structs are encoded as msgpack arrays: compact, and a field may be added at the end with a default, so older rows
+stay readable. `User.format` leads every row; a row of a newer format is refused, never guessed at.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+USER_FORMAT: Final = 1
+NEVER: Final = 2**62  # A due time that no clock reaches; fits a signed 64-bit integer.
+
+
+class NewerFormatError(Exception):
+    """A row was written by a later version of the software."""
+
+
+class Branch(msgspec.Struct, array_like=True, gc=False):
+    """One place where a journey stands: a held step, since when, until when.
+
+    `number` tells the branches of a journey apart, in written order. `memo` is the step's own memory while it holds
+    (`wait_for` keeps its counts there). `scope` names the parallel step that the branch belongs to, "" for none.
+    """
+
+    number: int
+    step: str
+    wake_ms: int
+    begun_ms: int
+    memo: Any = None
+    scope: str = ""
+
+
+class Journey(msgspec.Struct, array_like=True, gc=False):
+    """One user's passage through one version of one flow.
+
+    `number` orders the journeys of a user by entry. `entry` holds the trigger event's properties; `event` those of
+    the event that moved the journey last, None while that is the trigger. `cause` is (message_id, event name).
+    `tallies` counts the events of each `did .. since: entry` clause, by its number in the program.
+    """
+
+    flow: str
+    version: int
+    id: str
+    key: str | int | float | bool | None
+    number: int
+    entered_ms: int
+    entry: dict[str, Any]
+    event: dict[str, Any] | None
+    cause: tuple[str, str | None]
+    branches: list[Branch]
+    visits: dict[str, int]
+    tallies: dict[str, int]
+
+
+class User(msgspec.Struct, array_like=True, gc=False):
+    """Everything that is remembered of one user.
+
+    `seq` is the number of the last journal record; `journeys_begun` numbers the journeys. `seen` maps message ids to
+    the stream time at which they were taken. `windows` holds, for each counted condition (and key value), the sorted
+    times of the latest matching events, or their bare number where there is no window. `entries` holds, per flow
+    (and key value), the times of the latest entries.
+    """
+
+    format: int = USER_FORMAT
+    seq: int = 0
+    journeys_begun: int = 0
+    profile: dict[str, Any] = {}
+    journeys: list[Journey] = []
+    seen: dict[str, int] = {}
+    windows: dict[str, list[int] | int] = {}
+    entries: dict[str, list[int]] = {}
+
+    @property
+    def is_blank(self) -> bool:
+        """Tell whether nothing at all is remembered, so that the row can go."""
+        return not (self.seq or self.profile or self.journeys or self.seen or self.windows or self.entries)
+
+
+_encode_user = msgspec.msgpack.Encoder().encode
+_decode_user = msgspec.msgpack.Decoder(User).decode
+_decode_any = msgspec.msgpack.Decoder().decode
+
+
+def dump_user(user: User) -> bytes:
+    """Return the row of *user*."""
+    return _encode_user(user)
+
+
+def load_user(row: bytes) -> User:
+    """Return the user written in *row*.
+
+    Raises:
+        NewerFormatError: the row has a later format than this software knows.
+    """
+    try:
+        user = _decode_user(row)
+    except msgspec.ValidationError:
+        written = _decode_any(row)[0]
+        if isinstance(written, int) and written > USER_FORMAT:
+            raise NewerFormatError(
+                f"a user's row has format {written}, this software reads up to {USER_FORMAT}"
+            ) from None
+        raise
+    if user.format > USER_FORMAT:
+        raise NewerFormatError(f"user row of format {user.format}; this software reads up to {USER_FORMAT}")
+    return user
