@@ -42,3 +42,24 @@ class Reject(msgspec.Struct, gc=False):
 
     reason: str
     detail: str
+
+
+class Input(msgspec.Struct, array_like=True, gc=False):
+    """A record on its way to its user: decoded, matched, and with its stream time.
+
+    `message_id` is what was sent or the default id; only a sent one (`id_sent`) takes part in the dropping of
+    duplicates. `hits` are the numbers of the interests that the event satisfies (`operators/match.py`). `source` and
+    `offset` are its place: the number of the source partition, in order of topic and partition, and the offset there.
+    """
+
+    user_id: str
+    now: int
+    name: str
+    message_id: str
+    id_sent: bool
+    at_ms: int
+    properties: dict[str, Any]
+    traits: dict[str, Any] | None
+    hits: tuple[int, ...]
+    source: int
+    offset: int

@@ -159,7 +159,7 @@ class Meta(msgspec.Struct, array_like=True):
     """The shard's own record.
 
     `time_ms` is the shard's stream time at the commit, `newest_ms` the newest stream time of a record it has taken.
-    `totals` counts, per flow and version (joined by the byte 0x1F), what happened: see `operators/totals.py`.
+    `totals` counts, per flow and version (joined by the byte 0x1F), what happened: see `operators/outbox.py`.
     `paused` lists the flow versions that were paused; `held` the records that wait for their turn.
     """
 
@@ -167,7 +167,7 @@ class Meta(msgspec.Struct, array_like=True):
     commit: int = 0
     time_ms: int = -1
     newest_ms: int = -1
-    totals: dict[str, list[int]] = {}
+    totals: dict[str, dict[str, int]] = {}
     paused: list[str] = []
     held: list[Any] = []
 
@@ -248,6 +248,7 @@ class ShardStore:
         self._old: dict[str, Slot] = {}  # The generation before: what is used again moves to the young one.
         self._changed: dict[str, Slot] = {}
         self._spilled = 0  # Parts of the next commit that are written already.
+        self.meta_changed = False  # Set by whoever changes `meta` in a way that must be committed.
         self._heap: list[tuple[int, str]] = []
         self._load()
 
@@ -302,10 +303,10 @@ class ShardStore:
             if due < NEVER:
                 heappush(self._heap, (due, user_id))
 
-    def all_user_ids(self) -> Iterator[str]:
+    def scan_users(self) -> Iterator[tuple[str, User]]:
         """Yield every user that the backend has: for deployments and audits, never on the hot path."""
-        for key, _ in self._backend.scan(b"u", b"v"):
-            yield key[1:].decode()
+        for key, row in self._backend.scan(b"u", b"v"):
+            yield key[1:].decode(), load_user(row)
 
     # ---- timers ------------------------------------------------------------------------------------------------
 
@@ -359,7 +360,7 @@ class ShardStore:
     @property
     def is_changed(self) -> bool:
         """Whether a commit would write something."""
-        return bool(self._changed or self._spilled)
+        return bool(self._changed or self._spilled or self.meta_changed)
 
     @property
     def needs_spill(self) -> bool:
@@ -409,6 +410,7 @@ class ShardStore:
     def finish(self) -> None:
         """Take note that the prepared commit is written."""
         self._spilled = 0
+        self.meta_changed = False
         self._settle()
 
     def _put_changes(self, changes: Changes, old_meta: bytes | None, number: int | None = None) -> None:
@@ -466,7 +468,7 @@ class ShardStore:
             )
         if undo:
             self._undo(undo)
-        self._young, self._old, self._heap, self._spilled = {}, {}, [], 0
+        self._young, self._old, self._heap, self._spilled, self.meta_changed = {}, {}, [], 0, False
         self._load()
 
     def _undo(self, undo: Sequence[tuple[bytes, bytes]]) -> None:

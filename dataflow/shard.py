@@ -1,0 +1,180 @@
+"""A shard: its users, its time, and what comes in from the sources. The same code under `simulate` and `run`.
+
+Time moves only by what the sources say: a shard's time is the least watermark over all source partitions. A wake-up
+fires when that time has reached it, or just before the next record of its user with a later stream time; in both cases
+it acts as of its due time, so what happens to a user depends on that user's records alone.
+
+With several input topics a record waits until nothing that belongs before it can still come.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from heapq import heappop, heappush
+from typing import Final
+
+import msgspec
+
+from operators.advance import on_due, on_record
+from operators.deployment import Deployment
+from operators.outbox import Outbox
+from state.records import Input
+from state.store import ShardStore
+from state.user import NEVER
+
+OPEN: Final = 0
+"""More may come from this partition; its watermark says up to where there is nothing more."""
+CLOSED: Final = 1
+"""Everything there was has been read: nothing more comes, at no time."""
+HALTED: Final = 2
+"""Reading stopped here for now: the watermark stands."""
+
+# What a source partition sends to a shard: its number, watermark and phase, and the records for this shard.
+Delivery = tuple[int, int, int, list[Input]]
+
+WAKES_BETWEEN_SPILLS: Final = 1000
+
+
+class Shard:
+    """The users of one shard and the shard's stream time.
+
+    Args:
+        store: rolled back to the commit to go on from.
+        deployment: the flows in force.
+        sources: how many source partitions there are, over all topics.
+        ordered: whether records come in order by themselves, as from a single topic.
+        until_ms: up to where time runs on once all sources are closed; None: to the newest record.
+    """
+
+    def __init__(
+        self,
+        store: ShardStore,
+        deployment: Deployment,
+        *,
+        sources: int,
+        ordered: bool = True,
+        until_ms: int | None = None,
+    ) -> None:
+        self.store = store
+        self.deployment = deployment
+        self.out = Outbox(store.meta.totals)
+        self.time_ms = store.meta.time_ms
+        self.newest_ms = store.meta.newest_ms
+        self._until_ms = until_ms
+        self._marks = [self.time_ms] * sources
+        self._closed = [False] * sources
+        self._ordered = ordered
+        self._held: list[tuple[int, int, int, Input]] = []
+        for fields in store.meta.held:
+            record = msgspec.convert(fields, Input)
+            # The flows may have changed since: what the event satisfies is asked anew.
+            record.hits = deployment.index.match(record.name, record.properties)
+            heappush(self._held, (record.now, record.source, record.offset, record))
+        self._held_changed = False
+        if store.meta.paused != deployment.paused:
+            self._look_at_paused_flows()
+
+    def take(self, deliveries: Sequence[Delivery]) -> None:
+        """Take in what the sources have sent, and do what follows from it."""
+        self.store.prefetch({record.user_id for delivery in deliveries for record in delivery[3]})
+        for source, mark, phase, records in deliveries:
+            if self._ordered:
+                for record in records:
+                    self.handle(record)
+            else:
+                self._hold(records)
+            self._marks[source] = max(mark, self._marks[source])
+            self._closed[source] = phase == CLOSED
+        if self.store.needs_spill:
+            self.store.spill()
+        self._move_time()
+
+    def handle(self, record: Input) -> None:
+        """Handle a record that is next for its user."""
+        now = record.now
+        if now < self.time_ms:
+            now = record.now = self.time_ms
+        self.newest_ms = max(self.newest_ms, now)
+        self._run(record)
+
+    def _run(self, record: Input) -> None:
+        store, deployment, out = self.store, self.deployment, self.out
+        slot = store.slot(record.user_id)
+        if slot.due <= record.now:
+            on_due(deployment, record.user_id, slot.user, record.now, out)
+        on_record(deployment, slot.user, record, out)
+        store.touch(record.user_id, slot, deployment.due_of(slot.user) if slot.user.journeys else NEVER)
+
+    def advance_to(self, time_ms: int) -> None:
+        """Let the shard's time reach *time_ms*: fire what is due by then, in order of due time, then user."""
+        if time_ms <= self.time_ms:
+            return
+        self.time_ms = time_ms
+        store, deployment, out = self.store, self.deployment, self.out
+        fired = 0
+        while (found := store.next_due(time_ms)) is not None:
+            due, user_id, slot = found
+            on_due(deployment, user_id, slot.user, due, out)
+            store.touch(user_id, slot, deployment.due_of(slot.user))
+            fired += 1
+            if fired % WAKES_BETWEEN_SPILLS == 0 and store.needs_spill:
+                store.spill()
+
+    def next_due(self) -> int | None:
+        """Return when the next wake-up falls due, or None when nothing waits."""
+        found = self.store.next_due(NEVER - 1)
+        return None if found is None else found[0]
+
+    def settle(self) -> None:
+        """Bring the store's own record up to date, before a commit."""
+        meta = self.store.meta
+        meta.time_ms = self.time_ms
+        meta.newest_ms = self.newest_ms
+        if self._held_changed:
+            meta.held = [msgspec.to_builtins(record) for _, _, _, record in sorted(self._held)]
+            self.store.meta_changed = True
+            self._held_changed = False
+
+    def _hold(self, records: Iterable[Input]) -> None:
+        for record in records:
+            record.now = max(record.now, self.time_ms)
+            self.newest_ms = max(self.newest_ms, record.now)
+            heappush(self._held, (record.now, record.source, record.offset, record))
+            self._held_changed = True
+
+    def _move_time(self) -> None:
+        if all(self._closed):
+            time_ms = max(self._marks) if self._until_ms is None else max(*self._marks, self._until_ms)
+            self._release(NEVER)
+        else:
+            time_ms = min(mark for mark, closed in zip(self._marks, self._closed, strict=True) if not closed)
+            self._release(time_ms)
+        self.advance_to(time_ms)
+
+    def _release(self, before_ms: int) -> None:
+        """Run the held records whose turn has come: those before *before_ms*, since one at it may still come."""
+        held = self._held
+        while held and held[0][0] < before_ms:
+            self._run(heappop(held)[3])
+            self._held_changed = True
+            if self.store.needs_spill:
+                self.store.spill()
+
+    def _look_at_paused_flows(self) -> None:
+        """After a deployment that pauses or resumes flows: wake-ups that fell due meanwhile act as of now."""
+        store, deployment = self.store, self.deployment
+        resumed = set(store.meta.paused) - set(deployment.paused)
+        now = max(self.time_ms, self.newest_ms)
+        for user_id, user in store.scan_users():
+            if not user.journeys:
+                continue
+            slot = store.slot(user_id)
+            for journey in slot.user.journeys:
+                if f"{journey.flow}\x1f{journey.version}" in resumed:
+                    for branch in journey.branches:
+                        branch.wake_ms = max(branch.wake_ms, now)
+            store.touch(user_id, slot, deployment.due_of(slot.user))
+            if store.needs_spill:
+                store.spill()
+        store.meta.paused = list(deployment.paused)
+        store.meta_changed = True

@@ -1,0 +1,193 @@
+"""One user, one record or wake-up: everything that follows from it, in the order that the language promises.
+
+For a record at stream time `now`: wake-ups due at or before it; duplicates are dropped; traits are merged; counters
+take the event in; open journeys look at it; triggers fire. Pure: it changes the one user it is given and adds to the
+outbox it is given, and nothing else.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right, insort
+from typing import Any, Final
+
+from operators.conditions import dig
+from operators.deployment import Deployment, Plan, Window
+from operators.entry import forget_entries, try_to_enter
+from operators.ids import key_text
+from operators.journey import hear, leave, wake
+from operators.outbox import Outbox
+from operators.program import Alternative, Program
+from operators.values import DAY
+from operators.visit import Visit
+from state.records import Input
+from state.user import Branch, Journey, User
+
+REPEAT_MS: Final = DAY  # So long is a message id remembered.
+SEEN_PRUNED_AT: Final = 32
+
+
+def on_record(deployment: Deployment, user: User, record: Input, out: Outbox) -> None:
+    """Handle *record* for *user*; wake-ups that were due by then have been handled by `on_due`."""
+    now = record.now
+    if record.id_sent:
+        taken = user.seen.get(record.message_id)
+        if taken is not None and now - taken < REPEAT_MS:
+            out.duplicates += 1
+            return
+        _take_note(user, record.message_id, now, deployment)
+    if record.traits is not None:
+        _merge(user.profile, record.traits)
+    if not record.hits:
+        return
+    plan = deployment.plan(record.hits)
+    for window in plan.windows:
+        _enter_window(user, record, window, out)
+    fired = _fired(user, record, plan, out) if plan.triggers else ()
+    if user.journeys:
+        _tell_journeys(deployment, user, record, out)
+    for program in fired:
+        try_to_enter(_visit(user, record, program, out))
+
+
+def on_due(deployment: Deployment, user_id: str, user: User, now: int, out: Outbox) -> None:
+    """Fire the wake-ups of *user* that are due by *now*: by due time, priority, entry; each as of its time."""
+    while True:
+        first: tuple[int, int, int, int] | None = None
+        found: tuple[Program, Journey, Branch] | None = None
+        for journey in user.journeys:
+            program = deployment.program(journey.flow, journey.version)
+            if program.is_paused:
+                continue
+            for branch in journey.branches:
+                if branch.wake_ms <= now:
+                    rank = (branch.wake_ms, -program.priority, journey.number, branch.number)
+                    if first is None or rank < first:
+                        first, found = rank, (program, journey, branch)
+        if first is None or found is None:
+            return
+        program, journey, branch = found
+        wake(Visit(user_id, user, program, first[0], out), journey, branch)
+
+
+def _visit(user: User, record: Input, program: Program, out: Outbox) -> Visit:
+    visit = Visit(record.user_id, user, program, record.now, out)
+    visit.heard = record.properties
+    visit.heard_cause = (record.message_id, record.name)
+    visit.hits = record.hits
+    return visit
+
+
+def _take_note(user: User, message_id: str, now: int, deployment: Deployment) -> None:
+    """Remember the message id, and now and then forget what nobody can ask for any more."""
+    seen = user.seen
+    if len(seen) >= SEEN_PRUNED_AT and len(seen) % SEEN_PRUNED_AT == 0:
+        for old in [known for known, at in seen.items() if now - at >= REPEAT_MS]:
+            del seen[old]
+        forget_entries(user, deployment.entering_by_name, now)
+    seen[message_id] = now
+
+
+def _merge(profile: dict[str, Any], traits: dict[str, Any]) -> None:
+    """Merge *traits* into the profile: the top level only, null removes."""
+    for name, value in traits.items():
+        if value is None:
+            profile.pop(name, None)
+        else:
+            profile[name] = value
+
+
+# ---- counters ------------------------------------------------------------------------------------------------------
+
+
+def _enter_window(user: User, record: Input, window: Window, out: Outbox) -> None:
+    """Let the window of a `did` take the event in: the latest times, as many as anybody asks for."""
+    if window.live is not None and not window.live.holds(_visit(user, record, window.program, out)):
+        return
+    at = min(record.at_ms, record.now)
+    times = user.windows.setdefault(window.id, [])
+    assert isinstance(times, list)
+    _insert(times, at, record.now - window.reach_ms)
+    del times[: -window.keep]
+    if not times:
+        del user.windows[window.id]
+
+
+def _insert(times: list[int], at: int, since: int) -> None:
+    """Insert *at* into the sorted *times* and drop those at or before *since*, which no window reaches any more."""
+    if not times or at >= times[-1]:
+        times.append(at)
+    else:
+        insort(times, at)
+    if times[0] <= since:
+        del times[: bisect_right(times, since)]
+
+
+def _fired(user: User, record: Input, plan: Plan, out: Outbox) -> list[Program]:
+    """Return the programs whose trigger fires; every alternative that fires uses its events up."""
+    fired = []
+    for program, alternatives in plan.triggers:
+        fires = False
+        for alternative in alternatives:
+            live = alternative.ask.live
+            if live is not None and not live.holds(_visit(user, record, program, out)):
+                continue
+            if not alternative.counter or _counted(user, record, program, alternative):
+                fires = True
+        if fires:
+            fired.append(program)
+    return fired
+
+
+def _counted(user: User, record: Input, program: Program, alternative: Alternative) -> bool:
+    """Count the event, and tell whether that makes the number the trigger asks for."""
+    name = alternative.counter
+    if program.key_path is not None:
+        value = dig(record.properties, program.key_path)
+        if value != "" and isinstance(value, str | int | float | bool):
+            name = f"{name}\x1f{'t' if isinstance(value, str) else 'v'}{key_text(value)}"
+    windows = user.windows
+    if alternative.within is None:
+        count = windows.get(name, 0)
+        assert isinstance(count, int)
+        if count + 1 < alternative.at_least:
+            windows[name] = count + 1
+            return False
+        windows.pop(name, None)
+        return True
+    times = windows.get(name)
+    if times is None:
+        times = windows[name] = []
+    assert isinstance(times, list)
+    _insert(times, min(record.at_ms, record.now), record.now - alternative.within)
+    if len(times) >= alternative.at_least or not times:
+        del windows[name]
+    return len(times) >= alternative.at_least
+
+
+# ---- open journeys -------------------------------------------------------------------------------------------------
+
+
+def _tell_journeys(deployment: Deployment, user: User, record: Input, out: Outbox) -> None:
+    """Let the open journeys of *user* take the event in: their own counts, then exits, then the steps they wait in."""
+    listening: list[tuple[int, int, Journey, Visit]] = []
+    for journey in user.journeys:
+        program = deployment.program(journey.flow, journey.version)
+        if record.name not in program.hears:
+            continue
+        visit = _visit(user, record, program, out)
+        visit.journey_or_none = journey
+        if visit.hears_key():
+            for name, ask in program.tallies:
+                if visit.satisfies(ask):
+                    journey.tallies[name] = journey.tallies.get(name, 0) + 1
+            listening.append((-program.priority, journey.number, journey, visit))
+    if len(listening) > 1:
+        listening.sort(key=lambda one: one[:2])
+    for _, _, journey, visit in listening:
+        for rule in visit.program.exits:
+            if visit.satisfies(rule.ask):
+                leave(visit, journey, rule)
+                break
+        else:
+            if not visit.program.is_paused:
+                hear(visit, journey)

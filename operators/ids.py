@@ -1,0 +1,40 @@
+"""Identities that follow from what happened: the same inputs give the same ids, on any process and any attempt."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+
+import orjson
+
+Key = str | int | float | bool | None
+
+
+def _digest(text: str) -> str:
+    return blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def key_text(key: Key) -> str:
+    """Return an entry key as ids contain it: a text as it is, another value in its shortest JSON form, "" for none."""
+    if key is None:
+        return ""
+    if isinstance(key, str):
+        return key
+    if isinstance(key, float) and key.is_integer() and abs(key) < 2**53:
+        key = int(key)
+    return orjson.dumps(key).decode()
+
+
+def journey_id(flow: str, user_id: str, key: Key, message_id: str) -> str:
+    """Return the id of the journey that the record *message_id* started."""
+    return _digest(f"{flow}\x1f{user_id}\x1f{key_text(key)}\x1f{message_id}")
+
+
+def action_id(journey: str, step: str, visit: int) -> str:
+    """Return the id of the action that a visit of a step emits."""
+    return _digest(f"{journey}\x1f{step}\x1f{visit}")
+
+
+def share_of(flow: str, user_id: str, salt: str) -> float:
+    """Return where in [0, 1) a user falls for *salt*: `holdout`, or a step's id."""
+    digest = blake2b(f"{flow}\x1f{user_id}\x1f{salt}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64

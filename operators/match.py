@@ -1,0 +1,153 @@
+"""The match index: one look-up per event answers which conditions, of all flows together, the event satisfies.
+
+Every distinct pair of event name and condition is an *interest* with a number; flows that ask the same share it. Per
+event name, an interest is found by its most selective equality (a hash look-up), else by a numeric bound (a binary
+search over sorted bounds), else it is tried; what an interest asks beyond that is a generated function. So an event
+costs what it satisfies, not what there is.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable
+from typing import Any, Final
+
+from operators.codegen import Judge, compile_condition
+from operators.conditions import Condition, Test, conjunction, conjuncts, dig
+
+Hits = tuple[int, ...]
+NO_HITS: Final[Hits] = ()
+
+_Candidate = tuple[int, Judge | None]
+
+
+class MatchIndex:
+    """Find the interests that an event satisfies.
+
+    Args:
+        interests: (event name, condition on the properties, or None); the number of an interest is its position.
+    """
+
+    def __init__(self, interests: Iterable[tuple[str, Condition | None]]) -> None:
+        by_event: dict[str, list[tuple[int, Condition | None]]] = {}
+        for number, (event, condition) in enumerate(interests):
+            by_event.setdefault(event, []).append((number, condition))
+        self._by_event = {event: _EventIndex(found) for event, found in by_event.items()}
+
+    @property
+    def events(self) -> frozenset[str]:
+        """The event names that anybody is interested in."""
+        return frozenset(self._by_event)
+
+    def match(self, event: str, properties: dict[str, Any]) -> Hits:
+        """Return the numbers of all interests that the event satisfies, ascending."""
+        index = self._by_event.get(event)
+        return NO_HITS if index is None else index.match(properties)
+
+
+class _EventIndex:
+    """The interests in one event name."""
+
+    def __init__(self, interests: list[tuple[int, Condition | None]]) -> None:
+        self._always: list[int] = []
+        self._tried: list[tuple[int, Judge]] = []
+        equalities: dict[tuple[str, ...], dict[Any, list[_Candidate]]] = {}
+        lower: dict[tuple[str, ...], list[tuple[float, int, Judge | None]]] = {}
+        upper: dict[tuple[str, ...], list[tuple[float, int, Judge | None]]] = {}
+        selectivity = _selectivity(interests)
+        for number, condition in interests:
+            if condition is None:
+                self._always.append(number)
+                continue
+            parts = list(conjuncts(condition))
+            anchor = _anchor(parts, selectivity)
+            if anchor is None:
+                self._tried.append((number, compile_condition(condition)))
+                continue
+            if anchor.op in ("eq", "in"):
+                rest = _compiled([part for part in parts if part is not anchor])
+                wanted = anchor.wanted if anchor.op == "in" else [anchor.wanted]
+                table = equalities.setdefault(anchor.path, {})
+                for value in {(one.__class__ is bool, one) for one in wanted}:
+                    table.setdefault(value if value[0] else value[1], []).append((number, rest))
+            else:
+                # The bound is found by its number alone; being open or closed is left to the function.
+                rest = compile_condition(condition)
+                if anchor.op in ("gt", "gte", "between"):
+                    bound = anchor.wanted[0] if anchor.op == "between" else anchor.wanted
+                    lower.setdefault(anchor.path, []).append((bound, number, rest))
+                else:
+                    upper.setdefault(anchor.path, []).append((anchor.wanted, number, rest))
+        self._equalities = list(equalities.items())
+        self._lower = [_bounds(path, found) for path, found in lower.items()]
+        self._upper = [_bounds(path, found) for path, found in upper.items()]
+
+    def match(self, properties: dict[str, Any]) -> Hits:
+        hits = list(self._always)
+        for path, table in self._equalities:
+            value = properties.get(path[0]) if len(path) == 1 else dig(properties, path)
+            kind = value.__class__
+            if kind is str or kind is int or kind is float:
+                found = table.get(value)
+            elif kind is bool:
+                found = table.get((True, value))
+            else:
+                continue
+            if found is not None:
+                for number, judge in found:
+                    if judge is None or judge(properties):
+                        hits.append(number)
+        for path, bounds, candidates in self._lower:
+            value = dig(properties, path)
+            if value.__class__ is int or value.__class__ is float:
+                for number, judge in candidates[: bisect_right(bounds, value)]:
+                    if judge is None or judge(properties):
+                        hits.append(number)
+        for path, bounds, candidates in self._upper:
+            value = dig(properties, path)
+            if value.__class__ is int or value.__class__ is float:
+                for number, judge in candidates[bisect_left(bounds, value) :]:
+                    if judge is None or judge(properties):
+                        hits.append(number)
+        for number, judge in self._tried:
+            if judge(properties):
+                hits.append(number)
+        if len(hits) > 1:
+            hits.sort()
+        return tuple(hits)
+
+
+def _bounds(
+    path: tuple[str, ...], found: list[tuple[float, int, Judge | None]]
+) -> tuple[tuple[str, ...], list[float], list[_Candidate]]:
+    found.sort(key=lambda one: (one[0], one[1]))
+    return path, [bound for bound, _, _ in found], [(number, judge) for _, number, judge in found]
+
+
+def _compiled(parts: list[Condition]) -> Judge | None:
+    rest = conjunction(parts)
+    return None if rest is None else compile_condition(rest)
+
+
+def _selectivity(interests: list[tuple[int, Condition | None]]) -> dict[tuple[str, ...], int]:
+    """Return, per property, how many different values the interests compare it with."""
+    values: dict[tuple[str, ...], set[Any]] = {}
+    for _, condition in interests:
+        for part in conjuncts(condition) if condition is not None else ():
+            if isinstance(part, Test) and part.op in ("eq", "in"):
+                wanted = part.wanted if part.op == "in" else [part.wanted]
+                values.setdefault(part.path, set()).update(wanted)
+    return {path: len(found) for path, found in values.items()}
+
+
+def _anchor(parts: list[Condition], selectivity: dict[tuple[str, ...], int]) -> Test | None:
+    """Return the test by which an interest is found, None when it has to be tried."""
+    tests = [part for part in parts if isinstance(part, Test)]
+    equalities = [test for test in tests if test.op in ("eq", "in")]
+    if equalities:
+        return max(equalities, key=lambda test: (selectivity[test.path], test.path))
+    for test in tests:
+        wanted = test.wanted[0] if test.op == "between" else test.wanted
+        if test.op in ("gt", "gte", "lt", "lte", "between") and not isinstance(wanted, str | bool):
+            return test
+    return None

@@ -1,0 +1,52 @@
+"""What comes out of a user's step: actions, journal records and counts, in the order in which they were made."""
+
+from __future__ import annotations
+
+from typing import Any
+
+# What is counted per flow and version, as `what` or `what:detail`. Conservation is
+# entered = ended + exited + failed + inside.
+ENTERED = "entered"
+ENDED = "ended"
+EXITED = "exited"
+FAILED = "failed"
+CONVERTED = "converted"
+REFUSED = "refused"
+SENT = "sent"
+SUPPRESSED = "suppressed"
+
+Totals = dict[str, dict[str, int]]
+
+
+class Outbox:
+    """Collects what users' steps emit, until whoever runs them takes it.
+
+    `totals` maps `<flow> 0x1F <version>` to counts; it may be shared with whoever keeps them.
+    """
+
+    __slots__ = ("actions", "duplicates", "journal", "totals")
+
+    def __init__(self, totals: Totals | None = None) -> None:
+        self.actions: list[dict[str, Any]] = []
+        self.journal: list[dict[str, Any]] = []
+        self.totals: Totals = {} if totals is None else totals
+        self.duplicates = 0
+
+    def count(self, flow: str, what: str) -> None:
+        """Count *what* for *flow*, `<flow> 0x1F <version>`."""
+        counts = self.totals.get(flow)
+        if counts is None:
+            counts = self.totals[flow] = {}
+        counts[what] = counts.get(what, 0) + 1
+
+
+def inside(counts: dict[str, int]) -> int:
+    """Return how many journeys of a flow are open, by its counts."""
+    total = 0
+    for what, number in counts.items():
+        kind = what.partition(":")[0]
+        if kind == ENTERED:
+            total += number
+        elif kind in (ENDED, EXITED, FAILED):
+            total -= number
+    return total

@@ -1,0 +1,139 @@
+"""What is wrong with a flow: where, what, and what to try next.
+
+Every problem has a stable code with a section in `docs/flow-language.md`; scripts may rely on codes, not on texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Literal
+
+Path = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One problem at one place of a flow file.
+
+    `line` and `column` count from 1 and are 0 where a place has none; `path` is what the author wrote, joined by dots.
+    """
+
+    file: str
+    line: int
+    column: int
+    path: str
+    code: str
+    message: str
+    hint: str = ""
+    severity: Literal["error", "warning"] = "error"
+
+
+class FlowError(Exception):
+    """Flows that cannot be used; `problems` has all of them."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        super().__init__(render(problems))
+        self.problems = problems
+
+
+class BadValue(ValueError):
+    """A value that is not what its place asks for, with a stable code."""
+
+    def __init__(self, code: str, message: str, hint: str = "", path: Path = ()) -> None:
+        super().__init__(message)
+        self.code, self.message, self.hint, self.path = code, message, hint, path
+
+
+def dotted(path: Path) -> str:
+    """Return *path* as authors read it: `steps.2.branch.0`."""
+    return ".".join(str(part) for part in path)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return a hint that names what is closest to *name*, else what there is, else ""."""
+    names = sorted(set(known))
+    near = get_close_matches(name, names, n=1, cutoff=0.6)
+    if near:
+        return f"did you mean '{near[0]}'?"
+    if not names or len(names) > 24:
+        return ""
+    return "known here: " + ", ".join(names)
+
+
+@dataclass(slots=True)
+class Source:
+    """A parsed flow file: its data, and where each value stands.
+
+    `marks` maps the path of a value to (line, column), both from 1; `key_marks` the path of a mapping's key.
+    """
+
+    file: str
+    data: object
+    marks: dict[Path, tuple[int, int]] = field(default_factory=dict)
+    key_marks: dict[Path, tuple[int, int]] = field(default_factory=dict)
+
+    def place(self, path: Path, *, at_key: bool = False) -> tuple[int, int]:
+        """Return (line, column) of *path*, or of the nearest place around it that was written."""
+        if at_key and path in self.key_marks:
+            return self.key_marks[path]
+        while path not in self.marks and path:
+            path = path[:-1]
+        return self.marks.get(path, (1, 1))
+
+
+class Problems:
+    """A list of problems that grows while one file is looked at."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.found: list[Problem] = []
+
+    def add(
+        self,
+        path: Path,
+        code: str,
+        message: str,
+        hint: str = "",
+        *,
+        at_key: bool = False,
+        severity: Literal["error", "warning"] = "error",
+    ) -> None:
+        """Note a problem at *path*."""
+        line, column = self.source.place(path, at_key=at_key)
+        problem = Problem(self.source.file, line, column, dotted(path), code, message, hint, severity)
+        if problem not in self.found:
+            self.found.append(problem)
+
+    def add_bad(self, path: Path, bad: BadValue) -> None:
+        """Note that the value at *path* is *bad*."""
+        self.add(path + bad.path, bad.code, bad.message, bad.hint)
+
+    @property
+    def has_errors(self) -> bool:
+        return any(problem.severity == "error" for problem in self.found)
+
+
+def render(problems: list[Problem], titles: dict[str, str] | None = None) -> str:
+    """Return *problems* for people, file by file.
+
+    Args:
+        titles: what to call the flow of a file, such as `cart-reminder v3`.
+    """
+    lines = []
+    by_file: dict[str, list[Problem]] = {}
+    for problem in problems:
+        by_file.setdefault(problem.file, []).append(problem)
+    for file, found in by_file.items():
+        title = f": {titles[file]}" if titles and file in titles else ""
+        count = f"{len(found)} problem{'s' if len(found) > 1 else ''}"
+        lines.append(f"{file}{title}: {count}")
+        for problem in sorted(found, key=lambda one: (one.line, one.column, one.code)):
+            kind = "" if problem.severity == "error" else "warning "
+            where = f" at {problem.path}" if problem.path else ""
+            place = f"{problem.line}:{problem.column}"
+            lines.append(f"  {place:<6} {kind}{problem.code}{where}: {problem.message}")
+            if problem.hint:
+                lines.append(f"         {problem.hint}")
+    return "\n".join(lines)

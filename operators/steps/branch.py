@@ -1,0 +1,92 @@
+"""The `branch` step: the first arm whose condition holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field, WithJsonSchema
+
+from operators.build import Build
+from operators.conditions import Condition
+from operators.flow import Model, RawSteps, RawWhen
+from operators.steps.base import GO_ON, Node, Outcome, Step, StepModel, To
+from operators.values import Name
+from operators.visit import Visit
+
+
+class ArmModel(Model):
+    """One arm: a condition and what to do when it holds."""
+
+    when: RawWhen
+    label: Name | None = None
+    steps: RawSteps = []
+
+
+class ElseModel(Model):
+    """The last arm: what to do when no condition holds."""
+
+    else_: Annotated[RawSteps, Field(alias="else")]
+
+
+_ARMS = {"type": "array", "minItems": 1, "items": {"anyOf": [{"$ref": "#/$defs/Arm"}, {"$ref": "#/$defs/Else"}]}}
+
+
+class BranchModel(StepModel):
+    """Go down the first arm whose condition holds."""
+
+    kind: ClassVar[str] = "branch"
+    branch: Annotated[list[Any], Field(min_length=1), WithJsonSchema(_ARMS)]
+
+    def build(self, build: Build) -> Step | None:
+        arms: list[tuple[str, Condition | None, Node | None]] = []
+        labels: set[str] = set()
+        sound = True
+        for index, raw in enumerate(self.branch):
+            place = ("branch", index)
+            if isinstance(raw, dict) and "else" in raw:
+                otherwise = build.checked(ElseModel, raw, *place)
+                if otherwise is None:
+                    sound = False
+                    continue
+                if index != len(self.branch) - 1:
+                    build.problem("unreachable-step", "nothing comes after 'else'", "move it to the end", *place)
+                    sound = False
+                arms.append(("else", None, build.steps(otherwise.else_, *place, "else")))
+                continue
+            arm = build.checked(ArmModel, raw, *place)
+            if arm is None:
+                sound = False
+                continue
+            label = arm.label or str(index)
+            if label == "else":
+                build.problem("reserved-label", "'else' is not free as a label", "choose another", *place, "label")
+            elif label in labels:
+                build.problem("duplicate-label", f"two arms are labelled '{label}'", "rename one", *place, "label")
+            labels.add(label)
+            when = build.when(arm.when, *place, "when")
+            arms.append((label, when, build.steps(arm.steps, *place, "steps")))
+            sound = sound and when is not None
+        return BranchStep(arms) if sound else None
+
+
+class BranchStep(Step):
+    __slots__ = ("_arms",)
+    kind: ClassVar[str] = "branch"
+
+    def __init__(self, arms: list[tuple[str, Condition | None, Node | None]]) -> None:
+        self._arms = arms
+
+    def enter(self, visit: Visit) -> Outcome:
+        for label, when, node in self._arms:
+            if when is None or when.holds(visit):
+                visit.journal("moved", reason=label)
+                return To(node)
+        visit.journal("moved", reason="none")
+        return GO_ON
+
+    def ways(self, node: Node) -> Iterator[Node | None]:
+        for _, _, arm in self._arms:
+            yield arm
+        if not self._arms or self._arms[-1][1] is not None:
+            yield node.next

@@ -1,0 +1,35 @@
+"""The `end` step: end the journey, with or without a label."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+from operators.build import Build
+from operators.steps.base import End, Node, Outcome, Step, StepModel
+from operators.values import Name
+from operators.visit import Visit
+
+
+class EndModel(StepModel):
+    """End the journey here."""
+
+    kind: ClassVar[str] = "end"
+    end: Name | None = None
+
+    def build(self, build: Build) -> Step:
+        return EndStep(self.end)
+
+
+class EndStep(Step):
+    __slots__ = ("_label",)
+    kind: ClassVar[str] = "end"
+
+    def __init__(self, label: str | None) -> None:
+        self._label = label
+
+    def enter(self, visit: Visit) -> Outcome:
+        return End(self._label)
+
+    def ways(self, node: Node) -> Iterator[Node | None]:
+        return iter(())

@@ -1,0 +1,37 @@
+"""The `goto` step: continue at another step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from operators.build import Build, Reference
+from operators.steps.base import Node, Outcome, Step, StepModel, To
+from operators.visit import Visit
+
+
+class GotoModel(StepModel):
+    """Continue at the step with this id."""
+
+    kind: ClassVar[str] = "goto"
+    goto: Annotated[str, Field(strict=True)]
+
+    def build(self, build: Build) -> Step:
+        return GotoStep(build.reference(self.goto, "goto"))
+
+
+class GotoStep(Step):
+    __slots__ = ("_target",)
+    kind: ClassVar[str] = "goto"
+
+    def __init__(self, target: Reference) -> None:
+        self._target = target
+
+    def enter(self, visit: Visit) -> Outcome:
+        return To(self._target.node)
+
+    def ways(self, node: Node) -> Iterator[Node | None]:
+        if self._target.node is not None:
+            yield self._target.node

@@ -1,0 +1,207 @@
+"""The `wait` step: hold a journey until a moment of stream time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import date
+from typing import Annotated, Any, ClassVar, Final, Literal
+
+from pydantic import BeforeValidator, Field, WithJsonSchema
+from state.iso import parse_local, parse_time_value
+
+from operators.build import Build
+from operators.flow import Model
+from operators.localtime import first_time_of_day_from, moment_of_local, next_time_of_day
+from operators.problems import BadValue
+from operators.steps.base import GO_ON, End, Hold, Node, Outcome, Step, StepModel
+from operators.templates import MISSING, Template
+from operators.values import Days, Offset, TimeOfDay, WaitDuration, parse_time_of_day, shown
+from operators.visit import Visit
+
+_EPOCH_ORDINAL: Final = date(1970, 1, 1).toordinal()
+_UNTIL: Final = {
+    "type": "string",
+    "description": "a moment, a quoted time of day, or a template such as {{ profile.due }}",
+}
+_FORM: Final = {"anyOf": [{"type": "string", "pattern": r"^([0-9]+[smhdw])+$"}, {"$ref": "#/$defs/WaitForm"}]}
+
+
+class WaitForm(Model):
+    """The written-out forms of `wait`."""
+
+    for_: Annotated[WaitDuration | None, Field(alias="for")] = None
+    at: TimeOfDay | None = None
+    until: Annotated[str | None, Field(strict=True), WithJsonSchema(_UNTIL)] = None
+    offset: Offset | None = None
+    if_missing: Literal["skip", "end"] | None = None
+    if_past: Literal["skip", "end"] | None = None
+    days: Days | None = None
+
+
+class WaitModel(StepModel):
+    """Hold the journey for a duration, or until a moment."""
+
+    kind: ClassVar[str] = "wait"
+    wait: Annotated[
+        WaitForm, BeforeValidator(lambda raw: {"for": raw} if isinstance(raw, str) else raw), WithJsonSchema(_FORM)
+    ]
+
+    def build(self, build: Build) -> Step | None:
+        form = self.wait
+        if (form.for_ is None) == (form.until is None):
+            build.problem("conflicting-keys", "a wait has either 'for' or 'until'", "write wait: 2h", "wait")
+            return None
+        if form.for_ is not None:
+            return _duration(form, form.for_, build)
+        assert form.until is not None
+        if "{{" in form.until or "{%" in form.until:
+            return _date(form, form.until, build)
+        only_dates = {"offset": form.offset, "if_missing": form.if_missing, "if_past": form.if_past}
+        if not _without(only_dates, "'until' is a template", build) or not _without(
+            {"at": form.at}, "'for' is written", build
+        ):
+            return None
+        try:
+            return WaitClock(parse_time_of_day(form.until), form.days)
+        except BadValue:
+            pass
+        if not _without({"days": form.days}, "a time of day is written", build):
+            return None
+        moment = parse_local(form.until)
+        if moment is None:
+            hint = 'write "09:00", 2026-11-01T00:00:00+08:00 or "{{ profile.date }}"'
+            build.problem("bad-moment", f"{shown(form.until)} is neither moment nor time of day", hint, "wait", "until")
+            return None
+        return WaitMoment(*moment)
+
+
+def _without(keys: dict[str, Any], only: str, build: Build) -> bool:
+    """Note which of *keys* are written although they mean something only where *only* is true."""
+    for key, value in keys.items():
+        if value is not None:
+            build.problem("conflicting-keys", f"'{key}' means something only where {only}", "leave it out", "wait", key)
+            return False
+    return True
+
+
+def _duration(form: WaitForm, for_ms: int, build: Build) -> Step | None:
+    only_dates = {"offset": form.offset, "if_missing": form.if_missing, "if_past": form.if_past}
+    if not _without(only_dates, "'until' is a template", build):
+        return None
+    if form.at is not None:
+        return WaitThenClock(for_ms, form.at, form.days)
+    if not _without({"days": form.days}, "a time of day is written", build):
+        return None
+    return WaitDurationStep(for_ms)
+
+
+def _date(form: WaitForm, until: str, build: Build) -> Step | None:
+    if not _without({"at": form.at}, "'for' is written", build) or not _without(
+        {"days": form.days}, "a time of day is written", build
+    ):
+        return None
+    template = build.template(until, "wait", "until")
+    if form.if_missing is None:
+        message = "'if_missing' is required where 'until' is a template"
+        build.problem("missing-key", message, "write if_missing: skip, or end", "wait")
+        return None
+    if template is None:
+        return None
+    return WaitDate(template, form.offset or 0, form.if_missing == "end", form.if_past == "end")
+
+
+class _Waiting(Step):
+    """What all forms have in common: a loop through them waits."""
+
+    __slots__ = ()
+    kind: ClassVar[str] = "wait"
+    holds: ClassVar[bool] = True
+
+
+class WaitDurationStep(_Waiting):
+    """`wait: 2h`."""
+
+    __slots__ = ("_for_ms",)
+
+    def __init__(self, for_ms: int) -> None:
+        self._for_ms = for_ms
+
+    def enter(self, visit: Visit) -> Outcome:
+        return Hold(visit.now + self._for_ms)
+
+
+class WaitClock(_Waiting):
+    """`wait: {until: "09:00"}`: the next such local time, strictly later."""
+
+    __slots__ = ("_days", "_time_of_day_s")
+
+    def __init__(self, time_of_day_s: int, days: frozenset[int] | None) -> None:
+        self._time_of_day_s = time_of_day_s
+        self._days = days
+
+    def enter(self, visit: Visit) -> Outcome:
+        return Hold(next_time_of_day(visit.now, visit.zone(), self._time_of_day_s, self._days))
+
+
+class WaitThenClock(_Waiting):
+    """`wait: {for: 7d, at: "12:00"}`: the first such local time at or after now + 7d."""
+
+    __slots__ = ("_days", "_for_ms", "_time_of_day_s")
+
+    def __init__(self, for_ms: int, time_of_day_s: int, days: frozenset[int] | None) -> None:
+        self._for_ms = for_ms
+        self._time_of_day_s = time_of_day_s
+        self._days = days
+
+    def enter(self, visit: Visit) -> Outcome:
+        start = visit.now + self._for_ms
+        return Hold(first_time_of_day_from(start, visit.zone(), self._time_of_day_s, self._days))
+
+
+class WaitMoment(_Waiting):
+    """`wait: {until: 2026-12-24T18:00}`: a moment; one that is past is no wait.
+
+    Args:
+        local_ms: the moment as written, read as if it were UTC.
+        offset_ms: the written offset from UTC; None means the user's zone.
+    """
+
+    __slots__ = ("_local_ms", "_offset_ms")
+
+    def __init__(self, local_ms: int, offset_ms: int | None) -> None:
+        self._local_ms = local_ms
+        self._offset_ms = offset_ms
+
+    def enter(self, visit: Visit) -> Outcome:
+        if self._offset_ms is not None:
+            until = self._local_ms - self._offset_ms
+        else:
+            days, in_day = divmod(self._local_ms, 86_400_000)
+            seconds, millis = divmod(in_day, 1000)
+            until = moment_of_local(visit.zone(), days + _EPOCH_ORDINAL, seconds) + millis
+        return Hold(until) if until > visit.now else GO_ON
+
+
+class WaitDate(_Waiting):
+    """`wait: {until: "{{ profile.renewal }}", offset: -3d, if_missing: skip}`: a date that the data knows."""
+
+    __slots__ = ("_end_if_missing", "_end_if_past", "_offset_ms", "_until")
+
+    def __init__(self, until: Template, offset_ms: int, end_if_missing: bool, end_if_past: bool) -> None:
+        self._until = until
+        self._offset_ms = offset_ms
+        self._end_if_missing = end_if_missing
+        self._end_if_past = end_if_past
+
+    def enter(self, visit: Visit) -> Outcome:
+        value = visit.rendered(self._until)
+        moment = None if value is MISSING else parse_time_value(value)
+        if moment is None:
+            return End("missing") if self._end_if_missing else GO_ON
+        until = moment + self._offset_ms
+        if until < visit.now:
+            return End("past") if self._end_if_past else GO_ON
+        return Hold(until) if until > visit.now else GO_ON
+
+    def ways(self, node: Node) -> Iterator[Node | None]:
+        yield node.next
