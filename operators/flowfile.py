@@ -107,7 +107,7 @@ class _Reader:
         if node.tag.startswith("!") or node.tag in ("tag:yaml.org,2002:binary", "tag:yaml.org,2002:set"):
             self._problems.add(path, "bad-tag", f"the tag {node.tag} has no meaning in a flow", "leave it out")
             return text
-        if node.style is not None:
+        if node.style:  # None or "" for plain scalars, depending on the parser.
             return text  # Quoted and block scalars are text.
         if text in _NULL:
             return None

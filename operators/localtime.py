@@ -113,9 +113,10 @@ def first_time_of_day_from(
     """
     if days is not None and days.isdisjoint(range(7)):
         raise ValueError("no weekday to wait for")
-    # The time of an earlier date cannot lie ahead: before a local time comes for the first time, all local times are
-    # smaller. That of today can be over, and so can that of tomorrow, when clocks go back across midnight.
-    ordinal, _ = local_date_and_time(now_ms, zone)
+    # Before a local time comes for the first time, all local times are smaller. So what is not over yet belongs to the
+    # date just before *now_ms* or to a later one; it is not the date at *now_ms* if a gap across midnight ends there.
+    # That of today can be over, and so can that of tomorrow, when clocks go back across midnight.
+    ordinal, _ = local_date_and_time(now_ms - 1, zone)
     while True:
         if days is None or weekday_of(ordinal) in days:
             moment_ms = _moment_of_local(zone, ordinal, time_of_day_s)

@@ -53,6 +53,11 @@ class SendStep(Step):
         self._to = to
         self._variables = variables
 
+    @property
+    def channel(self) -> str:
+        """The name of the channel."""
+        return self._channel.name
+
     def enter(self, visit: Visit) -> Outcome:
         to: str | None = None
         if self._to is not None or self._channel.address is not None:

@@ -1,0 +1,110 @@
+"""Kafka: what all our clients have in common, and looking at topics.
+
+Clients are told what librdkafka should do, and nothing else here decides anything.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
+
+ANSWER_TIMEOUT_S: Final = 10.0
+RETRIES: Final = 6
+
+Options = Mapping[str, Any]
+
+
+class KafkaUnavailable(Exception):
+    """A broker did not answer within the bound; the message names it and says what to check."""
+
+
+def client_options(bootstrap: str, options: Options) -> dict[str, Any]:
+    """Return the configuration that all clients share: ours first, then what the user passes through."""
+    return {
+        "bootstrap.servers": bootstrap,
+        "socket.keepalive.enable": True,
+        "reconnect.backoff.max.ms": 2000,
+        "log_level": 3,  # Errors; what concerns the job is in its own log.
+        **options,
+    }
+
+
+def retried(what: str, bootstrap: str, call: Callable[[], Any], log: Callable[[str], None] = lambda _: None) -> Any:
+    """Return what *call* answers, trying again within a bound.
+
+    Raises:
+        KafkaUnavailable: no answer after the last try.
+    """
+    for attempt in range(1, RETRIES + 1):
+        try:
+            return call()
+        except KafkaException as error:
+            reason = error.args[0].str() if error.args and hasattr(error.args[0], "str") else str(error)
+            if attempt == RETRIES:
+                raise KafkaUnavailable(
+                    f"Kafka at {bootstrap} did not answer ({what}): {reason}; check the address and that it is up"
+                ) from error
+            log(f"Kafka at {bootstrap} does not answer ({what}): {reason}; try {attempt} of {RETRIES}")
+            time.sleep(min(0.5 * 2 ** (attempt - 1), 5.0))
+    raise AssertionError("the last attempt returns or raises")
+
+
+class KafkaTopics:
+    """Look at the topics of one cluster, and create them."""
+
+    def __init__(self, bootstrap: str, options: Options, log: Callable[[str], None] = lambda _: None) -> None:
+        self._bootstrap = bootstrap
+        self._log = log
+        self._admin = AdminClient(client_options(bootstrap, options))
+        self._consumer = Consumer(
+            {**client_options(bootstrap, options), "group.id": "nudge-looks", "enable.auto.commit": False}
+        )
+
+    def partitions(self, topic: str) -> list[int]:
+        """Return the partitions of *topic*, none when there is no such topic."""
+
+        def look() -> list[int]:
+            found = self._consumer.list_topics(topic, timeout=ANSWER_TIMEOUT_S).topics.get(topic)
+            return [] if found is None or found.error is not None else sorted(found.partitions)
+
+        return list(retried(f"partitions of {topic}", self._bootstrap, look, self._log))
+
+    def create(self, topics: Sequence[str], *, partitions: int) -> None:
+        """Create *topics*; one that is there by now is fine."""
+        wanted = [NewTopic(topic, num_partitions=partitions) for topic in topics]
+        for topic, future in self._admin.create_topics(wanted, request_timeout=ANSWER_TIMEOUT_S).items():
+            try:
+                future.result()
+            except KafkaException as error:
+                if error.args[0].name() != "TOPIC_ALREADY_EXISTS":
+                    raise KafkaUnavailable(f"topic {topic} could not be created: {error.args[0].str()}") from error
+        deadline = time.monotonic() + ANSWER_TIMEOUT_S
+        while any(len(self.partitions(topic)) < 1 for topic in topics):
+            if time.monotonic() > deadline:
+                raise KafkaUnavailable(f"topics {', '.join(topics)} were created but did not appear")
+            time.sleep(0.05)
+
+    def end_offsets(self, topic: str, partitions: Sequence[int]) -> list[int]:
+        """Return the end offset of each partition: that of the next record to come."""
+        return [high for _, high in self._watermarks(topic, partitions)]
+
+    def start_offsets(self, topic: str, partitions: Sequence[int]) -> list[int]:
+        """Return the offset of the first record that is still there, for each partition."""
+        return [low for low, _ in self._watermarks(topic, partitions)]
+
+    def _watermarks(self, topic: str, partitions: Sequence[int]) -> list[tuple[int, int]]:
+        def look() -> list[tuple[int, int]]:
+            found = []
+            for partition in partitions:
+                place = TopicPartition(topic, partition)
+                found.append(self._consumer.get_watermark_offsets(place, timeout=ANSWER_TIMEOUT_S))
+            return found
+
+        return list(retried(f"offsets of {topic}", self._bootstrap, look, self._log))
+
+    def close(self) -> None:
+        self._consumer.close()

@@ -1,0 +1,145 @@
+"""Read one partition of a Kafka topic, and know when it has been read to its end."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec
+
+from connectors.kafka import ANSWER_TIMEOUT_S, Options, client_options
+from connectors.sources import Raw, Reached, SourceError
+
+PROBE_EVERY_S: Final = 0.1
+AWAY_MAX_S: Final = 60.0
+
+
+class EndProbe:
+    """Ask the broker, over and over, where partitions end: on a client and a thread of its own.
+
+    An end counts as of the moment at which the question was sent: everything that arrived before that moment lies
+    before it. The fetching consumer cannot answer this: its end-of-partition events and cached offsets are wrong while
+    the broker is away, and its own query waits behind its fetches.
+    """
+
+    def __init__(
+        self, bootstrap: str, options: Options, partitions: Sequence[tuple[str, int]], clock_ms: Callable[[], int]
+    ) -> None:
+        self._admin = AdminClient(client_options(bootstrap, options))
+        self._wanted = {TopicPartition(*partition): OffsetSpec.latest() for partition in partitions}
+        self._clock_ms = clock_ms
+        self._known: dict[tuple[str, int], Reached] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="end-probe", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._stop.wait(PROBE_EVERY_S):
+            asked_at = self._clock_ms()
+            try:
+                futures = self._admin.list_offsets(
+                    self._wanted, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=ANSWER_TIMEOUT_S
+                )
+                for partition, future in futures.items():
+                    answer = future.result(timeout=ANSWER_TIMEOUT_S + 1)
+                    self._known[(partition.topic, partition.partition)] = Reached(answer.offset, asked_at)
+            except (KafkaException, TimeoutError):
+                continue  # No answer, no progress: time stands still until the broker is back.
+
+    def end(self, topic: str, partition: int) -> Reached | None:
+        """Return the last known end of a partition, None before the first answer."""
+        return self._known.get((topic, partition))
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join(timeout=ANSWER_TIMEOUT_S + 2)
+
+
+class KafkaPartition:
+    """One partition of a topic, read from an offset on; offsets are kept by the job's state, not by the broker.
+
+    Raises:
+        SourceError: the partition cannot be read, or what we want to go on from has been deleted.
+    """
+
+    def __init__(
+        self,
+        bootstrap: str,
+        options: Options,
+        topic: str,
+        partition: int,
+        position: int,
+        probe: EndProbe,
+        log: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._place = f"{topic}[{partition}] at {bootstrap}"
+        self._topic = topic
+        self._partition = partition
+        self._probe = probe
+        self._log = log
+        self.position = position
+        self._consumer = Consumer(
+            {
+                "queued.min.messages": 100_000,
+                "queued.max.messages.kbytes": 128 * 1024,
+                "fetch.message.max.bytes": 4 * 2**20,
+                "fetch.wait.max.ms": 100,
+                # By default a partition whose queue was full once is not fetched for a whole second.
+                "fetch.queue.backoff.ms": 2,
+                **client_options(bootstrap, options),
+                "group.id": "nudge",
+                "enable.auto.commit": False,
+                "enable.auto.offset.store": False,
+                "auto.offset.reset": "error",
+                "enable.partition.eof": True,
+                "error_cb": self._note_error,
+            }
+        )
+        self._consumer.assign([TopicPartition(topic, partition, position)])
+
+    def _note_error(self, error: KafkaError) -> None:
+        if error.fatal():
+            raise SourceError(f"cannot read {self._place}: {error.str()}")
+        self._log(f"Kafka source {self._place}: {error.str()}")
+
+    def poll(self, records_max: int) -> list[Raw]:
+        found: list[Raw] = []
+        position = self.position
+        for message in self._consumer.consume(records_max, timeout=0):
+            error = message.error()
+            if error is None:
+                offset = message.offset()
+                found.append((offset, message.timestamp()[1], message.value() or b""))
+                position = offset + 1
+            elif error.code() == KafkaError._PARTITION_EOF:
+                # Behind transaction markers the end lies beyond the last record.
+                position = max(position, message.offset())
+            elif error.code() in (KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._AUTO_OFFSET_RESET):
+                raise SourceError(
+                    f"{self._place} no longer has offset {self.position}: the records between were deleted by its "
+                    "retention; start from a newer state, or with a new one"
+                )
+            elif error.fatal() or error.code() in (
+                KafkaError.TOPIC_AUTHORIZATION_FAILED,
+                KafkaError.UNKNOWN_TOPIC_OR_PART,
+                KafkaError._UNKNOWN_PARTITION,
+                KafkaError._UNKNOWN_TOPIC,
+            ):
+                raise SourceError(f"cannot read {self._place}: {error.str()}")
+            else:
+                self._log(f"Kafka source {self._place}: {error.str()}")
+        self.position = position
+        return found
+
+    def reached_end(self) -> Reached | None:
+        end = self._probe.end(self._topic, self._partition)
+        return end if end is not None and self.position == end.offset else None
+
+    def lag(self) -> int | None:
+        end = self._probe.end(self._topic, self._partition)
+        return None if end is None else max(0, end.offset - self.position)
+
+    def close(self) -> None:
+        self._consumer.close()

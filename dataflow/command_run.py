@@ -1,0 +1,103 @@
+"""`nudge run`: settings become a job, signals stop it, and the last line says what it did."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from dataflow.flows import UsageError, load
+from dataflow.logs import configure_logs
+from dataflow.run import Job, JobRunner, Running
+from dataflow.settings import Value, folder, resolve, shown
+from dataflow.urls import parse_sink, parse_source
+
+
+def job_of(flows: Sequence[Path], flags: Mapping[str, Any], config: Path | None) -> tuple[Job, dict[str, Value]]:
+    """Return the job that flags, environment and workspace describe together, and what is in force.
+
+    Raises:
+        UsageError: something does not fit or is missing.
+        FlowError: the flows have problems.
+    """
+    loaded = load(flows, config)
+    settings = resolve(flags, loaded.workspace.run, loaded.workspace_file)
+    value = {name: one.value for name, one in settings.items()}
+    for name, example in (("source", "kafka://localhost:9092/events"), ("sink", "stdout:")):
+        if not value[name]:
+            raise UsageError(f"--{name} is missing: for example --{name} {example}")
+    sources = [parse_source(url) for url in value["source"]]
+    identities = [source.identity for source in sources]
+    for identity in identities:
+        if identities.count(identity) > 1:
+            raise UsageError(f"--source: {identity} is given twice")
+    if value["until"] is not None and not value["stop_at_end"]:
+        raise UsageError("--until is for --stop-at-end: without it, time goes on by itself")
+    if value["processes"] > value["shards"]:
+        raise UsageError(f"--processes {value['processes']}: at most one per shard, and there are {value['shards']}")
+    job = Job(
+        loaded=loaded,
+        sources=sources,
+        sink=parse_sink(value["sink"]),
+        state=folder(value["state"]),
+        processes=value["processes"],
+        stop_at_end=value["stop_at_end"],
+        until_ms=value["until"],
+        epoch_s=value["epoch"] / 1000,
+        slack_ms=value["slack"],
+        shards=value["shards"],
+        cached_users=value["cached_users"],
+        create_topics=value["create_topics"],
+        kafka=loaded.workspace.kafka,
+        log_level=value["log_level"],
+        log_format=value["log_format"],
+        metrics_port=value["metrics_port"],
+    )
+    return job, settings
+
+
+def run_command(flows: Sequence[Path], flags: Mapping[str, Any], config: Path | None, *, show_config: bool) -> int:
+    """Run the job until it ends or is stopped; return the exit status."""
+    job, settings = job_of(flows, flags, config)
+    if show_config:
+        rows = shown(settings, job.kafka)
+        width = max(len(name) for name, _, _ in rows)
+        for name, value, origin in rows:
+            sys.stdout.write(f"{name:<{width}}  {value or '-':<40}  {origin}\n")
+        return 0
+    configure_logs(job.log_level, job.log_format)
+    log = structlog.get_logger()
+    runner = JobRunner(job, log)
+    for one in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(one, lambda *_: runner.stop())
+    server = None
+    if job.metrics_port is not None:
+        from dataflow.serve import serve
+
+        server = serve(job.metrics_port, runner)
+        log.info("metrics are served", port=server.port)
+    try:
+        running = runner.run()
+    finally:
+        if server is not None:
+            server.close()
+    _print_summary(running, as_json=bool(settings["json"].value))
+    return 0
+
+
+def _print_summary(running: Running, *, as_json: bool) -> None:
+    summary = running.summary()
+    if as_json:
+        sys.stdout.write(json.dumps(summary) + "\n")
+    else:
+        sys.stdout.write(
+            f"{summary['events']} events read, {summary['relevant']} relevant, {summary['actions']} actions, "
+            f"{summary['dead_letters']} dead letters, {summary['seconds']:.1f} s, "
+            f"{summary['events_per_second']} events/s\n"
+        )
+    sys.stdout.flush()

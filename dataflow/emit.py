@@ -1,0 +1,135 @@
+"""Emit: what a shard's step decided goes to the sink's topics, each record once, whatever crashed before.
+
+The engine resumes from the last complete epoch, so whatever was emitted after it is decided again, the same records
+with the same `seq`. What is in the topics already is read back from the offsets of that epoch and not written again:
+per user and topic it is enough to know the highest `seq`, for a topic keeps the order of a user's records. Dead letters
+go by their place in the source.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import orjson
+
+from connectors.sinks import Ends, Sink
+from dataflow.intake import DeadLetter
+from operators.outbox import Outbox
+
+JOURNAL: Final = "journal"
+DEAD_LETTERS: Final = "dead-letters"
+_CONTENT_TYPE: Final = ("content-type", b"application/json")
+
+
+class Emitter:
+    """Writes what shards emit to a sink.
+
+    One for all shards of a process, so that an epoch costs one confirmation.
+
+    Args:
+        topics: the topic of each channel.
+    """
+
+    def __init__(self, sink: Sink, topics: Mapping[str, str], job: str) -> None:
+        self._sink = sink
+        self._topics = dict(topics)
+        self._job = job
+        self._job_suffix = b',"job":' + orjson.dumps(job) + b"}" if sink.marks_job else None
+        self._job_header = ("job", job.encode())
+        self._written: dict[tuple[str, str], int] = {}
+        self._written_dead: dict[tuple[str, int], int] = {}
+        self._ends: Ends | None = None
+        self._all_topics = sorted({*topics.values(), JOURNAL, DEAD_LETTERS})
+        self.actions = 0
+        self.journal = 0
+        self.dead_letters = 0
+        self.skipped = 0
+
+    def read_back(self, starts: Ends) -> None:
+        """Note what a process that has died wrote after the offsets *starts*."""
+        for topic, value, headers in self._sink.read_back(starts):
+            try:
+                record = orjson.loads(value)
+            except orjson.JSONDecodeError:
+                continue  # Not ours.
+            if not isinstance(record, dict):
+                continue
+            if topic == DEAD_LETTERS:
+                if not self._sink.marks_job or headers.get("job") == self._job.encode():
+                    place = (record.get("topic", ""), record.get("partition", 0))
+                    self._written_dead[place] = max(record.get("offset", -1), self._written_dead.get(place, -1))
+            elif not self._sink.marks_job or record.get("job") == self._job:
+                user = (topic, record.get("user_id", ""))
+                self._written[user] = max(record.get("seq", 0), self._written.get(user, 0))
+
+    def emit(self, out: Outbox) -> None:
+        """Write the actions and journal records in *out*, and empty it."""
+        if out.actions:
+            self._emit_actions(out.actions)
+            out.actions = []
+        if out.journal:
+            self._emit_journal(out.journal)
+            out.journal = []
+        self._ends = None
+
+    def _emit_actions(self, actions: list[dict[str, Any]]) -> None:
+        write, suffix = self._sink.write, self._job_suffix
+        for action in actions:
+            topic, user_id = self._topics[action["channel"]], action["user_id"]
+            if self._written and self._is_written(topic, user_id, action["seq"]):
+                continue
+            value = orjson.dumps(action)
+            if suffix is not None:
+                value = value[:-1] + suffix
+            headers = (("action_id", action["action_id"].encode()), ("flow", action["flow"].encode()), _CONTENT_TYPE)
+            write(topic, user_id, value, headers)
+            self.actions += 1
+
+    def _emit_journal(self, journal: list[dict[str, Any]]) -> None:
+        write, suffix, dumps = self._sink.write, self._job_suffix, orjson.dumps
+        for record in journal:
+            user_id = record["user_id"]
+            if self._written and self._is_written(JOURNAL, user_id, record["seq"]):
+                continue
+            value = dumps(record)
+            if suffix is not None:
+                value = value[:-1] + suffix
+            write(JOURNAL, user_id, value)
+            self.journal += 1
+
+    def _is_written(self, topic: str, user_id: str, seq: int) -> bool:
+        last = self._written.get((topic, user_id))
+        if last is None:
+            return False
+        if seq > last:
+            del self._written[(topic, user_id)]  # From here on everything is new.
+            return False
+        self.skipped += 1
+        return True
+
+    def emit_dead(self, dead: list[DeadLetter]) -> None:
+        """Write dead letters."""
+        for letter in dead:
+            last = self._written_dead.get((letter.topic, letter.partition), -1)
+            if letter.offset <= last:
+                self.skipped += 1
+                continue
+            headers = (self._job_header, ("reason", letter.reason.encode()), _CONTENT_TYPE)
+            self._sink.write(DEAD_LETTERS, f"{letter.topic}-{letter.partition}", letter.dump(), headers)
+            self.dead_letters += 1
+        self._ends = None
+
+    def deliver(self) -> None:
+        """Send what is queued on its way."""
+        self._sink.deliver()
+
+    def confirm(self) -> Ends:
+        """Return where the topics end, once everything emitted so far is acknowledged.
+
+        Costs nothing when nothing was emitted since the last call.
+        """
+        if self._ends is None:
+            self._sink.confirm()
+            self._ends = self._sink.ends(self._all_topics)
+        return self._ends

@@ -1,0 +1,181 @@
+"""Read: raw records of one source partition become inputs for shards, or dead letters.
+
+Each record gets its stream time here. Stream time never goes back within a partition: an earlier record is raised. It
+comes from the transport (a Kafka record's timestamp), else from `received_at`, else from `timestamp`.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+from zlib import crc32
+
+import msgspec
+import orjson
+
+from connectors.file_source import FilePartition
+from connectors.sources import Raw
+from operators.match import NO_HITS, MatchIndex
+from state.records import EVENT, IDENTIFY, Input, Record, Reject
+
+RAW_KEPT_BYTES: Final = 16 * 1024
+
+Decode = Callable[[bytes], Record | Reject]
+
+
+class DeadLetter(msgspec.Struct, gc=False):
+    """A record that could not be read: where it was, why, and its first bytes."""
+
+    topic: str
+    partition: int
+    offset: int
+    reason: str
+    detail: str
+    raw: bytes
+
+    def dump(self) -> bytes:
+        """Return the record of `docs/records.md`, dead letters."""
+        return orjson.dumps(
+            {
+                "topic": self.topic,
+                "partition": self.partition,
+                "offset": self.offset,
+                "reason": self.reason,
+                "detail": self.detail,
+                "raw": b64encode(self.raw[:RAW_KEPT_BYTES]).decode(),
+            }
+        )
+
+
+class Counts(msgspec.Struct):
+    """What one source partition has read since the process started."""
+
+    records: int = 0
+    relevant: int = 0
+    dead: dict[str, int] = {}
+    unsupported: int = 0
+
+
+class Intake:
+    """Turns the raw records of one source partition into what the shards need.
+
+    Args:
+        topic: the topic's name, or the file's.
+        source: the number of the partition in the job.
+        stream_ms: the stream time at which to go on.
+        raises: (offset, stream time) pairs by offset: from this offset on time had come at least so far in an earlier
+            attempt, and what was decided then must come out the same.
+        is_file: default message ids are `<name>-<line>` instead of `<topic>-<partition>-<offset>`.
+        head_ms: the stream time of records without any, before the first that has one.
+    """
+
+    def __init__(
+        self,
+        index: MatchIndex,
+        decode: Decode,
+        *,
+        topic: str,
+        partition: int,
+        source: int,
+        shards: int,
+        stream_ms: int = -1,
+        raises: list[tuple[int, int]] | None = None,
+        is_file: bool = False,
+        head_ms: int = 0,
+    ) -> None:
+        self._match = index.match
+        self._decode = decode
+        self._topic = topic
+        self._partition = partition
+        self._source = source
+        self._shards = shards
+        self._prefix = f"{topic}-" if is_file else f"{topic}-{partition}-"
+        self._head_ms = head_ms
+        self._raises = sorted(raises or [], reverse=True)  # The next one is last.
+        self.stream_ms = stream_ms
+        self.counts = Counts()
+
+    def raise_at(self, position: int) -> None:
+        """Raise stream time to where it had come at *position* in an earlier attempt."""
+        raises = self._raises
+        while raises and raises[-1][0] <= position:
+            self.stream_ms = max(self.stream_ms, raises.pop()[1])
+
+    def take(self, raws: list[Raw], by_shard: dict[int, list[Input]]) -> list[DeadLetter]:
+        """Add the inputs in *raws* to the lists of their shards, and return what could not be read."""
+        decode, match, shards, stream_ms = self._decode, self._match, self._shards, self.stream_ms
+        dead: list[DeadLetter] = []
+        relevant = 0
+        for offset, arrived_ms, value in raws:
+            if self._raises and self._raises[-1][0] <= offset:
+                self.stream_ms = stream_ms
+                self.raise_at(offset)
+                stream_ms = self.stream_ms
+            record = decode(value)
+            if record.__class__ is Reject:
+                dead.append(self._dead_letter(offset, value, record))  # type: ignore[arg-type]
+                continue
+            assert isinstance(record, Record)
+            if arrived_ms is None:
+                arrived_ms = record.received_ms if record.received_ms is not None else record.at_ms
+                if arrived_ms is None and stream_ms < 0:
+                    arrived_ms = self._head_ms
+            if arrived_ms is not None and arrived_ms > stream_ms:
+                stream_ms = arrived_ms
+            if record.kind == EVENT:
+                hits = match(record.name, record.properties)
+                if not hits and not record.traits:
+                    continue
+            elif record.kind == IDENTIFY:
+                hits = NO_HITS
+            else:
+                self.counts.unsupported += 1
+                continue
+            relevant += 1
+            user_id, at_ms = record.user_id, record.at_ms
+            one = Input(
+                user_id,
+                stream_ms,
+                record.name,
+                record.message_id or f"{self._prefix}{offset}",
+                record.message_id is not None,
+                stream_ms if at_ms is None else at_ms,
+                record.properties,
+                record.traits,
+                hits,
+                self._source,
+                offset,
+            )
+            shard = crc32(user_id.encode()) % shards
+            found = by_shard.get(shard)
+            if found is None:
+                by_shard[shard] = [one]
+            else:
+                found.append(one)
+        self.stream_ms = stream_ms
+        self.counts.records += len(raws)
+        self.counts.relevant += relevant
+        return dead
+
+    def _dead_letter(self, offset: int, value: bytes, reject: Reject) -> DeadLetter:
+        dead = self.counts.dead
+        dead[reject.reason] = dead.get(reject.reason, 0) + 1
+        return DeadLetter(self._topic, self._partition, offset, reject.reason, reject.detail, value[:RAW_KEPT_BYTES])
+
+
+def head_time(path: Path, decode: Decode) -> int:
+    """Return the stream time of the first record in a file that has one of its own, 0 when none has."""
+    file = FilePartition(path)
+    try:
+        while raws := file.poll(100):
+            for _, _, value in raws:
+                record = decode(value)
+                if isinstance(record, Record):
+                    at = record.received_ms if record.received_ms is not None else record.at_ms
+                    if at is not None:
+                        return at
+    finally:
+        file.close()
+    return 0

@@ -1,0 +1,92 @@
+"""What the parent tells its processes to do: one plan for one execution of the job, the same for all of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from dataflow.flows import FlowText, compile_texts, read_workspace
+from dataflow.urls import SinkUrl
+from operators.build import channel_plan
+from operators.deployment import Deployment
+from operators.flow import Workspace
+
+
+class PartitionPlan(msgspec.Struct):
+    """One source partition.
+
+    `end` is the offset at which to stop, None to go on for ever. `closes` tells whether that end is all there is, so
+    that time runs on to the newest record; if not, time stands where it is.
+    """
+
+    key: str
+    kind: str
+    bootstrap: str
+    topic: str
+    partition: int
+    start: int
+    end: int | None = None
+    closes: bool = True
+
+
+class Plan(msgspec.Struct):
+    """One execution of the job."""
+
+    state: str
+    job: str
+    shards: int
+    processes: int
+    addresses: list[str]
+    partitions: list[PartitionPlan]
+    ordered: bool
+    until_ms: int | None
+    sink_kind: str
+    sink_bootstrap: str
+    sink_folder: str
+    sink_options: dict[str, str]
+    create_topics: bool
+    kafka: dict[str, Any]
+    flows: list[tuple[str, str]]
+    workspace: str
+    read_back: dict[str, list[int]] | None
+    epoch_s: float
+    slack_ms: int
+    cached_users: int
+    log_level: str
+    log_format: str
+    durable: bool = True
+
+    @property
+    def sink_url(self) -> SinkUrl:
+        return SinkUrl(self.sink_kind, self.sink_bootstrap, self.sink_folder, self.sink_options)
+
+    def deployment(self) -> tuple[Deployment, Workspace]:
+        """Return the flows as this plan has them; they were checked when the plan was made."""
+        workspace, _ = read_workspace("nudge.yaml", self.workspace.encode())
+        checked = compile_texts([FlowText(file, text) for file, text in self.flows], workspace)
+        assert not checked.has_errors, checked.problems
+        return Deployment(checked.programs), workspace
+
+    def write(self, path: Path) -> None:
+        path.write_bytes(msgspec.json.encode(self))
+
+
+def read_plan(path: Path) -> Plan:
+    """Return the plan that the parent wrote."""
+    return msgspec.json.decode(path.read_bytes(), type=Plan)
+
+
+def channel_topics(deployment: Deployment, workspace: Workspace) -> dict[str, str]:
+    """Return the topic of every channel that a flow in force sends to."""
+    from operators.steps.send import SendStep
+
+    topics = {}
+    for program in deployment.programs.values():
+        for node in program.nodes.values():
+            if isinstance(node.step, SendStep):
+                plan = channel_plan(node.step.channel, workspace)
+                assert plan is not None
+                topics[plan.name] = plan.topic
+    return topics

@@ -1,0 +1,92 @@
+"""The progress log: how far a source partition has come, and to which stream time.
+
+What is decided depends on stream time, and at the end of a partition that comes from the wall clock. So before a batch
+or a watermark goes out, its end and its time are noted here; after a crash the partition raises time at the same
+offsets as before, and the replay decides the same. The log also says how far a run that died may have come.
+
+One log per partition, because a partition belongs to one process at a time and may belong to another after a restart.
+A log is a row of segments, `<partition>.<number>`, one per epoch; a line is `<next offset> <stream time in ms>`.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+EPOCHS_KEPT: Final = 3  # As the store keeps undo: whatever the engine goes on from, its log is there.
+
+
+class ProgressLog:
+    """Append to the log of one partition.
+
+    Args:
+        position: where the partition goes on; what lies before is no longer needed.
+    """
+
+    def __init__(self, folder: Path, partition: str, position: int) -> None:
+        self._folder = folder
+        self._name = quote(partition, safe="")
+        self._snapshots = [position]
+        segments = _segments(folder, self._name)
+        self._ends: dict[int, int] = {number: _last_offset(path) for number, path in segments}
+        self._number = max(self._ends, default=0) + 1
+        self._file = self._open()
+        self._last_offset = position
+
+    def _open(self) -> int:
+        path = self._folder / f"{self._name}.{self._number}"
+        return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+
+    def note(self, next_offset: int, stream_ms: int) -> None:
+        """Note that everything before *next_offset* is about to be sent, and time up to *stream_ms*."""
+        os.write(self._file, b"%d %d\n" % (next_offset, stream_ms))
+        self._last_offset = next_offset
+
+    def roll(self, position: int) -> None:
+        """Begin a new segment at the end of an epoch, and drop those that nothing can go back to."""
+        os.fdatasync(self._file)
+        os.close(self._file)
+        self._ends[self._number] = self._last_offset
+        self._number += 1
+        self._file = self._open()
+        self._snapshots.append(position)
+        del self._snapshots[: -(EPOCHS_KEPT + 1)]
+        if len(self._snapshots) > EPOCHS_KEPT:
+            for number in [number for number, end in self._ends.items() if end < self._snapshots[0]]:
+                (self._folder / f"{self._name}.{number}").unlink(missing_ok=True)
+                del self._ends[number]
+
+    def close(self) -> None:
+        os.close(self._file)
+
+
+def read_progress(folder: Path, partition: str) -> list[tuple[int, int]]:
+    """Return the (next offset, stream time) pairs of *partition*, in the order in which they were noted."""
+    found = []
+    for _, path in _segments(folder, quote(partition, safe="")):
+        found.extend(_pairs(path))
+    return found
+
+
+def _segments(folder: Path, name: str) -> list[tuple[int, Path]]:
+    found = []
+    for path in folder.glob(f"{name.replace('[', '[[]')}.*"):
+        stem, _, number = path.name.rpartition(".")
+        if stem == name and number.isdigit():
+            found.append((int(number), path))
+    return sorted(found)
+
+
+def _pairs(path: Path) -> list[tuple[int, int]]:
+    pairs = []
+    for line in path.read_bytes().split(b"\n")[:-1]:  # A last line without its end was torn by a crash.
+        offset, _, stream_ms = line.partition(b" ")
+        if offset.isdigit() and stream_ms.lstrip(b"-").isdigit():
+            pairs.append((int(offset), int(stream_ms)))
+    return pairs
+
+
+def _last_offset(path: Path) -> int:
+    return max((offset for offset, _ in _pairs(path)), default=-1)

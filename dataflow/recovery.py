@@ -1,0 +1,78 @@
+"""Read what the engine remembers: the last complete epoch, and what each source and shard gave it then.
+
+The engine keeps this in SQLite files under `STATE/recovery`, with its own pickles of what our `snapshot` methods
+return: numbers, texts, lists and dicts. They are read here without letting a pickle name anything else.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import sqlite3
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+FLOW_ID = "nudge"
+SOURCE_STEP = "read"
+SHARD_STEP = "advance"
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        raise pickle.UnpicklingError(f"a snapshot names {module}.{name}")
+
+
+@dataclass(slots=True)
+class Cut:
+    """The consistent cut from which the engine will go on.
+
+    `epoch` is the epoch to resume in. `sources` maps partitions to `[next offset, stream time]`, `shards` the
+    shards' keys to `[commit, {topic: end offsets}]`.
+    """
+
+    epoch: int = 1
+    sources: dict[str, Any] = field(default_factory=dict)
+    shards: dict[str, Any] = field(default_factory=dict)
+
+
+def last_cut(folder: Path) -> Cut:
+    """Return the cut of the last complete epoch under *folder*, an empty one when nothing has run yet."""
+    cut = Cut()
+    files = sorted(folder.glob("*.sqlite3")) if folder.is_dir() else []
+    connections = [sqlite3.connect(f"file:{path}?mode=ro", uri=True) for path in files]
+    try:
+        cut.epoch = _resume_epoch(connections)
+        newest: dict[tuple[str, str], int] = {}
+        for connection in connections:
+            rows = connection.execute(
+                "SELECT step_id, state_key, snap_epoch, ser_change FROM snaps WHERE snap_epoch < ?", (cut.epoch,)
+            )
+            for step, key, epoch, change in rows:
+                if newest.get((step, key), -1) >= epoch:
+                    continue
+                newest[(step, key)] = epoch
+                kept = {f"{FLOW_ID}.{SOURCE_STEP}": cut.sources, f"{FLOW_ID}.{SHARD_STEP}": cut.shards}.get(step)
+                if kept is not None and change is not None:
+                    kept[key] = _PlainUnpickler(io.BytesIO(change)).load()
+    finally:
+        for connection in connections:
+            connection.close()
+    return cut
+
+
+def _resume_epoch(connections: list[sqlite3.Connection]) -> int:
+    """Return the epoch in which the engine will resume: the least frontier of the last execution's workers."""
+    executions: list[tuple[int, int]] = []
+    for connection in connections:
+        executions.extend(connection.execute("SELECT ex_num, resume_epoch FROM exs"))
+    if not executions:
+        return 1
+    last = max(number for number, _ in executions)
+    resumed = max(epoch for number, epoch in executions if number == last)
+    frontiers: dict[int, int] = {}
+    for connection in connections:
+        rows = connection.execute("SELECT worker_index, worker_frontier FROM fronts WHERE ex_num = ?", (last,))
+        for worker, frontier in rows:
+            frontiers[worker] = max(frontier, frontiers.get(worker, 0))
+    return min(frontiers.values(), default=resumed)

@@ -1,0 +1,176 @@
+"""The state directory: what is in it, who may use it, and what `nudge.json` says.
+
+STATE/nudge.json   the job's identity, its sources, and the flows in force with their text; replaced atomically
+STATE/lock         held by the running job and inherited by its processes
+STATE/recovery/    the engine's: offsets, and the commit of each shard
+STATE/progress/    how far each source partition came (dataflow/progress.py)
+STATE/shards/NN/   one store per shard (state/store.py)
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from pathlib import Path
+from typing import Final
+from uuid import uuid4
+
+import msgspec
+
+from dataflow.flows import UsageError
+
+STATE_FORMAT: Final = 1
+LOCK_PATIENCE_S: Final = 3.0  # The processes of a job that was killed die a moment after it.
+
+
+class DeployedFlow(msgspec.Struct):
+    """A flow version that has been in force here. `content` identifies what it does, `state` is live, paused, ..."""
+
+    flow: str
+    version: int
+    content: str
+    state: str
+    file: str
+    text: str
+    in_force: bool = True
+
+
+class RunNote(msgspec.Struct):
+    """What the last run set out to do; `is_clean` once it has stopped by itself.
+
+    `ends` are the offsets at which the run was to stop, for the partitions that had an end.
+    """
+
+    is_clean: bool
+    ends: dict[str, int] = {}
+    until_ms: int | None = None
+
+
+class StateFile(msgspec.Struct):
+    """`nudge.json`."""
+
+    format: int
+    job: str
+    shards: int
+    sources: list[str]
+    partitions: list[str]
+    sink: str
+    sink_starts: dict[str, list[int]]
+    flows: list[DeployedFlow]
+    workspace: str
+    run: RunNote
+
+
+class StateDir:
+    """One state directory."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._lock = -1
+
+    @property
+    def recovery(self) -> Path:
+        return self.root / "recovery"
+
+    @property
+    def progress(self) -> Path:
+        return self.root / "progress"
+
+    def shard(self, number: int) -> Path:
+        return self.root / "shards" / f"{number:02d}"
+
+    @property
+    def lock_file(self) -> int:
+        """The file descriptor of the lock, for the processes that inherit it."""
+        return self._lock
+
+    def create_folders(self) -> None:
+        """Make the directory and what belongs in it; only the owner may look inside.
+
+        Raises:
+            UsageError: it cannot be made or written to.
+        """
+        try:
+            for folder in (self.root, self.recovery, self.progress, self.root / "shards"):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            probe = self.root / ".writable"
+            probe.touch(mode=0o600)
+            probe.unlink()
+        except OSError as error:
+            raise UsageError(f"--state {self.root}: {error.strerror}: it must be a folder we may write to") from None
+
+    def acquire(self) -> None:
+        """Take the lock.
+
+        Raises:
+            UsageError: another job has it.
+        """
+        self._lock = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        deadline = time.monotonic() + LOCK_PATIENCE_S
+        while True:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    holder = os.pread(self._lock, 32, 0).decode(errors="replace").strip()
+                    raise UsageError(
+                        f"--state {self.root}: in use by another job (process {holder or 'unknown'}); "
+                        "stop that one, or choose another directory"
+                    ) from None
+                time.sleep(0.05)
+        os.ftruncate(self._lock, 0)
+        os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+
+    def read(self) -> StateFile | None:
+        """Return `nudge.json`, None when nothing has run here yet.
+
+        Raises:
+            UsageError: it is of a newer format or cannot be read.
+        """
+        path = self.root / "nudge.json"
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        try:
+            format = msgspec.json.decode(data, type=_OnlyFormat).format
+            if format > STATE_FORMAT:
+                raise UsageError(
+                    f"{path}: this state has format {format}, this version of nudge reads up to {STATE_FORMAT}: "
+                    "use the version that wrote it, or a newer one"
+                )
+            return msgspec.json.decode(data, type=StateFile)
+        except msgspec.DecodeError as error:
+            raise UsageError(f"{path}: cannot be read ({error}): restore the directory from a backup") from None
+
+    def write(self, file: StateFile) -> None:
+        """Replace `nudge.json`: after a crash the old one or the new one is there."""
+        path = self.root / "nudge.json"
+        draft = self.root / "nudge.json.new"
+        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as stream:
+            stream.write(msgspec.json.format(msgspec.json.encode(file), indent=1))
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(draft, path)
+        folder = os.open(self.root, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def release(self) -> None:
+        """Give the lock back."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+
+class _OnlyFormat(msgspec.Struct):
+    format: int
+
+
+def new_job_id() -> str:
+    """Return the identity of a new job: it tells its records on a topic from those of other jobs."""
+    return uuid4().hex

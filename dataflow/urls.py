@@ -1,0 +1,108 @@
+"""What `--source` and `--sink` name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+from urllib.parse import parse_qsl, urlsplit
+
+from dataflow.flows import UsageError
+
+SOURCE_FORMATS: Final = ("native",)
+LATER_FORMATS: Final = ("segment", "quick_audience", "quick_tracking", "cloudevents", "auto")
+DEFAULT_PORT: Final = 9092
+
+
+@dataclass(frozen=True, slots=True)
+class SourceUrl:
+    """`kafka://host:9092/topic?format=native` or `file:events.jsonl`."""
+
+    kind: str
+    bootstrap: str
+    name: str
+    format: str = "native"
+
+    @property
+    def identity(self) -> str:
+        """What makes two sources the same for a state: the topic or file, not the way to it."""
+        return f"{self.kind}:{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class SinkUrl:
+    """`kafka://host:9092`, `file:DIR` or `stdout:`."""
+
+    kind: str
+    bootstrap: str = ""
+    folder: str = ""
+    options: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def identity(self) -> str:
+        """What makes two sinks the same for a state."""
+        if self.kind == "kafka":
+            return f"kafka:{self.options.get('prefix', '')}"
+        return "stdout:" if self.kind == "stdout" else f"file:{Path(self.folder).resolve()}"
+
+
+def parse_source(url: str) -> SourceUrl:
+    """Return what a `--source` names.
+
+    Raises:
+        UsageError: it names nothing that can be read.
+    """
+    scheme, _, rest = url.partition(":")
+    if scheme == "file" and rest:
+        path, _, query = rest.partition("?")
+        path = path.removeprefix("//") if path.startswith("///") else path
+        return SourceUrl("file", "", path, _format(url, dict(parse_qsl(query))))
+    if scheme == "kafka":
+        parts = urlsplit(url)
+        topic = parts.path.strip("/")
+        if not parts.netloc or not topic or "/" in topic:
+            raise UsageError(f"--source {url}: a Kafka source is kafka://host:9092/topic")
+        return SourceUrl("kafka", _bootstrap(parts.netloc), topic, _format(url, dict(parse_qsl(parts.query))))
+    raise UsageError(f"--source {url}: write kafka://host:9092/topic or file:events.jsonl")
+
+
+def parse_sink(url: str) -> SinkUrl:
+    """Return what a `--sink` names.
+
+    Raises:
+        UsageError: it names nothing that can be written to.
+    """
+    scheme, _, rest = url.partition(":")
+    if scheme == "stdout" and not rest:
+        return SinkUrl("stdout")
+    if scheme == "file" and rest:
+        return SinkUrl("file", folder=rest.removeprefix("//") if rest.startswith("///") else rest)
+    if scheme == "kafka":
+        parts = urlsplit(url)
+        query = dict(parse_qsl(parts.query))
+        unknown = sorted(set(query) - {"prefix", "partitions"})
+        if not parts.netloc or parts.path.strip("/"):
+            raise UsageError(f"--sink {url}: a Kafka sink is kafka://host:9092, one topic per channel")
+        if unknown:
+            raise UsageError(f"--sink {url}: '{unknown[0]}' is not a parameter; there are prefix and partitions")
+        if not query.get("partitions", "1").isdigit():
+            raise UsageError(f"--sink {url}: partitions is a number")
+        return SinkUrl("kafka", _bootstrap(parts.netloc), options=query)
+    raise UsageError(f"--sink {url}: write kafka://host:9092, file:DIR or stdout:")
+
+
+def _bootstrap(netloc: str) -> str:
+    hosts = [host if ":" in host.rpartition("]")[2] else f"{host}:{DEFAULT_PORT}" for host in netloc.split(",")]
+    return ",".join(hosts)
+
+
+def _format(url: str, query: dict[str, str]) -> str:
+    unknown = sorted(set(query) - {"format"})
+    if unknown:
+        raise UsageError(f"--source {url}: '{unknown[0]}' is not a parameter; there is format")
+    name = query.get("format", "native")
+    if name in LATER_FORMATS:
+        raise UsageError(f"--source {url}: the format {name} is not supported yet; native is")
+    if name not in SOURCE_FORMATS:
+        raise UsageError(f"--source {url}: there is no format {name}; native is supported")
+    return name

@@ -1,0 +1,307 @@
+"""One process of the job: opens what it needs and hands it to the engine.
+
+Started by the parent (`dataflow/run.py`) as `python -m dataflow.worker PLAN INDEX STATUS_FD`. Everything that can go
+wrong is logged here, before it reaches the engine, which keeps no exceptions.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import structlog
+
+from connectors.sinks import Ends, Sink
+from dataflow.emit import Emitter
+from dataflow.intake import Counts, Intake, head_time
+from dataflow.logs import configure_logs
+from dataflow.plan import PartitionPlan, Plan, channel_topics, read_plan
+from dataflow.progress import ProgressLog, read_progress
+from dataflow.shard import Shard
+from dataflow.statedir import StateDir
+from dataflow.urls import SinkUrl
+from state.store import RocksBackend, ShardStore
+
+STATUS_EVERY_S: Final = 0.5
+COMMIT_THREADS: Final = 8
+
+Log = structlog.stdlib.BoundLogger
+
+
+def open_sink(url: SinkUrl, kafka: dict[str, Any], *, create: bool, log: Callable[[str], None]) -> Sink:
+    """Return the sink that *url* names."""
+    if url.kind == "kafka":
+        from connectors.kafka_sink import KafkaSink
+
+        partitions = int(url.options.get("partitions", "4"))
+        return KafkaSink(
+            url.bootstrap,
+            kafka,
+            create=partitions if create else None,
+            prefix=url.options.get("prefix", ""),
+            log=log,
+        )
+    from connectors.file_sink import FileSink, StdoutSink
+
+    return FileSink(Path(url.folder)) if url.kind == "file" else StdoutSink()
+
+
+class Worker:
+    """What one process has open: its shards, its sink, its source partitions."""
+
+    def __init__(self, plan: Plan, index: int, log: Log) -> None:
+        self.plan = plan
+        self.index = index
+        self.log = log
+        self.state = StateDir(Path(plan.state))
+        self.deployment, workspace = plan.deployment()
+        self.stopping = threading.Event()
+        self.shards: dict[int, Shard] = {}
+        self.counts: dict[str, Counts] = {}
+        self.positions: dict[str, tuple[int, int | None, int]] = {}
+        self.checkpoints = 0
+        self.checkpoint_s = 0.0
+        self._pool = ThreadPoolExecutor(COMMIT_THREADS, thread_name_prefix="commit")
+        self._uncommitted = False
+        self._ends: Ends = {}
+        topics = channel_topics(self.deployment, workspace)
+        self.sink = open_sink(plan.sink_url, plan.kafka, create=plan.create_topics, log=log.warning)
+        self.emitter = Emitter(self.sink, topics, plan.job)
+        self.sink.open_topics(sorted({*topics.values(), "journal", "dead-letters"}))
+        if plan.read_back is not None:
+            self.emitter.read_back(plan.read_back)
+        self._probe: Any = None
+
+    # ---- shards ------------------------------------------------------------------------------------------------
+
+    def open_shard(self, number: int, commit: int) -> Shard:
+        """Return shard *number* as of *commit*."""
+        backend = RocksBackend(self.state.shard(number))
+        each = max(100, self.plan.cached_users * self.plan.processes // self.plan.shards)
+        store = ShardStore(backend, cached_users=each, changed_users=each, due_of=self.deployment.due_of)
+        store.roll_back(commit)
+        shard = Shard(
+            store,
+            self.deployment,
+            sources=len(self.plan.partitions),
+            ordered=self.plan.ordered,
+            until_ms=self.plan.until_ms,
+        )
+        self.shards[number] = shard
+        return shard
+
+    def emit(self, shard: Shard) -> None:
+        """Send what *shard* has decided on its way."""
+        self._uncommitted = True
+        out = shard.out
+        if out.actions or out.journal:
+            self.emitter.emit(out)
+            self.emitter.deliver()
+
+    def commit(self, number: int) -> list[Any]:
+        """Return `[commit, ends of the sink's topics]` of shard *number*, once everything it emitted is confirmed.
+
+        First out of the house, then into the books: were the state committed first, a crash in between would lose
+        what it says was sent. All shards of the process are committed at the first call of an epoch, in parallel.
+        """
+        if self._uncommitted:
+            began = time.monotonic()
+            self._ends = self.emitter.confirm()
+            prepared = []
+            for shard in self.shards.values():
+                shard.settle()
+                changes = shard.store.prepare()
+                if changes is not None:
+                    prepared.append((shard.store, changes))
+            for done in [self._pool.submit(store.write, changes) for store, changes in prepared]:
+                done.result()
+            for store, _ in prepared:
+                store.finish()
+            self._uncommitted = False
+            self.checkpoints += 1
+            self.checkpoint_s = time.monotonic() - began
+        return [self.shards[number].store.commit_number, self._ends]
+
+    # ---- sources -----------------------------------------------------------------------------------------------
+
+    def open_partition(self, number: int, resumed: list[int] | None) -> tuple[Any, Intake, ProgressLog]:
+        """Return the reader, the intake and the progress log of source partition *number*."""
+        plan = self.plan.partitions[number]
+        position, stream_ms = resumed if resumed is not None else (plan.start, -1)
+        noted = [pair for pair in read_progress(self.state.progress, plan.key) if pair[0] >= position]
+        decode = self._decoder()
+        is_file = plan.kind == "file"
+        intake = Intake(
+            self.deployment.index,
+            decode,
+            topic=Path(plan.topic).name if is_file else plan.topic,
+            partition=plan.partition,
+            source=number,
+            shards=self.plan.shards,
+            stream_ms=stream_ms,
+            raises=noted,
+            is_file=is_file,
+            head_ms=head_time(Path(plan.topic), decode) if is_file and resumed is None else 0,
+        )
+        intake.raise_at(position)
+        self.counts[plan.key] = intake.counts
+        return self._reader(plan, position), intake, ProgressLog(self.state.progress, plan.key, position)
+
+    def _decoder(self) -> Any:
+        from connectors.native import decode
+
+        return decode
+
+    def _reader(self, plan: PartitionPlan, position: int) -> Any:
+        if plan.kind == "file":
+            from connectors.file_source import FilePartition
+
+            return FilePartition(Path(plan.topic), position)
+        from connectors.kafka_source import EndProbe, KafkaPartition
+
+        if self._probe is None:
+            mine = [(one.topic, one.partition) for one in self.plan.partitions if one.kind == "kafka"]
+            self._probe = EndProbe(plan.bootstrap, self.plan.kafka, mine, wall_clock_ms)
+        return KafkaPartition(
+            plan.bootstrap, self.plan.kafka, plan.topic, plan.partition, position, self._probe, self.log.warning
+        )
+
+    # ---- telling the parent ------------------------------------------------------------------------------------
+
+    def status(self) -> dict[str, Any]:
+        """Return what the parent adds up and shows."""
+        totals: dict[str, dict[str, int]] = {}
+        duplicates, time_ms = 0, None
+        for shard in list(self.shards.values()):
+            duplicates += shard.out.duplicates
+            time_ms = shard.time_ms if time_ms is None else min(time_ms, shard.time_ms)
+            for flow, counts in list(shard.out.totals.items()):
+                kept = totals.setdefault(flow, {})
+                for what, number in list(counts.items()):
+                    kept[what] = kept.get(what, 0) + number
+        dead: dict[str, int] = {}
+        for counts in list(self.counts.values()):
+            for reason, number in list(counts.dead.items()):
+                dead[reason] = dead.get(reason, 0) + number
+        return {
+            "process": self.index,
+            "records": sum(counts.records for counts in self.counts.values()),
+            "relevant": sum(counts.relevant for counts in self.counts.values()),
+            "unsupported": sum(counts.unsupported for counts in self.counts.values()),
+            "dead": dead,
+            "duplicates": duplicates,
+            "actions": self.emitter.actions,
+            "journal": self.emitter.journal,
+            "dead_letters": self.emitter.dead_letters,
+            "skipped": self.emitter.skipped,
+            "time_ms": time_ms,
+            "positions": self.positions,
+            "totals": totals,
+            "checkpoints": self.checkpoints,
+            "checkpoint_s": self.checkpoint_s,
+            "shards": len(self.shards),
+        }
+
+    def close(self) -> None:
+        """Close everything, after the engine has stopped."""
+        for shard in self.shards.values():
+            shard.store.close()
+        if self._probe is not None:
+            self._probe.close()
+        self.sink.close()
+        self._pool.shutdown()
+
+
+def wall_clock_ms() -> int:
+    """Return the time of day in ms since 1970 UTC."""
+    return time.time_ns() // 1_000_000
+
+
+def _report(worker: Worker, pipe: int, done: threading.Event) -> None:
+    """Write the worker's status to the parent's pipe, now and then and once at the end."""
+    encode = msgspec.json.Encoder().encode
+    last = False
+    while not last:
+        last = done.wait(STATUS_EVERY_S)
+        try:
+            os.write(pipe, encode(worker.status()) + b"\n")
+        except OSError:
+            os._exit(1)  # The parent is gone, and a job without its parent has nobody to stop it.
+        except RuntimeError:
+            continue  # A dict changed under us; the next report has it.
+
+
+def _die_with_parent(parent: int) -> None:
+    """Ask the kernel to kill this process when its parent dies, however it dies."""
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def main(arguments: list[str]) -> int:
+    """Run one process of the job; returns its exit status."""
+    plan_path, index, pipe, parent = Path(arguments[0]), int(arguments[1]), int(arguments[2]), int(arguments[3])
+    _die_with_parent(parent)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    plan = read_plan(plan_path)
+    configure_logs(plan.log_level, plan.log_format)
+    log: Log = structlog.get_logger().bind(process=index)
+    try:
+        worker = Worker(plan, index, log)
+    except Exception as error:
+        log.error("cannot start", error=f"{type(error).__name__}: {error}", exc_info=is_unexpected(error))
+        return 1
+    threading.Thread(target=_await_stop, args=(worker,), daemon=True).start()
+    done = threading.Event()
+    reporter = threading.Thread(target=_report, args=(worker, pipe, done))
+    reporter.start()
+    # Nothing made so far will ever be garbage, and nothing on the hot path makes cycles.
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    status = 1
+    try:
+        from dataflow.engine import execute
+
+        execute(worker)
+        status = 0
+    except BaseException as error:
+        # What went wrong in our code is logged where it happened; this is the engine's own word on it.
+        log.debug("the engine stopped", error=f"{type(error).__name__}: {error}")
+    done.set()
+    reporter.join()
+    if status == 0:
+        worker.close()
+    return status
+
+
+def _await_stop(worker: Worker) -> None:
+    signal.sigwait({signal.SIGTERM, signal.SIGINT})
+    worker.log.info("stopping: the epoch is being finished")
+    worker.stopping.set()
+
+
+def is_unexpected(error: Exception) -> bool:
+    from connectors.sinks import SinkError
+    from connectors.sources import SourceError
+    from state.store import StoreError
+
+    return not isinstance(error, SinkError | SourceError | StoreError | OSError)
+
+
+if __name__ == "__main__":
+    exit_status = main(sys.argv[1:])
+    sys.stdout.flush()
+    os._exit(exit_status)  # Threads of clients that hang must not keep a finished process alive.

@@ -1,0 +1,186 @@
+"""Durations, moments, local times, shares and identities, each as the specification words it."""
+
+import hashlib
+import json
+import re
+from datetime import UTC, date, datetime, time, timedelta
+from fractions import Fraction
+from typing import Any
+from zoneinfo import ZoneInfo, available_timezones
+
+UNIT_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
+DAY_MS = UNIT_MS["d"]
+WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+LAST_MS = 253_402_300_799_999  # 9999-12-31T23:59:59.999Z
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+ZONES = available_timezones()
+
+ISO = re.compile(
+    r"([0-9]{4})-([0-9]{2})-([0-9]{2})"
+    r"(?:[T ]([0-9]{2}):([0-9]{2})(?::([0-9]{2})(?:\.([0-9]+))?)?(Z|[+-][0-9]{2}:?[0-9]{2})?)?"
+)
+TIME_OF_DAY = re.compile(r"([0-9]{2}):([0-9]{2})(?::([0-9]{2}))?")
+
+
+def duration_ms(text: str) -> int:
+    """Values, V2: "integer and unit, may be joined"; repeated units add up."""
+    parts = re.findall(r"([0-9]+)([smhdw])", text)
+    assert parts, text
+    assert "".join(number + unit for number, unit in parts) == text, text
+    return sum(int(number) * UNIT_MS[unit] for number, unit in parts)
+
+
+def signed_duration_ms(text: str) -> int:
+    """V2: "a sign in `offset` only"."""
+    if text[0] in "+-":
+        return duration_ms(text[1:]) * (-1 if text[0] == "-" else 1)
+    return duration_ms(text)
+
+
+def share(text: str) -> Fraction:
+    """Values: "Percent: 10% or 12.5%"; V6: exactly."""
+    return Fraction(text.removesuffix("%")) / 100
+
+
+def to_iso(ms: int) -> str:
+    """records.md: "Times are ISO 8601 UTC with milliseconds on output"."""
+    at = EPOCH + timedelta(milliseconds=ms)
+    return f"{at:%Y-%m-%dT%H:%M:%S}.{at.microsecond // 1000:03d}Z"
+
+
+def parse_iso(text: str, zone: ZoneInfo | None = None) -> int | None:
+    """T2: the texts that are times; None for any other. Without offset: *zone*, or UTC without one."""
+    found = ISO.fullmatch(text)
+    if found is None:
+        return None
+    year, month, day, hour, minute, second, fraction, offset = found.groups()
+    try:
+        clock = time(int(hour or 0), int(minute or 0), int(second or 0))
+        naive = datetime.combine(date(int(year), int(month), int(day)), clock)
+    except ValueError:
+        return None
+    if offset in (None, "Z"):
+        ms = local_to_ms(naive, zone) if zone is not None and offset is None else naive_utc_ms(naive)
+    else:
+        hours, minutes = int(offset[1:3]), int(offset[-2:])
+        if hours > 23 or minutes > 59:
+            return None
+        ahead_ms = (hours * 60 + minutes) * UNIT_MS["m"]
+        ms = naive_utc_ms(naive) + (-ahead_ms if offset[0] == "+" else ahead_ms)
+    ms += int(((fraction or "") + "000")[:3])  # "Fractions are cut to milliseconds."
+    return ms if 0 <= ms <= LAST_MS else None
+
+
+def parse_time(value: Any, zone: ZoneInfo | None = None) -> int | None:
+    """T2: a text as above, or "a JSON number is epoch milliseconds, cut to an integer"; None if unreadable."""
+    if isinstance(value, str):
+        return parse_iso(value, zone)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    ms = int(value)
+    return ms if 0 <= ms <= LAST_MS else None
+
+
+def naive_utc_ms(naive: datetime) -> int:
+    return (naive.replace(tzinfo=UTC) - EPOCH) // timedelta(milliseconds=1)
+
+
+def local_to_ms(naive: datetime, zone: ZoneInfo) -> int:
+    """Values: "A local time that a DST change skips means the first moment after the gap; one that occurs
+    twice means the first."
+    """
+    first = naive.replace(tzinfo=zone, fold=0).astimezone(UTC)
+    if first.astimezone(zone).replace(tzinfo=None) == naive:
+        return (first - EPOCH) // timedelta(milliseconds=1)
+    before_gap = naive.replace(tzinfo=zone, fold=1).astimezone(
+        UTC
+    )  # Reads the skipped time by the later offset.
+    offset_after = first.astimezone(zone).utcoffset()
+    low, high = before_gap, first  # The change lies in (low, high].
+    while high - low > timedelta(seconds=1):
+        middle = low + timedelta(seconds=int((high - low).total_seconds()) // 2)
+        if middle.astimezone(zone).utcoffset() == offset_after:
+            high = middle
+        else:
+            low = middle
+    return (high - EPOCH) // timedelta(milliseconds=1)
+
+
+def ms_to_local(ms: int, zone: ZoneInfo) -> datetime:
+    return (EPOCH + timedelta(milliseconds=ms)).astimezone(zone).replace(tzinfo=None)
+
+
+def zone_of(profile: dict[str, Any], flow: dict[str, Any]) -> ZoneInfo:
+    """Values, V5: "`profile.timezone` when it is a valid IANA name, else the flow's `timezone`, else UTC"."""
+    for name in (profile.get("timezone"), flow.get("timezone")):
+        if isinstance(name, str) and name in ZONES:
+            return ZoneInfo(name)
+    return ZoneInfo("UTC")
+
+
+def time_of_day(text: str) -> time | None:
+    found = TIME_OF_DAY.fullmatch(text)
+    return time(*(int(part or 0) for part in found.groups())) if found else None
+
+
+def next_clock(clock: time, zone: ZoneInfo, days: list[str] | None, *, at_or_after_ms: int) -> int:
+    """Wait: the first moment, at or after the given one, that *clock* names on an allowed weekday.
+
+    S9: the weekday is that of the nominal local date, also where DST moves the time to the next day.
+    """
+    today = ms_to_local(at_or_after_ms, zone).date()
+    for ahead in range(-2, 1000):
+        day = today + timedelta(days=ahead)
+        if days is not None and WEEKDAYS[day.weekday()] not in days:
+            continue
+        moment = local_to_ms(datetime.combine(day, clock), zone)
+        if moment >= at_or_after_ms:
+            return moment
+    raise AssertionError("a weekday comes every week")
+
+
+def joined(*fields: str) -> bytes:
+    return "\x1f".join(fields).encode()
+
+
+def identity(*fields: str) -> str:
+    """records.md: "BLAKE2b with a 16-byte digest, in hex, of the UTF-8 fields .., joined by the byte 0x1F"."""
+    return hashlib.blake2b(joined(*fields), digest_size=16).hexdigest()
+
+
+def unit(flow: str, salt: str, user: str) -> Fraction:
+    """Order of things: `u = int(BLAKE2b-64(flow 1F salt 1F user)) / 2^64`, big-endian."""
+    digest = hashlib.blake2b(joined(flow, salt, user), digest_size=8).digest()
+    return Fraction(int.from_bytes(digest, "big"), 2**64)
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def same(left: Any, right: Any) -> bool:
+    """`eq`, W11: "numbers compare by value, `true` is not `1`, no coercion from text"; "only scalars are equal"."""
+    if is_number(left) and is_number(right):
+        return bool(left == right)
+    for kind in (bool, str):
+        if isinstance(left, kind) and isinstance(right, kind):
+            return bool(left == right)
+    return False
+
+
+def key_text(value: Any) -> str:
+    """E3: "In the id a text stands as it is, another value in its shortest JSON form (`17`, also for 17.0)"."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        value = int(value)
+    return json.dumps(value)
+
+
+def at_path(value: Any, path: list[str]) -> Any:
+    """W12: "Dots descend into objects, never into lists"; T10: a dot in a name is part of it. None if missing."""
+    for name in path:
+        if not isinstance(value, dict):
+            return None
+        value = value.get(name)
+    return value

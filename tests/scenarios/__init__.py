@@ -1,0 +1,1 @@
+"""Scenarios of the flow language, one file per topic; see README.md."""

@@ -1,0 +1,301 @@
+"""The flow language, sentence by sentence: every scenario of this folder through the command line."""
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.scenarios.coverage_table import TABLE, coverage_text, unknown_ids
+from tests.scenarios.scenario_files import (
+    EVENTS,
+    Scenario,
+    assert_rows,
+    assert_sound,
+    instant,
+    load,
+    marked_lines,
+    readable_dead_letter,
+    write,
+)
+
+SCENARIOS = load()
+GOOD = [s for s in SCENARIOS if not s.checks]
+BAD = [s for s in SCENARIOS if s.checks]
+FAR = "2027-12-31 00:00"  # The end of time for scenarios that name none, where both commands need one.
+COMMAND = [sys.executable, "-m", "dataflow.cli"]
+
+
+def ids(scenarios: list[Scenario]) -> list[str]:
+    return [f"{s.topic}: {s.name}" for s in scenarios]
+
+
+def call(*args: str | Path) -> int:
+    """Return the exit status of the command, run in this process."""
+    from dataflow.cli import main
+
+    try:
+        return main([str(arg) for arg in args]) or 0
+    except SystemExit as stop:
+        assert stop.code is None or isinstance(stop.code, int)
+        return stop.code or 0
+
+
+def spawn(*args: str | Path, seed: str = "0") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *map(str, args)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env=os.environ | {"PYTHONHASHSEED": seed},
+    )
+
+
+def outputs(folder: Path) -> dict[str, Path]:
+    return {name: folder / f"{name}.jsonl" for name in ("actions", "journal", "dead-letters")}
+
+
+def simulate_args(scenario: Scenario, flows: Path, until: str | None) -> list[str | Path]:
+    folder = flows.parent
+    args: list[str | Path] = ["simulate", flows, "--events", folder / EVENTS]
+    for name, path in outputs(folder).items():
+        args += [f"--{name}", path]
+    return args + (["--until", instant(until)] if until else [])
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def assert_expected(scenario: Scenario, actions: list[Any], journal: list[Any], dead: list[Any]) -> None:
+    expect = scenario.expect
+    if "actions" in expect:
+        assert_rows(expect["actions"], actions, "actions")
+    if "journal" in expect:
+        kinds = expect.get("journal_kinds")
+        assert_rows(expect["journal"], [r for r in journal if kinds is None or r["kind"] in kinds], "journal")
+    totals = Counter(record["kind"] for record in journal)
+    assert {kind: totals[kind] for kind in expect.get("totals", {})} == expect.get("totals", {})
+    assert_rows(expect.get("dead_letters", []), [readable_dead_letter(record) for record in dead], "dead letters")
+
+
+@pytest.mark.parametrize("scenario", GOOD, ids=ids(GOOD))
+def test_simulate(scenario: Scenario, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flows = write(scenario, tmp_path)
+    status = call(*simulate_args(scenario, flows, scenario.until))
+    assert status == 0, capsys.readouterr().err
+    actions, journal, dead = (rows_of(path) for path in outputs(tmp_path).values())
+    for rows in (actions, journal):  # In order of time, then user.
+        order = [(row["at"], row["user_id"]) for row in rows]
+        assert order == sorted(order)
+    assert_sound(actions, journal)
+    assert_expected(scenario, actions, journal, dead)
+
+
+RUN = [s for s in GOOD if s.run]
+
+
+@pytest.mark.parametrize("scenario", RUN, ids=ids(RUN))
+def test_run_does_what_simulate_does(scenario: Scenario, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flows = write(scenario, tmp_path)
+    until = scenario.until or FAR
+    assert call(*simulate_args(scenario, flows, until)) == 0, capsys.readouterr().err
+    simulated = [rows_of(path) for path in outputs(tmp_path).values()]
+
+    sink = tmp_path / "out"
+    done = spawn(
+        "run", flows, "--source", f"file:{tmp_path / EVENTS}", "--sink", f"file:{sink}",
+        "--state", tmp_path / "state", "--stop-at-end", "--until", instant(until),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    files = {path: rows_of(path) for path in sorted(sink.rglob("*.jsonl"))}
+    rows = [row for part in files.values() for row in part]
+    actions = [row for row in rows if "action_id" in row and "channel" in row]
+    journal = [row for row in rows if "kind" in row]
+    dead = [row for row in rows if "raw" in row]
+    assert len(actions) + len(journal) + len(dead) == len(rows)
+
+    for ran, expected in zip((actions, journal, dead), simulated, strict=True):
+        assert canonical(ran) == canonical(expected)
+    by_seq = sorted(journal, key=lambda r: (r["at"], r["user_id"], r["seq"]))
+    in_order = sorted(actions, key=lambda a: (a["at"], a["user_id"], a["seq"]))
+    assert_sound(in_order, by_seq)
+    assert_expected(scenario, in_order, by_seq, sorted(dead, key=lambda d: d["offset"]))
+    if topics := scenario.expect.get("topics"):
+        assert {path.name.removesuffix(".jsonl"): len(part) for path, part in files.items() if part} == topics
+
+
+def canonical(rows: list[dict[str, Any]]) -> list[str]:
+    return sorted(
+        json.dumps({key: value for key, value in row.items() if key != "job"}, sort_keys=True) for row in rows
+    )
+
+
+@pytest.mark.parametrize("scenario", [s for s in GOOD if s.subprocess], ids=lambda s: s.name)
+def test_two_simulations_give_the_same_bytes(scenario: Scenario, tmp_path: Path) -> None:
+    written = []
+    for seed in ("1", "2"):
+        folder = tmp_path / seed
+        folder.mkdir()
+        done = spawn(*simulate_args(scenario, write(scenario, folder), scenario.until), seed=seed)
+        assert done.returncode == 0, done.stderr
+        written.append([path.read_bytes() for path in outputs(folder).values()])
+    assert written[0] == written[1]
+    assert written[0][1], "a scenario with an empty journal shows nothing here"
+
+
+def problems(flows: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, list[dict[str, Any]]]:
+    capsys.readouterr()
+    status = call("check", flows, "--json")
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    for problem in found:
+        assert problem.keys() >= {"file", "line", "column", "path", "code", "severity", "message", "hint"}
+        assert problem["message"]
+    return status, found
+
+
+@pytest.mark.parametrize("scenario", BAD, ids=ids(BAD))
+def test_check(scenario: Scenario, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`check: marked`: each line marked `# problem` has one, and no other line. `check: []`: no error at all.
+
+    `check: [..]`: these, in any order, and no others. `check: {files: [..]}`: errors in these files and no others.
+    `check: some`: at least one error.
+    """
+    flows = write(scenario, tmp_path)
+    status, found = problems(flows, capsys)
+    errors = [problem for problem in found if problem["severity"] == "error"]
+    assert status == (2 if errors else 0)
+    expected = scenario.expect["check"]
+    if expected == "marked":
+        marks = marked_lines(scenario)
+        assert marks, "no line is marked"
+        assert {(Path(p["file"]).name, p["line"]) for p in errors} == marks.keys(), errors
+        for (name, line), code in marks.items():
+            codes = {p["code"] for p in errors if (Path(p["file"]).name, p["line"]) == (name, line)}
+            assert code is None or code in codes
+    elif expected == "some":
+        assert errors
+    elif isinstance(expected, dict):
+        assert sorted({Path(p["file"]).name for p in errors}) == expected["files"]
+    else:
+        left = list(errors)
+        for row in expected:
+            matching = [p for p in left if all(_problem_has(p, key, value) for key, value in row.items())]
+            assert matching, (row, left)
+            left.remove(matching[0])
+        assert left == []
+
+    if errors:  # Nothing runs with bad flows, and the problems are named.
+        assert call(*simulate_args(scenario, flows, None)) == 2
+        assert any(Path(p["file"]).name in capsys.readouterr().err for p in errors[:1])
+
+
+def _problem_has(problem: dict[str, Any], key: str, value: Any) -> bool:
+    if key == "mentions":
+        return value in problem["message"] + (problem["hint"] or "") + (problem["path"] or "")
+    return bool((Path(problem["file"]).name if key == "file" else problem[key]) == value)
+
+
+# --- Promises about the command itself -------------------------------------------------------------------------------
+
+PLAIN = Scenario(
+    topic="command",
+    name="plain",
+    spec=(),
+    flows=({"flow": "f", "trigger": {"event": "a"}, "steps": [{"wait": "1h"}, {"send": "line", "template": "t"}]},),
+    config={"channels": {"line": {"topic": "actions.line"}}},
+    events=({"at": "08:00", "event": "a"},),
+)
+
+
+def test_a_missing_events_file_is_wrong_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """C8."""
+    flows = write(PLAIN, tmp_path)
+    (tmp_path / EVENTS).unlink()
+    assert call("simulate", flows, "--events", tmp_path / EVENTS) == 2
+    assert EVENTS in capsys.readouterr().err
+
+
+def test_flows_without_any_flow_are_wrong_use(tmp_path: Path) -> None:
+    """C8."""
+    write(PLAIN, tmp_path)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert call("simulate", empty, "--events", tmp_path / EVENTS) == 2
+    assert call("check", empty) == 2
+
+
+def test_an_empty_events_file_does_nothing(tmp_path: Path) -> None:
+    """C8, C4: the output files are there all the same."""
+    flows = write(PLAIN, tmp_path)
+    (tmp_path / EVENTS).write_bytes(b"")
+    assert call(*simulate_args(PLAIN, flows, None)) == 0
+    assert [path.read_bytes() for path in outputs(tmp_path).values()] == [b"", b"", b""]
+
+
+def test_directories_are_searched_recursively_for_flows_only(tmp_path: Path) -> None:
+    """C2, and the names that are no flows."""
+    flows = write(PLAIN, tmp_path)
+    inner = flows / "deep" / "deeper"
+    inner.mkdir(parents=True)
+    (flows / "flow-1.json").rename(inner / "moved.yml")  # JSON is YAML, too.
+    (flows / "cart.test.yaml").write_text("not a flow", encoding="utf-8")
+    (flows / "notes.txt").write_text("not a flow", encoding="utf-8")
+    assert call(*simulate_args(PLAIN, flows, None)) == 0
+    assert len(rows_of(outputs(tmp_path)["actions"])) == 1
+
+
+def test_nudge_yaml_beside_a_flow_file_counts(tmp_path: Path) -> None:
+    """C1: the first argument is a file."""
+    flows = write(PLAIN, tmp_path)
+    args = simulate_args(PLAIN, flows, None)
+    args[1] = flows / "flow-1.json"
+    assert call(*args) == 0
+    assert len(rows_of(outputs(tmp_path)["actions"])) == 1
+
+
+def test_config_overrides_the_nudge_yaml_beside_the_flows(tmp_path: Path) -> None:
+    """C1."""
+    flows = write(PLAIN, tmp_path)
+    other = tmp_path / "other.yaml"
+    other.write_text("channels: {line: {address: line_id}}", encoding="utf-8")
+    assert call(*simulate_args(PLAIN, flows, None), "--config", other) == 0
+    reasons = [row["reason"] for row in rows_of(outputs(tmp_path)["journal"]) if row["kind"] == "suppressed"]
+    assert reasons == ["no_address"]
+
+
+def test_different_nudge_yaml_files_beside_the_arguments_are_an_error(tmp_path: Path) -> None:
+    """C1."""
+    flows = write(PLAIN, tmp_path)
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "g.json").write_bytes((flows / "flow-1.json").read_bytes().replace(b'"f"', b'"g"'))
+    (other / "nudge.yaml").write_text("channels: {line: {address: line_id}}", encoding="utf-8")
+    assert call("simulate", flows, other, "--events", tmp_path / EVENTS) == 2
+
+
+def test_simulate_prints_a_table_per_flow(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flows = write(PLAIN, tmp_path)
+    assert call("simulate", flows, "--events", tmp_path / EVENTS) == 0
+    printed = capsys.readouterr().out
+    assert "entered" in printed
+    assert "line" in printed
+
+
+# --- The table of what is covered --------------------------------------------------------------------------------------
+
+
+def test_every_scenario_has_a_name_of_its_own() -> None:
+    names = Counter(ids(SCENARIOS))
+    assert [name for name, times in names.items() if times > 1] == []
+
+
+def test_the_coverage_list_is_up_to_date() -> None:
+    """Run `python -m tests.scenarios.coverage_table` to write it anew."""
+    assert unknown_ids(SCENARIOS) == []
+    assert TABLE.read_text(encoding="utf-8") == coverage_text(SCENARIOS)

@@ -1,0 +1,340 @@
+"""What the made-up shop promises, and that the examples speak of what it sells."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from datetime import datetime
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+import yaml
+
+from dataflow.shop import DAY, EVENT_NAMES, HOUR, MINUTE, START_MS, Shop, ShopRecord, Tracker, main
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples"
+BUSY = Tracker(duplicates=0.05, late=0.05, broken=0.02)
+
+Record = dict[str, Any]
+
+
+def shop(*, seed: int = 1, users: int = 3000, rate: float = 2.0, tracker: Tracker | None = None) -> Shop:
+    return Shop(seed=seed, users=users, events_per_s=rate, tracker=tracker)
+
+
+def read(records: Iterator[ShopRecord]) -> list[Record]:
+    return [orjson.loads(record.value) for record in records]
+
+
+def ms(text: str) -> int:
+    moment = datetime.fromisoformat(text)
+    return int(moment.timestamp()) * 1000 + moment.microsecond // 1000
+
+
+@pytest.fixture(scope="module")
+def day() -> list[Record]:
+    """A day and a half of a shop without any noise."""
+    return read(shop().events(until_ms=START_MS + 36 * HOUR))
+
+
+# --- The same seed, the same records ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tracker", [None, BUSY])
+def test_the_same_seed_gives_the_same_bytes_and_a_longer_stream_begins_with_the_shorter(
+    tracker: Tracker | None,
+) -> None:
+    one = shop(seed=7, tracker=tracker)
+    first = list(one.events(limit=3000))
+    assert list(one.events(limit=3000)) == first
+    assert list(shop(seed=7, tracker=tracker).events(limit=4000))[:3000] == first
+    assert list(shop(seed=8, tracker=tracker).events(limit=3000)) != first
+
+
+def test_another_process_with_another_hash_seed_gives_the_same_bytes() -> None:
+    program = "import sys; from dataflow.shop import main; main(['--events', '500', '--seed', '3'])"
+    outputs = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            check=True,
+            capture_output=True,
+            cwd=ROOT,
+            env={"PYTHONHASHSEED": hash_seed},
+        ).stdout
+        for hash_seed in ("1", "2")
+    }
+    assert len(outputs) == 1
+    assert outputs.pop().count(b"\n") == 500
+
+
+def test_the_start_moves_every_time_and_nothing_else_of_what_people_do() -> None:
+    early, late = (Shop(seed=1, start_ms=START_MS + shift, users=500) for shift in (0, 7 * DAY))
+    times = [[record.at_ms for record in one.events(limit=1000)] for one in (early, late)]
+    assert times[1] == [at + 7 * DAY for at in times[0]]
+    ids = [{record["message_id"] for record in read(one.events(limit=1000))} for one in (early, late)]
+    assert not ids[0] & ids[1]
+
+
+# --- Order ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tracker", [None, Tracker(), BUSY])
+def test_records_come_in_order_of_stream_time(tracker: Tracker | None) -> None:
+    times = [record.at_ms for record in shop(tracker=tracker).events(limit=20_000)]
+    assert times == sorted(times)
+    assert times[0] >= START_MS
+
+
+def test_a_start_between_two_seconds_keeps_the_order() -> None:
+    one = Shop(seed=1, users=300, start_ms=START_MS + 777, events_per_s=50, tracker=BUSY)
+    times = [record.at_ms for record in one.events(limit=3000)]
+    assert times == sorted(times)
+    assert times[0] >= START_MS + 777
+
+
+def test_until_is_excluded() -> None:
+    records = list(shop().events(until_ms=START_MS + HOUR))
+    following = list(shop().events(limit=len(records) + 1))[-1]
+    assert records[-1].at_ms < START_MS + HOUR <= following.at_ms
+
+
+# --- Native records ---------------------------------------------------------------------------------------------------
+
+
+def test_every_record_is_native_and_the_perfect_tracker_sends_it_once_at_its_time() -> None:
+    seen: set[str] = set()
+    for at_ms, user_id, value in shop().events(limit=20_000):
+        record = orjson.loads(value)
+        assert b"\n" not in value
+        assert record["user_id"] == user_id
+        assert record["message_id"] not in seen
+        seen.add(record["message_id"])
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", record["timestamp"])
+        assert ms(record["timestamp"]) == at_ms
+        if record.get("type") == "identify":
+            assert set(record) == {"type", "message_id", "user_id", "timestamp", "traits"}
+            assert record["traits"]
+        else:
+            assert record["event"] in EVENT_NAMES
+            assert isinstance(record["properties"], dict)
+            assert set(record) - {"traits"} == {
+                "message_id", "user_id", "event", "timestamp", "properties", "context",
+            }  # fmt: skip
+            assert not [key for key in record["properties"] if key.startswith("$")]
+
+
+def test_every_kind_of_event_comes(day: list[Record]) -> None:
+    assert {record.get("event", "identify") for record in day} == {*EVENT_NAMES, "identify"}
+
+
+# --- The noise of a real tracker --------------------------------------------------------------------------------------
+
+
+def test_without_its_noise_the_tracker_s_stream_is_the_perfect_one() -> None:
+    until = START_MS + 6 * HOUR
+    perfect = {record["message_id"]: record for record in read(shop().events(until_ms=until - HOUR))}
+    sent: dict[str, Record] = {}
+    for record in shop(tracker=BUSY).events(until_ms=until):
+        try:
+            whole = orjson.loads(record.value)
+            ms(whole["timestamp"])
+        except (orjson.JSONDecodeError, TypeError, ValueError):
+            continue
+        if whole["user_id"] is not None:
+            del whole["received_at"]
+            sent[whole["message_id"]] = whole
+    assert {key: sent[key] for key in perfect} == perfect
+
+
+def test_the_noise_has_its_shares() -> None:
+    limit = 60_000
+    copies: Counter[str] = Counter()
+    late = broken = 0
+    for at_ms, user_id, value in shop(tracker=Tracker(duplicates=0.02, late=0.03, broken=0.01)).events(limit=limit):
+        try:
+            record = orjson.loads(value)
+            delay = at_ms - ms(record["timestamp"])
+            assert record["user_id"] == user_id
+        except (orjson.JSONDecodeError, TypeError, ValueError, AssertionError):
+            broken += 1
+            continue
+        assert ms(record["received_at"]) == at_ms
+        assert 0 < delay < 30 * MINUTE + 30_000
+        copies[record["message_id"]] += 1
+        late += copies[record["message_id"]] == 1 and delay > 5000
+    assert set(copies.values()) == {1, 2}
+    assert sum(count - 1 for count in copies.values()) / limit == pytest.approx(0.02, rel=0.2)
+    assert broken / limit == pytest.approx(0.01, rel=0.2)
+    assert late / limit == pytest.approx(0.025, rel=0.3)  # The rest of the late ones come within 5 s.
+
+
+# --- A lifelike shop --------------------------------------------------------------------------------------------------
+
+
+def test_the_day_has_the_events_that_were_ordered() -> None:
+    count = sum(1 for _ in Shop(seed=5, users=10_000, events_per_s=2).events(until_ms=START_MS + DAY))
+    assert count / 86_400 == pytest.approx(2, rel=0.07)
+
+
+def test_evenings_are_busy_and_nights_are_quiet(day: list[Record]) -> None:
+    hours = Counter((ms(record["timestamp"]) // HOUR + 8) % 24 for record in day[: len(day) * 2 // 3])
+    assert hours[21] > 5 * hours[4]
+
+
+def test_most_look_some_put_in_the_cart_and_fewer_buy(day: list[Record]) -> None:
+    events = Counter(record.get("event", "identify") for record in day)
+    assert 0.04 < events["add_to_cart"] / events["product_view"] < 0.12
+    assert 0.2 < events["purchase"] / events["add_to_cart"] < 0.5
+    assert events["begin_checkout"] > 1.3 * events["purchase"]
+    assert 0.03 < events["return_request"] / events["order_delivered"] < 0.1
+    assert events["remove_from_cart"] > 0
+    assert events["sign_up"] > events["newsletter_subscribe"] > 0
+
+
+def test_people_come_back_to_what_they_liked_and_some_fill_two_carts_and_leave_them(day: list[Record]) -> None:
+    carts: defaultdict[str, list[int]] = defaultdict(list)
+    views: Counter[tuple[str, str]] = Counter()
+    bought: defaultdict[str, list[int]] = defaultdict(list)
+    for record in day:
+        match record.get("event"):
+            case "add_to_cart":
+                carts[record["user_id"]].append(ms(record["timestamp"]))
+            case "product_view":
+                views[record["user_id"], record["properties"]["sku"]] += 1
+            case "purchase":
+                bought[record["user_id"]].append(ms(record["timestamp"]))
+    twice = [
+        (user, second)
+        for user, times in carts.items()
+        for first, second in pairwise(times)
+        if second - first < 30 * MINUTE
+    ]
+    rescued = [1 for user, at in twice if any(at < then < at + 30 * MINUTE for then in bought[user])]
+    assert len(twice) > 100
+    assert 0.1 < len(rescued) / len(twice) < 0.8
+    assert sum(1 for count in views.values() if count >= 3) > 100
+
+
+def test_few_products_get_most_of_the_views_and_prices_spread_widely(day: list[Record]) -> None:
+    views = Counter(r["properties"]["sku"] for r in day if r.get("event") == "product_view")
+    ranked = [count for _, count in views.most_common()]
+    assert sum(ranked[: len(ranked) // 5]) > 0.5 * sum(ranked)
+    prices = sorted(
+        {
+            r["properties"]["sku"]: r["properties"]["price"]
+            for r in day
+            if r.get("event") == "product_view" and r["properties"]["currency"] == "CNY"
+        }.values()
+    )
+    assert len(prices) == 400
+    assert prices[0] > 0
+    assert prices[len(prices) // 2] < sum(prices) / len(prices) < prices[-1] / 4  # Log-normal: a long tail upwards.
+
+
+def test_carts_and_orders_add_up(day: list[Record]) -> None:
+    orders: dict[str, Record] = {}
+    for record in day:
+        properties = record.get("properties", {})
+        match record.get("event"):
+            case "add_to_cart" | "remove_from_cart":
+                assert properties["amount"] == round(properties["price"] * properties["quantity"], 2)
+            case "purchase":
+                assert properties["order_id"] not in orders
+                assert properties["items"] == len(properties["skus"]) > 0
+                orders[properties["order_id"]] = record
+            case "order_delivered" | "return_request" | "review":
+                order = orders[properties["order_id"]]
+                assert order["user_id"] == record["user_id"]
+                assert ms(order["timestamp"]) < ms(record["timestamp"])
+
+
+def test_members_are_identified_with_what_channels_and_flows_need(day: list[Record]) -> None:
+    profiles: defaultdict[str, Record] = defaultdict(dict)
+    signed_up = 0
+    for record in day:
+        profiles[record["user_id"]].update(record.get("traits", {}))
+        if record.get("event") == "sign_up":  # The traits have come first.
+            assert profiles[record["user_id"]]["name"]
+            signed_up += 1
+    members = [profile for profile in profiles.values() if "tier" in profile]
+    assert signed_up > 20
+    assert {profile["tier"] for profile in members} == {"bronze", "silver", "gold"}
+    assert {profile["country"] for profile in members} == {"CN", "GB", "DE", "US"}
+    for attribute, least in (("phone", 0.8), ("email", 0.8), ("push_token", 0.4), ("marketing_consent", 1)):
+        assert sum(1 for profile in members if attribute in profile) >= least * len(members)
+    for profile in members:
+        assert profile.get("email", "@example.com").split("@")[1] in ("example.com", "example.org", "example.net")
+        # Numbers that nobody has.
+        assert re.match(r"\+(86100|447700900|493023125|1\d{3}55501)", profile.get("phone", "+86100"))
+
+
+def test_tiers_rise_with_what_was_spent(day: list[Record]) -> None:
+    assert any(record.get("traits") == {"tier": "silver"} for record in day)
+
+
+# --- The command line, and what is refused ----------------------------------------------------------------------------
+
+
+def test_the_command_writes_the_same_lines_as_write_jsonl(
+    tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    main(["--events", "700", "--seed", "4", "--users", "900", "--rate", "3", "--perfect"])
+    size = shop(seed=4, users=900, rate=3).write_jsonl(tmp_path / "events.jsonl", 700)
+    written = (tmp_path / "events.jsonl").read_bytes()
+    assert capsysbinary.readouterr().out == written
+    assert len(written) == size
+    assert written.count(b"\n") == 700
+
+
+def test_a_bad_start_or_size_is_refused_with_what_to_write(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, message in (
+        (["--start", "soon"], "write it as 2026-11-23T12:00:00Z"),
+        (["--users", "0"], "at least 1 user"),
+        (["--rate", "0"], "over 0"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            main(arguments)
+        assert stopped.value.code == 2
+        assert message in capsys.readouterr().err
+
+
+# --- The examples -----------------------------------------------------------------------------------------------------
+
+
+def _asked(node: Any) -> Iterator[tuple[str, Record]]:
+    """Yield each event that a flow asks for, with its `where`."""
+    if isinstance(node, dict):
+        if isinstance(node.get("event"), str):
+            yield node["event"], node.get("where") or {}
+        for value in node.values():
+            yield from _asked(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _asked(value)
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("shop/flows/*.yaml")), ids=lambda path: path.stem)
+def test_an_example_flow_speaks_of_what_the_shop_sends(path: Path, day: list[Record]) -> None:
+    properties: defaultdict[str, set[str]] = defaultdict(set)
+    attributes: set[str] = set()
+    for record in day:
+        properties[record.get("event", "")].update(record.get("properties", {}))
+        attributes.update(record.get("traits", {}))
+    text = path.read_text()
+    flow = yaml.safe_load(text)
+    asked = list(_asked(flow))
+    assert asked
+    for event, where in asked:
+        assert event in EVENT_NAMES
+        assert set(where) <= properties[event]
+    trigger = flow["trigger"]["event"]
+    assert set(re.findall(r"\bentry\.(\w+)", text)) <= properties[trigger]
+    own = {key for step in re.findall(r"\bset: \{(.*)\}", text) for key in re.findall(r"(\w+):", step)}
+    assert set(re.findall(r"\bprofile\.(\w+)", text)) <= attributes | own
