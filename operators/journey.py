@@ -6,7 +6,7 @@ step does is the step's; what a journey is, how often a step may be visited and 
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from state.iso import format_ms
 
@@ -78,11 +78,11 @@ def leave(visit: Visit, journey: Journey, rule: Exit) -> None:
     """End *journey* since *rule* says so: a goal counts as converted."""
     visit.journey_or_none = journey
     message_id, event = visit.heard_cause
-    cause = {"message_id": message_id, "event": event}
+    by = {"by": {"message_id": message_id, "event": event}}
     if rule.goal:
         visit.program.tally(visit.out, CONVERTED)
-        visit.journal("converted", reason=rule.label, cause=cause, step=False)
-    _close(visit, "exited", EXITED, rule.label, cause=cause)
+        visit.journal("converted", reason=rule.label, detail=by, cause=visit.cause(), step=False)
+    _close(visit, "exited", EXITED, rule.label, detail=by, cause=visit.cause())
 
 
 def _stand(visit: Visit, journey: Journey, branch: Branch) -> None:
@@ -142,7 +142,7 @@ def _close(
     reason: str | None,
     *,
     cause: dict[str, str | None] | None = None,
-    detail: dict[str, str] | None = None,
+    detail: dict[str, Any] | None = None,
     step: bool = False,
 ) -> None:
     """End the journey: exactly once, and for a reason that the journal has."""

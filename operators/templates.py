@@ -42,12 +42,12 @@ DEPTH_MAX: Final = 50  # Of an expression, so that no template ends in Python's 
 
 OUTPUT_MAX_BYTES: Final = 65_536
 LOOP_MAX: Final = 10_000  # Rounds of a loop, times those of the loops around it; also numbers in a range.
-# What one rendering may do: a node, a look-up, an element or 32 characters that a filter touches are a step each. A
-# mail body with a table of 1000 products takes some 10 000; all of them take about 0.3 s.
-STEPS_MAX: Final = 400_000
+# What one rendering may do: a node, a look-up, an element or 16 characters that a filter touches are a step each. A
+# table of 1000 products takes some 15 000; all of them take less than a second.
+STEPS_MAX: Final = 200_000
 
 _INTEGER_BITS_MAX: Final = 256
-_CHARS_PER_STEP_BITS: Final = 5
+_CHARS_PER_STEP_BITS: Final = 4
 
 
 class Missing(Enum):
@@ -371,6 +371,8 @@ def _apply(name: str, rule: _Filter, budget: _Budget, value: object, /, *args: o
     except Exception as error:
         if isinstance(error.__cause__, ZeroDivisionError):
             raise TemplateFailed(f"the filter {name!r} would divide by zero") from None
+        if not _fits(rule, args, options):
+            raise TemplateFailed(f"the filter {name!r} takes other arguments") from None
         kinds = ", ".join(_kind(one) for one in inputs)
         raise TemplateFailed(
             f"the filter {name!r} cannot take {_kind(value)}{' with ' if kinds else ''}{kinds}"
@@ -382,6 +384,17 @@ def _apply(name: str, rule: _Filter, budget: _Budget, value: object, /, *args: o
     if not rule.at_a_glance:
         budget.spend_on(result)
     return result
+
+
+def _fits(rule: _Filter, args: tuple[object, ...], options: dict[str, object]) -> bool:
+    """Say whether a filter takes as many arguments, and such options."""
+    from inspect import signature  # Slow to import, and python-liquid has done so.
+
+    try:
+        signature(rule.call).bind(*([None] * (1 + rule.ours)), *args, **options)
+    except TypeError:
+        return False
+    return True
 
 
 def _default(_: _Budget, value: object, fallback: object = "", *, allow_false: object = False) -> object:
@@ -450,8 +463,7 @@ def _items(value: object) -> list[object]:
 
 def _round(_: _Budget, value: object, digits: object = 0) -> int | float:
     """`round`, halves away from zero, in decimal as written: 2.5 is 3, and 1.005 to two digits is 1.01."""
-    places = _whole(digits)
-    number = _number(value)
+    number, places = _number(value), int(_number(digits))
     rounded = number.quantize(Decimal(1).scaleb(-places), ROUND_HALF_UP)
     return float(rounded) if places > 0 and number.as_tuple().exponent != 0 else int(rounded)
 
@@ -468,6 +480,8 @@ def _truncatewords(_: _Budget, value: str, words: object = 15, end: object = "..
 
 
 def _whole(value: object) -> int:
+    if isinstance(value, bool) or not _NUMBER.fullmatch(str(value).strip()):
+        raise TypeError
     return int(_number(value))
 
 
@@ -766,14 +780,18 @@ def _explained(error: LiquidError, tags: Iterable[str]) -> TemplateSyntaxError:
             said, hint = f"unknown tag {name!r}", _nearest(name, words)
     elif match := re.fullmatch(r"expected tag end(\w+), found .*", said):
         said, hint = f"'{{% {match[1]} %}}' is never closed", f"put '{{% end{match[1]} %}}' where it ends"
-    elif match := re.fullmatch(r"expected end of expression, found (.+)", said):
-        said = f"{_KINDS_OF_TOKENS.get(match[1], match[1])} is not expected here"
-        hint = "a filter comes after '|', and what it takes after ':', as in {{ profile.name | default: 'friend' }}"
     elif said == "expected a primitive expression, found end of expression":
         said = "a value is missing"
+    elif said == "missing expression":
+        said = "the tag says nothing"
+    elif match := re.fullmatch(r"expected end of expression, found (.+)", said):
+        said = f"{_token(match[1])} is not expected here"
+        hint = "a filter comes after '|', and what it takes after ':', as in {{ profile.name | default: 'friend' }}"
+        if match[1] == "'='":
+            hint = "equal is '=='"
     elif said == "expected an identifier, found integer":
         said, hint = "a number cannot stand after a dot", "an element of a list is [0], the first one"
-    elif match := re.fullmatch(r"expected an identifier, found ([a-z]+)", said):
+    elif (match := re.fullmatch(r"expected an identifier, found ([a-z]+)", said)) and match[1] not in _TOKENS:
         said = f"{match[1]!r} is a word of the language and cannot stand after a dot"
         hint = f"write ['{match[1]}'] instead of .{match[1]}"
     elif said in {"unexpected '“'", "unexpected '”'", "unexpected '‘'", "unexpected '’'"}:
@@ -783,18 +801,24 @@ def _explained(error: LiquidError, tags: Iterable[str]) -> TemplateSyntaxError:
     elif said == "unexpected liquid parsing error":
         said = "it is nested too deeply, or not a template"
     elif match := re.fullmatch(r"expected (.+), found (.+)", said):
-        expected = "a value" if match[1] == "a primitive expression" else _KINDS_OF_TOKENS.get(match[1], match[1])
-        said = f"expected {expected}, found {_KINDS_OF_TOKENS.get(match[2], match[2])}"
+        said = f"expected {_token(match[1])}, found {_token(match[2])}"
     token = error.token
     if token is not None and token.start_index >= 0:
         said += _where(token.source, token.start_index)
     return TemplateSyntaxError(said, hint)
 
 
-_KINDS_OF_TOKENS: Final = {
+def _token(kind: str) -> str:
+    return _TOKENS.get(kind, kind if kind.startswith("'") else repr(kind))
+
+
+_TOKENS: Final = {
+    "a primitive expression": "a value",
+    "an identifier": "a name",
     "colon": "':'",
     "comma": "','",
     "dot": "'.'",
+    "dpipe": "'||'",
     "end of expression": "nothing more",
     "float": "a number",
     "identindex": "an element '[0]'",
@@ -849,8 +873,7 @@ def _engine() -> Callable[[str], Template]:
     """
     from liquid import BoundTemplate, Environment, RenderContext, Undefined
     from liquid.ast import BlockNode, Node
-    from liquid.builtin.expressions import FilteredExpression, Path
-    from liquid.builtin.expressions.logical import ContainsExpression, EqExpression, NeExpression
+    from liquid.builtin.expressions import FilteredExpression, Path, logical
     from liquid.builtin.expressions.primitive import RangeLiteral
     from liquid.builtin.output import OutputNode
     from liquid.builtin.tags.case_tag import CaseNode
@@ -969,33 +992,27 @@ def _engine() -> Callable[[str], Template]:
                 raise TemplateFailed(f"a range has more than {LOOP_MAX} numbers")
             return numbers
 
-    class Eq(EqExpression):
-        __slots__ = ()
+    def counted(base: type[Any]) -> type[Any]:
+        """Return the operator *base* as one that spends steps."""
 
-        def evaluate(self, context: RenderContext) -> object:
+        def evaluate(self: Any, context: RenderContext) -> object:
             spend_on_comparing(context, self.left)
-            return super().evaluate(context)
+            return base.evaluate(self, context)
 
-    class Ne(NeExpression):
-        __slots__ = ()
-
-        def evaluate(self, context: RenderContext) -> object:
-            spend_on_comparing(context, self.left)
-            return super().evaluate(context)
-
-    class Contains(ContainsExpression):
-        __slots__ = ()
-
-        def evaluate(self, context: RenderContext) -> object:
-            spend_on_comparing(context, self.left)
-            return super().evaluate(context)
+        return type(base.__name__, (base,), {"__slots__": (), "evaluate": evaluate})
 
     def spend_on_comparing(context: RenderContext, left: Expression) -> None:
-        value = left.evaluate(context)
-        if isinstance(value, (list, tuple, dict)):
-            budget_of(context).spend_on(value)
+        value = left.evaluate(context) if isinstance(left, Path) else None
+        budget_of(context).spend_on(value if isinstance(value, (list, tuple, dict)) else None)
 
-    ours = {one.__base__: one for one in (Output, Echo, Cycle, Block, Case, Range, Eq, Ne, Contains)}
+    ours: dict[type[Any], type[Any]] = {
+        OutputNode: Output,
+        EchoNode: Echo,
+        CycleNode: Cycle,
+        BlockNode: Block,
+        CaseNode: Case,
+        RangeLiteral: Range,
+    } | {one: counted(one) for one in vars(logical).values() if isinstance(one, type) and hasattr(one, "left")}
 
     class Rules(Environment):
         block_nesting_limit = 30

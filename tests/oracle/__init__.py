@@ -1,1 +1,1 @@
-"""A second, naive implementation of the semantics, written from the specification alone, to check the first."""
+"""A second, naive implementation of the semantics, from the specification alone, to check the first."""

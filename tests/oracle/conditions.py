@@ -79,7 +79,7 @@ def operator_holds(name: str, value: Any, argument: Any, now: int, fields: Field
 
 
 def argument_of(argument: Any, fields: Fields | None) -> Any:
-    """Values of templates; raise `Missing` or `Failed`. W9: "In a list one missing element makes the test false"."""
+    """Fill templates in; raise `Missing` or `Failed`. W9: "In a list one missing element makes the test false"."""
     if isinstance(argument, list):
         return [argument_of(one, fields) for one in argument]
     if not is_template(argument):
@@ -111,7 +111,7 @@ def positive_holds(name: str, value: Any, argument: Any, now: int) -> bool:
         return comparable(value, argument) and value <= argument
     if name == "between":
         low, high = argument
-        return comparable(value, low) and comparable(value, high) and low <= value <= high
+        return comparable(value, low) and comparable(value, high) and bool(low <= value <= high)
     if name == "contains":
         if isinstance(value, list):
             return any(same(one, argument) for one in value)  # W11
@@ -181,7 +181,7 @@ def did_holds(did: dict[str, Any], count_of: CountOf) -> bool:
 
 
 def local_time_holds(test: dict[str, Any], flow: dict[str, Any], now: int, profile: dict[str, Any]) -> bool:
-    """W10: "`after` inclusive, `before` exclusive; `after` > `before` crosses midnight"; days of the local date."""
+    """W10: "`after` inclusive, `before` exclusive; `after` > `before` crosses midnight"; days are local."""
     local = ms_to_local(now, zone_of(profile, flow))
     if "days" in test and WEEKDAYS[local.weekday()] not in test["days"]:
         return False

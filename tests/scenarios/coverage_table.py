@@ -99,7 +99,7 @@ NOT_COVERED = {
 PARTLY = {
     "T5": "All reasons but `unknown_format`, which only other formats than `native` have.",
     "T7": "That receipts and memberships are told apart from events; what they do comes with them.",
-    "V9": "Two files of one deployment; content that changed against an earlier deployment needs two runs on one state.",
+    "V9": "Two files of one deployment; changed content needs two runs on one state.",
     "E1": "All but a change of state between two runs.",
     "E3": "Event triggers; audience rows come with audience triggers.",
     "O3": "Users, wake-ups and records; audience runs come with them.",
@@ -131,7 +131,7 @@ def _by_spec(scenarios: Sequence[Scenario]) -> dict[str, dict[str, int]]:
 
 
 def unknown_ids(scenarios: Sequence[Scenario]) -> list[str]:
-    """Return what scenarios call their specification and nobody knows, and what neither has a test nor a reason."""
+    """Return the ids that nobody knows, that have neither test nor reason, and that have both."""
     found = _by_spec(scenarios)
     known = {*SECTIONS, *FINE_PRINT}
     strange = [spec for spec in found if spec not in known and not spec.startswith("incident: ")]

@@ -1,4 +1,4 @@
-"""Scenario files: the compact notation of tests/scenarios/*.yaml and the records it stands for. See README.md."""
+"""Scenario files: their compact notation, and the records it stands for. See README.md."""
 
 import base64
 import json
@@ -36,9 +36,12 @@ JOURNAL_KINDS = {
 JOURNAL_FIELDS = {"at", "user_id", "seq", "flow", "version", "journey_id", "kind"}
 JOURNAL_OPTIONAL = {"step", "reason", "detail", "cause", "job"}
 ACTION_FIELDS = {
-    "action_id", "channel", "user_id", "to", "flow", "version", "journey_id", "step", "visit", "template", "vars",
-    "category", "at", "expires_at", "seq", "cause",
+    "action_id", "channel", "user_id", "to", "flow", "version", "journey_id", "step", "visit", "template",
+    "vars", "category", "at", "expires_at", "seq", "cause",
 }  # fmt: skip
+
+
+BALANCE = {"entered": 1, "ended": -1, "exited": -1, "failed": -1}
 
 
 class CoreLoader(yaml.SafeLoader):
@@ -53,7 +56,9 @@ for _tag, _pattern, _first in [
     ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", "-+0123456789."),
 ]:
     CoreLoader.add_implicit_resolver(
-        f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), [c if c != "\0" else "" for c in _first]
+        f"tag:yaml.org,2002:{_tag}",
+        re.compile(rf"^(?:{_pattern})$"),
+        [c if c != "\0" else "" for c in _first],
     )
 
 
@@ -63,7 +68,13 @@ def _int(loader: CoreLoader, node: yaml.ScalarNode) -> int:
 
 
 CoreLoader.add_constructor("tag:yaml.org,2002:int", _int)
-CoreLoader.add_constructor("tag:yaml.org,2002:float", lambda loader, node: float(loader.construct_scalar(node)))
+
+
+def _float(loader: CoreLoader, node: yaml.ScalarNode) -> float:
+    return float(str(loader.construct_scalar(node)))
+
+
+CoreLoader.add_constructor("tag:yaml.org,2002:float", _float)
 
 
 @dataclass(frozen=True)
@@ -87,13 +98,13 @@ class Scenario:
         return "check" in self.expect
 
 
-# --- Times ---------------------------------------------------------------------------------------------------------
+# --- Times ----------------------------------------------------------------------------------------
 
 _TIME = re.compile(r"(?:(?:(\d{4})-)?(\d\d-\d\d)[ T])?(\d\d:\d\d)(?::(\d\d)(?:\.(\d{3}))?)?")
 
 
 def instant(text: str) -> str:
-    """Return the written-out time of `08:00`, `08:00:30.500`, `11-24 08:00` or `2027-01-01 08:00` (all UTC)."""
+    """Return `08:00`, `08:00:30.500`, `11-24 08:00` or `2027-01-01 08:00` (all UTC), written out."""
     found = _TIME.fullmatch(text)
     assert found, f"not a time of a scenario: {text!r}"
     year, day, minute, second, milli = found.groups()
@@ -101,7 +112,7 @@ def instant(text: str) -> str:
     return f"{date}T{minute}:{second or '00'}.{milli or '000'}Z"
 
 
-# --- Events --------------------------------------------------------------------------------------------------------
+# --- Events ---------------------------------------------------------------------------------------
 
 
 def line_of(row: Any) -> bytes:
@@ -156,7 +167,7 @@ def _dump(value: Any) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-# --- Files ---------------------------------------------------------------------------------------------------------
+# --- Files ----------------------------------------------------------------------------------------
 
 
 def write(scenario: Scenario, folder: Path) -> Path:
@@ -191,7 +202,7 @@ def marked_lines(scenario: Scenario) -> dict[tuple[str, int], str | None]:
     }
 
 
-# --- Expectations --------------------------------------------------------------------------------------------------
+# --- Expectations ---------------------------------------------------------------------------------
 
 
 def digest(*fields: str) -> str:
@@ -260,7 +271,7 @@ def readable_dead_letter(record: dict[str, Any]) -> dict[str, Any]:
     return record | {"raw_bytes": len(raw), "raw_text": raw.decode(errors="replace")}
 
 
-# --- What holds for every run ----------------------------------------------------------------------------------------
+# --- What holds for every run ---------------------------------------------------------------------
 
 
 def assert_sound(actions: list[dict[str, Any]], journal: list[dict[str, Any]]) -> None:
@@ -276,7 +287,7 @@ def assert_sound(actions: list[dict[str, Any]], journal: list[dict[str, Any]]) -
         assert record["seq"] == last[record["user_id"]], f"seq has a gap or a repeat at {record}"
         if record["kind"] == "sent":
             sent[record["user_id"], record["seq"]] = record
-        balance[record["flow"]] += {"entered": 1, "ended": -1, "exited": -1, "failed": -1}.get(record["kind"], 0)
+        balance[record["flow"]] += BALANCE.get(record["kind"], 0)
         assert balance[record["flow"]] >= 0, f"more journeys left than entered at {record}"
         assert (record["journey_id"] is None) == (record["kind"] == "refused")
         for absent in JOURNAL_OPTIONAL & record.keys():
@@ -292,7 +303,7 @@ def assert_sound(actions: list[dict[str, Any]], journal: list[dict[str, Any]]) -
     assert not sent, f"`sent` without an action: {list(sent.values())}"
 
 
-# --- Loading -------------------------------------------------------------------------------------------------------
+# --- Loading --------------------------------------------------------------------------------------
 
 
 def load() -> list[Scenario]:
@@ -311,7 +322,8 @@ def load() -> list[Scenario]:
             assert row["expect"].keys() <= EXPECT_KEYS, f"{row['name']}: {row['expect'].keys() - EXPECT_KEYS}"
             assert_in_order(row.get("events", []), row["name"])
             rest = {k: row[k] for k in row.keys() - {"name", "spec", "flows", "events"}}
-            found.append(Scenario(**common, flows=tuple(row["flows"]), events=tuple(row.get("events", ())), **rest))
+            flows, events = tuple(row["flows"]), tuple(row.get("events", ()))
+            found.append(Scenario(**common, flows=flows, events=events, **rest))
     return found
 
 
@@ -345,7 +357,8 @@ def _written_out(table: dict[str, Any], common: dict[str, Any]) -> list[Scenario
             expect = {"journal_kinds": ["exited"], "journal": [{"user": user} for user in passed]}
         flow = {"flow": "f"} | _flow_with(place, table["where"])
         name = f"{common['name']} [{place}]"
-        scenarios.append(Scenario(**common | {"name": name}, flows=(flow,), events=tuple(judged), expect=expect))
+        named = common | {"name": name}
+        scenarios.append(Scenario(**named, flows=(flow,), events=tuple(judged), expect=expect))
     return scenarios
 
 
