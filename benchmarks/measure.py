@@ -37,9 +37,9 @@ class Cost:
     Attributes:
         wall_s: from the start of the process to its end, Python's own start included.
         cpu_s: of all its processes that were waited for, kernel time included.
-        rss_max_mb: of the largest of its processes.
+        rss_max_mb: of the largest of its processes; no less than the measuring process itself, some 60 MB.
         broker_cpu_s: what Kafka took meanwhile, if it is ours to look at.
-        others_cpu_s: what the machine did besides; much of it, and the run is not to be trusted.
+        others_cpu_s: what the machine did besides, if that can be told; with much of it the run is not to be trusted.
     """
 
     wall_s: float
@@ -77,7 +77,10 @@ def run_json(command: Sequence[str], *, timeout_s: float, broker_pid: int | None
         cpu_s = usage.ru_utime + usage.ru_stime
         broker_cpu_s = _difference(_process_cpu_s(broker_pid), broker)
         all_cpu_s = _difference(_machine_cpu_s(), busy)
-        others_cpu_s = None if all_cpu_s is None else max(0.0, all_cpu_s - cpu_s - (broker_cpu_s or 0.0))
+        # Without the broker's part nobody can say what is left for others.
+        others_cpu_s = None
+        if all_cpu_s is not None and broker_cpu_s is not None:
+            others_cpu_s = max(0.0, all_cpu_s - cpu_s - broker_cpu_s)
         out.seek(0)
         err.seek(0)
         lines = out.read().decode("utf-8", "replace").strip().splitlines()

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 from confluent_kafka import KafkaError, Message, Producer
 
-from tests.kafka.broker import KafkaTopics
+from tests.kafka.broker import ForeignBroker, KafkaTopics
 
 GENERATOR = 1  # Raise it with every change that makes other events, so that no topic of before is taken for one of now.
 
@@ -159,23 +159,25 @@ def events(workload: Workload, content: Content) -> Iterator[tuple[str, str, int
         yield key, text, now_ms
 
 
-def load(workload: Workload, kafka: KafkaTopics, progress: Callable[[int], None]) -> Content:
+def load(workload: Workload, bootstrap: str) -> Content:
     """Write the workload's topic, unless it is there already, and return what is in it.
+
+    To be run in a process of its own: a later child would be charged with the memory that this takes.
 
     Raises:
         RuntimeError: the broker did not take all of it.
     """
-    content = Content()
-    there = sum(kafka.end_offsets(workload.topic).values())
-    if there == workload.events and workload.topic in kafka.topics():
-        for _ in events(workload, content):  # Only to count.
-            if content.events % 10_000 == 0:
-                progress(content.events)
+    kafka: KafkaTopics = ForeignBroker(bootstrap)
+    content, topic = Content(), workload.topic
+    there = sum(kafka.end_offsets(topic).values())
+    if there == workload.events and topic in kafka.topics():
+        for _ in events(workload, content):
+            pass  # Only to count.
         return content
     if there:
-        kafka.delete_topics([workload.topic])
-    if workload.topic not in kafka.topics():
-        kafka.create_topic(workload.topic, workload.partitions, {"retention.ms": "-1"})
+        kafka.delete_topics([topic])
+    if topic not in kafka.topics():
+        kafka.create_topic(topic, workload.partitions, {"retention.ms": "-1"})
     problems: list[str] = []
 
     def report(error: KafkaError | None, _: Message) -> None:
@@ -195,17 +197,16 @@ def load(workload: Workload, kafka: KafkaTopics, progress: Callable[[int], None]
     for key, text, now_ms in events(workload, content):
         while True:
             try:
-                producer.produce(workload.topic, text, key, timestamp=now_ms, on_delivery=report)
+                producer.produce(topic, text, key, timestamp=now_ms, on_delivery=report)
                 break
             except BufferError:
                 producer.poll(0.1)
         if content.events % 10_000 == 0:
             producer.poll(0)
-            progress(content.events)
     left = producer.flush(120)
-    there = sum(kafka.end_offsets(workload.topic).values())
+    there = sum(kafka.end_offsets(topic).values())
     if left or problems or there != workload.events:
-        raise RuntimeError(f"{workload.topic}: {there} of {workload.events} records arrived; {problems[:3]}")
+        raise RuntimeError(f"{topic}: {there} of {workload.events} records arrived; {problems[:3]}")
     return content
 
 

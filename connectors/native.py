@@ -1,53 +1,359 @@
-"""Native decoder (stand-in)."""
+"""The native format: what the bytes of a record say, or why they cannot be read."""
 
 from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import accumulate
+from types import NoneType
+from typing import Annotated, Any, Final
+
+import msgspec
 import orjson
-from state.iso import parse_time_value
+from msgspec import Meta, Struct
+
+from state.iso import all_times, parse_time_value
 from state.records import EVENT, IDENTIFY, MEMBERSHIP, RECEIPT, Record, Reject
+
+BYTES_MAX: Final = 1_048_576  # Kafka itself takes no larger records unless told to.
+LEVELS_MAX: Final = 64  # Whoever walks through what was sent may recurse.
+USER_ID_CHARACTERS_MAX: Final = 256
+NAME_CHARACTERS_MAX: Final = 128
+
+_LIST: Final = ord("[")
+_KINDS_OF_VALUE: Final = {
+    str: "a text",
+    int: "a number",
+    float: "a number",
+    bool: "a boolean",
+    dict: "an object",
+    list: "a list",
+    NoneType: "null",
+}
 
 
 def decode(raw: bytes) -> Record | Reject:
-    if len(raw) > 1048576:
-        return Reject("too_large", "")
+    """Return the record that *raw* is, or the first reason why it is none, in the order of `docs/records.md`.
+
+    null is as absent for every optional field. So is a `message_id` of "": if a tracker fills the field
+    without having an id, all events of a user but one would else be dropped as duplicates. Fields that belong
+    to another kind of record are unknown fields, neither checked nor used.
+
+    Args:
+        raw: the record without its line end.
+    """
+    value = parse_object(raw)
+    return value if isinstance(value, Reject) else record_of(value)
+
+
+def parse_object(raw: bytes) -> dict[str, Any] | Reject:
+    """Return the JSON object that *raw* is, or why it is none; this much all formats have in common.
+
+    Of duplicate keys the last wins; integers beyond 64 bits become doubles.
+    """
+    if len(raw) > BYTES_MAX:
+        return Reject("too_large", f"the record has {len(raw)} bytes, {BYTES_MAX} are allowed")
     try:
-        o = orjson.loads(raw)
-    except orjson.JSONDecodeError as e:
-        return Reject("not_json", str(e))
-    if not isinstance(o, dict):
-        return Reject("not_an_object", "")
-    u = o.get("user_id")
-    if u is None or u == "":
-        return Reject("no_user", "")
-    if not isinstance(u, str) or len(u) > 256:
-        return Reject("bad_type", "user_id")
-    kind = EVENT
-    if o.get("action_id") is not None and o.get("status") is not None:
+        value = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        if _levels(raw) <= LEVELS_MAX:
+            return Reject("not_json", str(error))
+        # Deeper than the parser goes, it gives up before the end: whether all of it is JSON is still open.
+        return _too_deep() if _is_json(raw) else Reject("not_json", "not JSON, and nested deeply")
+    if (_LIST in raw or raw.count(b"{") > LEVELS_MAX) and _levels(raw) > LEVELS_MAX:
+        return _too_deep()
+    if isinstance(value, dict):
+        return value
+    return Reject("not_an_object", f"the record is {_KINDS_OF_VALUE[value.__class__]}, not an object")
+
+
+def record_of(value: dict[str, Any]) -> Record | Reject:
+    """Return the record that an object in the native shape is, or why it is none. *value* is not copied."""
+    get = value.get
+    user_id = get("user_id")
+    if user_id.__class__ is not str or not 0 < len(user_id) <= USER_ID_CHARACTERS_MAX:
+        return _bad_name("user_id", user_id, "no_user", USER_ID_CHARACTERS_MAX)
+    name: Any = ""
+    properties = traits = fields = None
+    if get("action_id") is not None and get("status") is not None:
         kind = RECEIPT
-    elif o.get("audience") is not None and o.get("member") is not None:
+        fields = value
+        for field in ("action_id", "status"):
+            if value[field].__class__ is not str:
+                return _bad_type(field, value[field], "a text")
+    elif get("audience") is not None and get("member") is not None:
         kind = MEMBERSHIP
-    elif o.get("type") == "identify":
-        kind = IDENTIFY
-    name = ""
-    if kind == EVENT:
-        name = o.get("event")
-        if name is None or name == "":
-            return Reject("no_event", "")
-        if not isinstance(name, str) or len(name) > 128:
-            return Reject("bad_type", "event")
-    p, t, m = o.get("properties"), o.get("traits"), o.get("message_id")
-    if (
-        (p is not None and not isinstance(p, dict))
-        or (t is not None and not isinstance(t, dict))
-        or (m is not None and not isinstance(m, str))
-    ):
-        return Reject("bad_type", "")
-    at = rec = None
-    if o.get("timestamp") is not None:
-        at = parse_time_value(o["timestamp"])
-        if at is None:
-            return Reject("bad_time", "timestamp")
-    if o.get("received_at") is not None:
-        rec = parse_time_value(o["received_at"])
-        if rec is None:
-            return Reject("bad_time", "received_at")
-    return Record(kind, u, name, m or None, at, rec, p or {}, t, None)
+        fields = value
+        if value["audience"].__class__ is not str:
+            return _bad_type("audience", value["audience"], "a text")
+        if value["member"].__class__ is not bool:
+            return _bad_type("member", value["member"], "a boolean")
+        row = get("row")
+        if row.__class__ is not dict and row is not None:
+            return _bad_type("row", row, "an object")
+    else:
+        traits = get("traits")
+        if get("type") == "identify":
+            kind = IDENTIFY
+            if traits is None:
+                traits = {}
+        else:
+            kind = EVENT
+            name = get("event")
+            if name.__class__ is not str or not 0 < len(name) <= NAME_CHARACTERS_MAX:
+                return _bad_name("event", name, "no_event", NAME_CHARACTERS_MAX)
+            properties = get("properties")
+            if properties.__class__ is not dict and properties is not None:
+                return _bad_type("properties", properties, "an object")
+        if traits.__class__ is not dict and traits is not None:
+            return _bad_type("traits", traits, "an object")
+    message_id = get("message_id")
+    if message_id.__class__ is not str and message_id is not None:
+        return _bad_type("message_id", message_id, "a text")
+    at_ms = get("timestamp")
+    if at_ms is not None:
+        at_ms = parse_time_value(at_ms)
+        if at_ms is None:
+            return _bad_time("timestamp")
+    received_ms = get("received_at")
+    if received_ms is not None:
+        received_ms = parse_time_value(received_ms)
+        if received_ms is None:
+            return _bad_time("received_at")
+    if properties is None:
+        properties = {}
+    return Record(kind, user_id, name, message_id or None, at_ms, received_ms, properties, traits, fields)
+
+
+def _bad_name(field: str, value: object, missing: str, characters_max: int) -> Reject:
+    if value is None or value == "":
+        return Reject(missing, f"`{field}` is missing, null or empty")
+    if isinstance(value, str):
+        return Reject("bad_type", f"`{field}` has {len(value)} characters, {characters_max} are allowed")
+    return _bad_type(field, value, "a text")
+
+
+def _bad_type(field: str, value: object, wanted: str) -> Reject:
+    return Reject("bad_type", f"`{field}` is {_KINDS_OF_VALUE[value.__class__]}, not {wanted}")
+
+
+def _bad_time(field: str) -> Reject:
+    return Reject("bad_time", f"`{field}` is neither an ISO 8601 time nor ms since 1970, from 1970 to 9999")
+
+
+def _too_deep() -> Reject:
+    return Reject("too_deep", f"objects and lists nest more than {LEVELS_MAX} levels deep")
+
+
+# How deep a record nests.
+
+# A text; also one without an end, else its inner quotes would be tried one by one, each up to the end.
+_TEXT: Final = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?'
+_WORD: Final = rb'[^ \t\n\r"\[\]{}:,]++'
+_TEXTS: Final = re.compile(_TEXT, re.DOTALL)
+_WORDS: Final = re.compile(_WORD)
+_SCALARS: Final = re.compile(_TEXT + rb"|" + _WORD, re.DOTALL)
+_ALL_BUT_BRACKETS: Final = bytes(byte for byte in range(256) if byte not in b"[]{}")
+_STEPS: Final = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
+
+
+def _levels(raw: bytes) -> int:
+    """Return how deep objects and lists nest in a JSON text, also in what a duplicate key hides.
+
+    0 stands for anything that is allowed and quick to see: there are no more opening brackets than levels.
+    """
+    if raw.count(b"{") + raw.count(b"[") <= LEVELS_MAX:
+        return 0
+    brackets = _TEXTS.sub(b"", raw).translate(None, _ALL_BUT_BRACKETS)
+    return max(accumulate(map(_STEPS.__getitem__, brackets)), default=0)
+
+
+def _is_json(raw: bytes) -> bool:
+    """Say whether *raw* is JSON at any depth, as `orjson` would if it did not limit the depth.
+
+    `orjson` judges the texts, numbers and words, as one flat list; how they are put together is checked here,
+    without recursion.
+    """
+    try:
+        orjson.loads(b"[" + b",".join(_SCALARS.findall(raw)) + b"]")
+    except orjson.JSONDecodeError:
+        return False
+    signs = _WORDS.sub(b"0", _TEXTS.sub(b'"', raw)).translate(None, b" \t\n\r").decode()
+    closers: list[str] = []  # Those of the objects and lists that are open.
+    state = "value"
+    for sign in signs:
+        match sign:
+            case '"' if state in ("key", "key or end"):
+                state = "colon"
+            case '"' | "0" if state in ("value", "value or end"):
+                state = "next"
+            case "[" if state in ("value", "value or end"):
+                closers.append("]")
+                state = "value or end"
+            case "{" if state in ("value", "value or end"):
+                closers.append("}")
+                state = "key or end"
+            case ":" if state == "colon":
+                state = "value"
+            case "," if state == "next" and closers:
+                state = "value" if closers[-1] == "]" else "key"
+            case "]" | "}" if state in ("next", "value or end", "key or end") and closers:
+                if closers.pop() != sign:
+                    return False
+                state = "next"
+            case _:
+                return False
+    return state == "next" and not closers
+
+
+# Batches. Most events are of interest to nobody, but have to be checked. `msgspec` skips what need not be
+# built in less than half the time that building it takes, and accepts no more than `orjson` does, except for
+# what `_plain` finds.
+
+_CHUNK: Final = 128  # What is paid per chunk is small by then, and a chunk still fits into the near caches.
+
+
+class _Skipped(Struct, gc=False):
+    """Any object; what it holds is skipped."""
+
+
+class _Head(Struct, gc=False):
+    """What decides whether an event is valid and of interest. What does not fit is left to `decode`."""
+
+    user_id: Annotated[str, Meta(min_length=1, max_length=USER_ID_CHARACTERS_MAX)]
+    event: Annotated[str, Meta(min_length=1, max_length=NAME_CHARACTERS_MAX)]
+    message_id: str | None = None
+    timestamp: str | int | None = None
+    received_at: str | int | None = None
+    properties: _Skipped | None = None
+    traits: _Skipped | None = None
+    type: str | None = None
+    action_id: str | None = None
+    audience: str | None = None
+
+
+_head_of: Final = msgspec.json.Decoder(_Head).decode
+
+_TOO_DEEP: Final = b"{" * (LEVELS_MAX + 1)
+_OPENING: Final = bytes(ord("{") if byte == _LIST else byte for byte in range(256))
+_ALL_BUT_OPENING: Final = bytes(byte for byte in range(256) if byte not in b"{[\n")
+_SHAPE: Final = bytes(
+    ord("e") if byte in b"eE" else ord(",") if byte in b"[]{}:, \t\r\n" else ord("x") for byte in range(256)
+)
+_DIGITS: Final = bytes(ord("0") if byte in b"0123456789" else ord("x") for byte in range(256))
+
+
+def _plain(chunk: Sequence[bytes]) -> bool:
+    """Say that no record of *chunk* holds anything that `decode` would refuse and `msgspec` skips.
+
+    Such are too many bytes or levels, bytes that are not UTF-8, and numbers beyond the largest double. False
+    promises nothing.
+    """
+    text = b"\n".join(chunk)
+    if len(text) > BYTES_MAX:
+        return False
+    if not text.isascii():
+        try:
+            text.decode()
+        except UnicodeDecodeError:
+            return False
+    brackets = text.translate(_OPENING, _ALL_BUT_OPENING)
+    if brackets.find(_TOO_DEEP) >= 0 or brackets.count(b"\n") != len(chunk) - 1:
+        return False
+    # Two kinds of numbers can be too large. Those with an exponent: without digits, signs and points nothing
+    # but an "e" is left of them. And those with 309 digits in a row: ten of these are among every 30th byte.
+    if text.translate(_SHAPE, b"0123456789+-.").find(b",e,") >= 0:
+        return False
+    return text[::30].translate(_DIGITS).find(b"0000000000") < 0
+
+
+class NativeDecoder:
+    """Decode batches, with little effort for the events that are of interest to nobody.
+
+    Args:
+        wanted: the names of the events that somebody is interested in; None: all.
+    """
+
+    def __init__(self, wanted: frozenset[str] | None = None) -> None:
+        self._wanted = wanted
+
+    def relevant(self, values: Sequence[bytes]) -> list[tuple[int, Record | Reject]]:
+        """Return (position, what `decode` returns) of all *values* but the events that may leave no trace.
+
+        These are the valid events without `traits` whose name is not wanted. They are checked as by `decode`:
+        what becomes a dead letter does not depend on what is wanted.
+        """
+        if self._wanted is None:
+            return [(position, decode(raw)) for position, raw in enumerate(values)]
+        found: list[tuple[int, Record | Reject]] = []
+        for start in range(0, len(values), _CHUNK):
+            chunk = values[start : start + _CHUNK]
+            quick = self._quickly(chunk, start, self._wanted)
+            if quick is not None:
+                found += quick
+                continue
+            for position, raw in enumerate(chunk, start):
+                quick = self._quickly([raw], position, self._wanted)
+                found += _slowly(raw, position, self._wanted) if quick is None else quick
+        return found
+
+    @staticmethod
+    def _quickly(
+        chunk: Sequence[bytes], start: int, wanted: frozenset[str]
+    ) -> list[tuple[int, Record | Reject]] | None:
+        """Return what is relevant in *chunk*, which begins at *start*; None if a closer look is needed."""
+        if not _plain(chunk):
+            return None
+        found: list[tuple[int, Record | Reject]] = []
+        times: list[str | int] = []
+        for position, raw in enumerate(chunk, start):
+            try:
+                head = _head_of(raw)
+            except (msgspec.MsgspecError, UnicodeDecodeError):
+                found += _slowly(raw, position, wanted)
+                continue
+            if head.type is not None or head.action_id is not None or head.audience is not None:
+                found += _slowly(raw, position, wanted)
+            elif head.event in wanted or head.traits is not None:
+                found.append((position, _event(head, raw)))
+            else:
+                if head.timestamp is not None:
+                    times.append(head.timestamp)
+                if head.received_at is not None:
+                    times.append(head.received_at)
+        return found if all_times(times) else None
+
+
+def _slowly(raw: bytes, position: int, wanted: frozenset[str]) -> list[tuple[int, Record | Reject]]:
+    """Return what `decode` makes of *raw* with its *position*, or nothing if it is of no interest."""
+    record = decode(raw)
+    if isinstance(record, Record) and record.kind == EVENT:
+        return [(position, record)] if record.traits is not None or record.name in wanted else []
+    return [(position, record)]
+
+
+def _event(head: _Head, raw: bytes) -> Record | Reject:
+    """Return what `decode` returns for a plain record with a head that fits."""
+    at_ms = received_ms = None
+    if head.timestamp is not None:
+        at_ms = parse_time_value(head.timestamp)
+        if at_ms is None:
+            return _bad_time("timestamp")
+    if head.received_at is not None:
+        received_ms = parse_time_value(head.received_at)
+        if received_ms is None:
+            return _bad_time("received_at")
+    try:
+        value = orjson.loads(raw)
+    except orjson.JSONDecodeError:  # Not known to happen; if it does, this is the safe answer.
+        return decode(raw)
+    return Record(
+        EVENT,
+        head.user_id,
+        head.event,
+        head.message_id or None,
+        at_ms,
+        received_ms,
+        value.get("properties") or {},
+        value.get("traits"),
+    )

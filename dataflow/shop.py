@@ -1,9 +1,9 @@
-"""A made-up shop with customers who behave like customers: the event source of demos, examples and benchmarks.
+"""A made-up shop whose customers behave like customers: the event source of demos, examples and benchmarks.
 
-People visit by the hour of their own day; they look around, come back to what they liked, fill carts, leave most of
-them, buy, get parcels, send some back, sign up and rise in tier. What comes out are native records (see
-`docs/records.md`), endless, in order of stream time and the same for the same seed. No clock is read: shop time
-begins at `start_ms` and moves by itself; whoever takes the records decides how fast that is.
+People visit by the hour of their own day; they look around, come back to what they liked, fill carts, leave
+most of them, buy, get parcels, send some back, sign up and rise in tier. What comes out are native records
+(see `docs/records.md`), endless, in order of stream time and the same for the same seed. No clock is read:
+shop time begins at `start_ms` and moves by itself; whoever takes the records decides how fast that is.
 
     python -m dataflow.shop --events 100000 --seed 1 > events.jsonl
 """
@@ -18,7 +18,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from itertools import accumulate, islice
+from itertools import accumulate, islice, takewhile
+from operator import itemgetter
 from math import log
 from pathlib import Path
 from random import Random
@@ -84,10 +85,10 @@ class Shop:
     Args:
         seed: the same seed makes the same catalogue, people and events.
         users: how many people there are. A few of them come much more often than most.
-        start_ms: shop time of the beginning, ms since 1970 UTC. Nobody is inside yet; the shop fills in some minutes.
-        events_per_s: events per second of shop time, as the mean of a day: evenings see about twice as many, nights a
-            tenth. 10 000 users for each event per second means a visit per user and day; with under 500 the shop
-            cannot be that busy, since nobody is in it twice at once.
+        start_ms: shop time of the beginning, ms since 1970 UTC. The shop is empty then; it fills in minutes.
+        events_per_s: events per second of shop time, as the mean of a day: evenings see about twice as many,
+            nights a tenth. 10 000 users for each event per second means a visit per user and day; with under
+            500 the shop cannot be that busy, since nobody is in it twice at once.
         tracker: how the records are sent; None: at once, in order, each exactly once.
     """
 
@@ -112,15 +113,15 @@ class Shop:
         self._catalogue = _Catalogue(Random(f"{seed} catalogue"))  # noqa: S311
 
     def events(self, *, limit: int | None = None, until_ms: int | None = None) -> Iterator[ShopRecord]:
-        """Yield the records in order of stream time, at most *limit* of them, each before *until_ms*."""
+        """Return the records in order of stream time, at most *limit* of them, each before *until_ms*."""
         records = self._sent_perfectly() if self.tracker is None else self._sent_by(self.tracker)
-        for record in islice(records, limit):
-            if until_ms is not None and record.at_ms >= until_ms:
-                return
-            yield record
+        if until_ms is not None:
+            end_ms = until_ms
+            records = takewhile(lambda record: record.at_ms < end_ms, records)
+        return islice(records, limit)
 
     def write_jsonl(self, path: Path | str, n_events: int) -> int:
-        """Write the first *n_events* records to the file *path*, one per line, and return its size in bytes."""
+        """Write the first *n_events* records to the file *path*, one per line; return its size in bytes."""
         with Path(path).open("wb") as file:
             return _write_lines(file, self.events(limit=n_events))
 
@@ -139,30 +140,25 @@ class Shop:
         dumps = orjson.dumps
         random = rng.random
         latencies = _table(rng, lambda: rng.lognormvariate(log(90), 0.5), low=20, high=900)
-        mail = _Calendar[tuple[int, int, str, bytes]](self.start_ms)  # (arrival, order, user, value)
+        mail = _Calendar[ShopRecord](self.start_ms)
         post = mail.put
-        order = 0
         for number, (at_ms, user, name, body) in enumerate(_Life(self).moves()):
             if at_ms >= mail.end_ms:  # Whatever comes from now on arrives later than that.
-                for arrival, _, user_id, value in mail.until(at_ms):
-                    yield ShopRecord(arrival, user_id, value)
+                yield from mail.until(at_ms)
             record = _native(f"{prefix}{number:x}", user, name, body, iso(at_ms))
             arrival = at_ms + latencies[int(random() * _TABLE)]
             if random() < tracker.late:
                 arrival += min(int(rng.lognormvariate(log(20 * SECOND), 1.3)), 30 * MINUTE - SECOND)
             if random() < tracker.broken:
                 record["received_at"] = iso(arrival)
-                post(arrival, (arrival, order, user.id, _broken(record, rng)))
-                order += 1
+                post(ShopRecord(arrival, user.id, _broken(record, rng)))
                 arrival += int(rng.uniform(200, 3000))
             record["received_at"] = iso(arrival)
-            post(arrival, (arrival, order, user.id, dumps(record)))
-            order += 1
+            post(ShopRecord(arrival, user.id, dumps(record)))
             if random() < tracker.duplicates:
                 arrival += int(rng.uniform(200, 20_000))
                 record["received_at"] = iso(arrival)
-                post(arrival, (arrival, order, user.id, dumps(record)))
-                order += 1
+                post(ShopRecord(arrival, user.id, dumps(record)))
 
     def _id_prefix(self) -> str:
         """Return what makes the message ids of different shops differ."""
@@ -174,16 +170,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m dataflow.shop", description="Write a made-up shop's events as JSONL to stdout."
     )
-    parser.add_argument("--events", type=int, default=10_000, metavar="N", help="how many records (default 10000)")
-    parser.add_argument("--seed", type=int, default=1, help="the same seed gives the same records (default 1)")
-    parser.add_argument("--users", type=int, default=20_000, metavar="N", help="how many people (default 20000)")
-    parser.add_argument(
-        "--start", default=None, metavar="TIME", help="shop time of the beginning (default 2026-11-23T12:00:00Z)"
-    )
-    parser.add_argument(
-        "--rate", type=float, default=10.0, metavar="R", help="events per second of shop time (default 10)"
-    )
-    parser.add_argument("--perfect", action="store_true", help="no duplicates, nothing late, nothing broken")
+    add = parser.add_argument
+    add("--events", type=int, default=10_000, metavar="N", help="how many records (default 10000)")
+    add("--seed", type=int, default=1, metavar="N", help="the same seed gives the same records (default 1)")
+    add("--users", type=int, default=20_000, metavar="N", help="how many people (default 20000)")
+    add("--start", default=None, metavar="TIME", help="when shop time begins (default 2026-11-23T12:00:00Z)")
+    add("--rate", type=float, default=10.0, metavar="R", help="events per second of shop time (default 10)")
+    add("--perfect", action="store_true", help="no duplicates, nothing late, nothing broken")
     given = parser.parse_args(arguments)
     start_ms = START_MS
     if given.start is not None:
@@ -216,10 +209,13 @@ def _write_lines(file: BinaryIO, records: Iterator[ShopRecord]) -> int:
     return size
 
 
-# --- What is sold -----------------------------------------------------------------------------------------------------
+# --- What is sold ---------------------------------------------------------------------------------
 
-_BRANDS: Final = ("Aster", "Bramble", "Cirrus", "Dune", "Ember", "Fjord", "Gale", "Harbor", "Indigo", "Juniper")
-_CATEGORIES: Final = (  # Name, letters of its SKUs, median price in CNY, spread of the prices, what it holds, weight.
+_BRANDS: Final = (
+    *("Aster", "Bramble", "Cirrus", "Dune", "Ember"),
+    *("Fjord", "Gale", "Harbor", "Indigo", "Juniper"),
+)
+_CATEGORIES: Final = (  # Name, letters of its SKUs, median price in CNY, spread of prices, wares, weight.
     ("women", "WOM", 199, 0.6, ("Linen Dress", "Silk Scarf", "Wool Coat", "Blouse"), 16),
     ("men", "MEN", 189, 0.6, ("Oxford Shirt", "Chinos", "Field Jacket", "Polo"), 11),
     ("shoes", "SHO", 329, 0.5, ("Trail Shoes", "Sneakers", "Ankle Boots", "Sandals"), 12),
@@ -232,7 +228,7 @@ _CATEGORIES: Final = (  # Name, letters of its SKUs, median price in CNY, spread
     ("books", "BOO", 49, 0.4, ("Novel", "Cookbook", "Travel Guide", "Picture Book"), 5),
 )
 _PER_CURRENCY: Final = {"CNY": 1.0, "USD": 0.14, "GBP": 0.11, "EUR": 0.13}
-_ZIPF: Final = 0.9  # Exponent of popularity: the best seller is seen some hundred times as often as the last.
+_ZIPF: Final = 0.9  # Exponent of popularity: the first of a category is seen 28 times as often as the last.
 
 
 class _Product(NamedTuple):
@@ -280,7 +276,7 @@ class _Catalogue:
         return self._by_category[category][bisect(popularity, draw * popularity[-1])]
 
 
-# --- Who comes --------------------------------------------------------------------------------------------------------
+# --- Who comes ------------------------------------------------------------------------------------
 
 _Given: TypeAlias = tuple[str, ...]
 
@@ -312,7 +308,22 @@ _PLACES: Final = (
 )
 _PLACE_WEIGHTS: Final = list(accumulate(place.weight for place in _PLACES))
 _FIRST: Final[dict[str, _Given]] = {
-    "CN": ("Wei", "Fang", "Na", "Jing", "Lei", "Min", "Tao", "Yan", "Xin", "Hui", "Jun", "Ling", "Bo", "Qian"),
+    "CN": (
+        "Wei",
+        "Fang",
+        "Na",
+        "Jing",
+        "Lei",
+        "Min",
+        "Tao",
+        "Yan",
+        "Xin",
+        "Hui",
+        "Jun",
+        "Ling",
+        "Bo",
+        "Qian",
+    ),
     "GB": ("Alice", "Harry", "Olivia", "George", "Amelia", "Oscar", "Isla", "Theo"),
     "DE": ("Anna", "Jonas", "Lena", "Paul", "Mia", "Felix", "Clara", "Emil"),
     "US": ("Emma", "Noah", "Ava", "Liam", "Mia", "Ethan", "Zoe", "Lucas"),
@@ -325,8 +336,16 @@ _LAST: Final[dict[str, _Given]] = {
 }
 _APPS: Final = (("ios", "8.4.1"), ("android", "8.4.0"), ("web", "2026.11"), ("mini_program", "3.9"))
 _APP_WEIGHTS: Final = list(accumulate((36, 34, 18, 12)))
-_TIERS: Final = (("gold", 8000), ("silver", 2000), ("bronze", 0))  # Tier, and what it takes to reach it in CNY.
-_MAIL_HOSTS: Final = ("example.com", "example.org", "example.net")  # Reserved: they belong to nobody (RFC 2606).
+_TIERS: Final = (
+    ("gold", 8000),
+    ("silver", 2000),
+    ("bronze", 0),
+)  # Tier, and what it takes to reach it in CNY.
+_MAIL_HOSTS: Final = (
+    "example.com",
+    "example.org",
+    "example.net",
+)  # Reserved: they belong to nobody (RFC 2606).
 
 # How busy each hour of a person's own day is. The mean is what `events_per_s` means.
 _RHYTHM: Final = (
@@ -334,15 +353,15 @@ _RHYTHM: Final = (
     *(1.45, 1.30, 1.05, 1.00, 1.00, 1.05, 1.20, 1.55, 2.00, 2.20, 1.75, 0.95),
 )
 _BUSIEST: Final = max(_RHYTHM)
-_EVENTS_PER_VISIT: Final = 7.45  # Measured over 4 days, with what visits lead to: parcels, reviews, coming back.
+_EVENTS_PER_VISIT: Final = 7.45  # Measured over 4 days; with parcels, reviews and what else visits lead to.
 
 
 class _User:
     """One person, as far as the shop's life needs to know."""
 
     __slots__ = (
-        "app", "basket", "busy_until_ms", "context", "country", "currency", "id", "is_known", "is_member", "last_seen",
-        "likes", "offset_h", "orders", "spent", "subscribed", "tier", "traits",
+        "app", "basket", "busy_until_ms", "context", "country", "currency", "id", "is_known", "is_member",
+        "last_seen", "likes", "offset_h", "orders", "spent", "subscribed", "tier", "traits",
     )  # fmt: skip
 
     def __init__(self, number: int, rng: Random, catalogue: _Catalogue, start_ms: int) -> None:
@@ -359,10 +378,10 @@ class _User:
         self.last_seen: _Product | None = None
         self.basket: list[tuple[_Product, int]] = []
         self.busy_until_ms = 0
-        self.orders = 0
         self.is_member = random() < 0.72
         self.is_known = False  # Whether the stream has had the traits already.
         self.spent = min(rng.lognormvariate(log(900), 1.4), 60_000) if self.is_member else 0.0
+        self.orders = int(self.spent / 400)  # What they bought before the stream begins.
         self.tier = _tier(self.spent)
         self.traits = _traits(number, place, app, rng)
         if self.is_member:
@@ -394,8 +413,8 @@ def _traits(number: int, place: _Place, app: str, rng: Random) -> Properties:
 def _phone(number: int, country: str) -> str:
     """Return a phone number that nobody has.
 
-    Source: the ranges that Ofcom, the Bundesnetzagentur and NANPA keep for drama. China has none; there, no number of
-    Beijing (area code 10) begins with 0.
+    Source: the ranges that Ofcom, the Bundesnetzagentur and NANPA keep for drama. China has none; there, no
+    number of Beijing (area code 10) begins with 0.
     """
     match country:
         case "GB":
@@ -412,9 +431,9 @@ def _tier(spent: float) -> str:
     return next(tier for tier, least in _TIERS if spent >= least)
 
 
-# --- What they do -----------------------------------------------------------------------------------------------------
+# --- What they do ---------------------------------------------------------------------------------
 
-_TRAITS: Final = "$traits"  # A key among an event's properties under which its traits travel inside this module.
+_TRAITS: Final = "$traits"  # Under this key an event's traits travel among its properties, in this module.
 _IDENTIFY: Final = "identify"  # Stands where an event's name stands: a profile update.
 _TABLE: Final = 1024
 
@@ -424,16 +443,17 @@ _PAYMENTS_ABROAD: Final = ("card", "paypal", "apple_pay")
 _REASONS: Final = ("wrong_size", "damaged", "changed_my_mind", "not_as_described", "late")
 
 _Move: TypeAlias = tuple[int, _User, str, Properties]
-_Planned: TypeAlias = tuple[int, int, _User, str, Properties]  # The second number keeps what is planned in order.
 
 
 _Entry = TypeVar("_Entry", bound=tuple[Any, ...])
+_due = itemgetter(0)
 
 
 class _Calendar(Generic[_Entry]):
-    """Entries by the second in which they fall due; faster than a heap, as only one second at a time is sorted.
+    """Entries by the second in which they fall due; faster than a heap, as one second at a time is sorted.
 
-    Entries begin with their time in ms and a number that tells equal times apart. Time goes on in whole seconds.
+    An entry begins with its time in ms; among equal times, what was put first comes first. Time moves by the
+    second.
     """
 
     def __init__(self, start_ms: int) -> None:
@@ -445,24 +465,24 @@ class _Calendar(Generic[_Entry]):
         """The end of the second that `until` gives next."""
         return (self._second + 1) * SECOND
 
-    def put(self, due_ms: int, entry: _Entry) -> None:
+    def put(self, entry: _Entry) -> None:
         """Enter *entry*, due in a second that has not been given yet."""
-        self._by_second[due_ms // SECOND].append(entry)
+        self._by_second[entry[0] // SECOND].append(entry)
 
     def until(self, end_ms: int) -> Iterator[_Entry]:
-        """Yield, in order, what is due in all the full seconds before *end_ms* that have not been given yet."""
+        """Yield, in order, what is due in the full seconds before *end_ms* that were not given yet."""
         while (self._second + 1) * SECOND <= end_ms:
             entries = self._by_second.pop(self._second, None)
             self._second += 1
             if entries:
-                entries.sort()
+                entries.sort(key=_due)
                 yield from entries
 
 
 class _Life:
     """One run of the shop: who comes when, and what everybody does.
 
-    A visit is planned as a whole when it begins, with all that it leads to; a calendar brings the plans into order.
+    A visit is planned as a whole when it begins, with all that it leads to; a calendar puts that in order.
     """
 
     def __init__(self, shop: Shop) -> None:
@@ -473,11 +493,12 @@ class _Life:
         self._start_ms = shop.start_ms
         self._users: list[_User | None] = [None] * shop.users
         self._visits_per_ms = shop.events_per_s / _EVENTS_PER_VISIT * _BUSIEST / SECOND
-        self._plans = _Calendar[_Planned](shop.start_ms)
-        self._returns = _Calendar[tuple[int, int, _User]](shop.start_ms)
-        self._planned = 0
+        self._plans = _Calendar[_Move](shop.start_ms)
+        self._put = self._plans.put
+        self._returns = _Calendar[tuple[int, _User]](shop.start_ms)
         self._orders = 0
-        self._glances = _table(rng, lambda: rng.lognormvariate(log(16 * SECOND), 0.9), low=900, high=6 * MINUTE)
+        median = log(16 * SECOND)
+        self._glances = _table(rng, lambda: rng.lognormvariate(median, 0.9), low=900, high=6 * MINUTE)
 
     def moves(self) -> Iterator[_Move]:
         """Yield (time in ms, user, event name, properties), in order of time, for ever."""
@@ -487,7 +508,7 @@ class _Life:
         arrival = self._start_ms + expovariate(per_ms)
         while True:
             end_ms = plans.end_ms  # First all that is decided before that, then all that happens before that.
-            for at_ms, _, user in returns.until(end_ms):
+            for at_ms, user in returns.until(end_ms):
                 if at_ms >= user.busy_until_ms and user.basket:
                     self._come_back(user, at_ms)
             while arrival < end_ms:
@@ -495,14 +516,13 @@ class _Life:
                 if visitor is not None:
                     self._visit(visitor, int(arrival))
                 arrival += expovariate(per_ms)
-            for at_ms, _, user, name, body in plans.until(end_ms):
-                yield at_ms, user, name, body
+            yield from plans.until(end_ms)
 
     def _somebody(self, now: int) -> _User | None:
         """Return who comes at *now*; None when the one who would is asleep, or everybody asked is inside."""
         users, random = self._users, self._random
         for _ in range(8):
-            number = int(len(users) * random() ** 1.7)  # The exponent makes the first tenth a quarter of all visits.
+            number = int(len(users) * random() ** 1.7)  # A tenth of the users makes a quarter of the visits.
             user = users[number]
             if user is None:
                 user = users[number] = _User(number, self._rng, self._catalogue, self._start_ms)
@@ -512,22 +532,22 @@ class _Life:
         return None
 
     def _plan(self, at_ms: int, user: _User, name: str, body: Properties) -> None:
-        self._planned += 1
-        self._plans.put(at_ms, (at_ms, self._planned, user, name, body))
+        self._put((at_ms, user, name, body))
 
     def _glance(self) -> int:
         return self._glances[int(self._random() * _TABLE)]
 
     def _visit(self, user: _User, at: int) -> None:
         """Plan a visit that begins at *at*."""
-        random, plan, catalogue, currency = self._random, self._plan, self._catalogue, user.currency
+        random, put, glances = self._random, self._put, self._glances  # Most of the stream is made here.
+        plan, catalogue, currency = self._plan, self._catalogue, user.currency
         if user.is_member and (not user.is_known or random() < 0.04):  # A log-in tells the traits again.
             user.is_known = True
             plan(at, user, _IDENTIFY, user.traits)
             at += 300
         if random() < 0.7:
             plan(at, user, "home_view", {"source": _SOURCES[int(random() * len(_SOURCES))]})
-            at += self._glance()
+            at += glances[int(random() * _TABLE)]
         if random() < 0.012 and not user.subscribed:
             at = self._subscribe(user, at)
         seen: list[_Product] = [user.last_seen] if user.last_seen is not None and random() < 0.5 else []
@@ -544,10 +564,11 @@ class _Life:
                 seen.append(product)
                 likely = 0.055
                 if 0.24 <= draw < 0.38:
-                    plan(at, user, "search", {"query": product.noun.lower(), "results": 3 + int(random() * 60)})
+                    results = 3 + int(random() * 60)
+                    plan(at, user, "search", {"query": product.noun.lower(), "results": results})
                     at += self._glance()
-            plan(at, user, "product_view", product.said[currency])
-            at += self._glance()
+            put((at, user, "product_view", product.said[currency]))
+            at += glances[int(random() * _TABLE)]
             user.last_seen = product
             if random() < likely:
                 quantity = 1 if random() < 0.85 else 2 + int(random() * 2)
@@ -579,18 +600,18 @@ class _Life:
         del basket[:-12]  # What is older has been sold out.
         if basket and random() < decided:
             amount = _amount(basket, user.currency)
-            plan(at, user, "begin_checkout", {"amount": amount, "currency": user.currency, "items": len(basket)})
+            begun = {"amount": amount, "currency": user.currency, "items": len(basket)}
+            plan(at, user, "begin_checkout", begun)
             at += self._glance() + 8 * SECOND
             if not user.is_member and random() < 0.55:
                 at = self._sign_up(user, at)
             if random() < 0.68:
                 at = self._buy(user, at, amount)
         user.busy_until_ms = at
-        if basket and random() < 0.4:
+        if user.basket and random() < 0.4:
             away = self._rng.lognormvariate(log(28 * MINUTE), 1.1)
             back = at + min(max(int(away), 4 * MINUTE), 3 * DAY)
-            self._planned += 1
-            self._returns.put(back, (back, self._planned, user))
+            self._returns.put((back, user))
 
     def _buy(self, user: _User, at: int, amount: float) -> int:
         """Plan a purchase and what follows it; return when the user is done."""
@@ -600,7 +621,7 @@ class _Life:
         order_id = f"o-{self._start_ms // DAY}-{self._orders}"
         is_express = user.country == "CN" and random() < 0.5
         payments = _PAYMENTS.get(user.currency, _PAYMENTS_ABROAD)
-        bought = {
+        bought: Properties = {
             "order_id": order_id,
             "amount": amount,
             "currency": user.currency,
@@ -610,6 +631,8 @@ class _Life:
             "delivery": "express" if is_express else "standard",
             "order_number": user.orders,
         }
+        if not user.is_member and "email" in user.traits:
+            bought[_TRAITS] = {"email": user.traits["email"]}  # A guest leaves an address for the invoice.
         plan(at, user, "purchase", bought)
         user.basket = []
         user.spent += amount / _PER_CURRENCY[user.currency]
@@ -643,7 +666,7 @@ class _Life:
         return at + self._glance()
 
     def _subscribe(self, user: _User, at: int) -> int:
-        """Plan a subscription to the newsletter, an event that brings traits along; return when it is done."""
+        """Plan a subscription to the newsletter, which brings traits along; return when it is done."""
         if "email" not in user.traits:
             return at
         user.subscribed = True
@@ -710,7 +733,7 @@ def _day(at_ms: int) -> str:
 
 
 def _iso_writer() -> Callable[[int], str]:
-    """Return a function that writes ms since 1970 as ISO 8601; it remembers the seconds it has written lately."""
+    """Return a function that writes ms since 1970 as ISO 8601 and remembers the seconds written lately."""
     seconds: dict[int, str] = {}
     endings = [f".{ms:03d}Z" for ms in range(SECOND)]
 

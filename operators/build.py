@@ -204,7 +204,7 @@ class Build:
 
     def program_steps(self) -> Node | None:
         """Build all steps and return the first."""
-        if not self.flow.steps:
+        if not self.flow.steps and not self.problems.has_errors:
             self.problems.add(("steps",), "too-few", "a flow needs at least one step")
         first = self._list(self.flow.steps, ("steps",), None)
         for reference in self.references:

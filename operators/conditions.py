@@ -16,11 +16,11 @@ from typing import Any, Final, Protocol
 
 import orjson
 import re2
-from state.iso import format_ms, parse_iso_ms
 
 from operators.problems import BadValue, Path, Problems, did_you_mean
 from operators.templates import MISSING, Template, TemplateFailed, TemplateSyntaxError, parse_template
 from operators.values import parse_duration, shown
+from state.iso import format_ms, parse_iso_ms
 
 Value = Any  # A JSON value.
 
@@ -500,6 +500,8 @@ def _parse_scalar(op: str, wanted: object, dialect: Dialect) -> Value:
 def _parse_pattern(wanted: object) -> str:
     if not isinstance(wanted, str):
         raise BadValue("bad-pattern", f"'matches' takes a regular expression, not {shown(wanted)}")
+    if "{{" in wanted or "{%" in wanted:
+        raise BadValue("template-not-allowed", "no template is allowed in a regular expression", "escape a brace: \\{")
     try:
         pattern(wanted)
     except re2.error as error:

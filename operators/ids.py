@@ -36,5 +36,5 @@ def action_id(journey: str, step: str, visit: int) -> str:
 
 def share_of(flow: str, user_id: str, salt: str) -> float:
     """Return where in [0, 1) a user falls for *salt*: `holdout`, or a step's id."""
-    digest = blake2b(f"{flow}\x1f{user_id}\x1f{salt}".encode(), digest_size=8).digest()
+    digest = blake2b(f"{flow}\x1f{salt}\x1f{user_id}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64

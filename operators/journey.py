@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from state.iso import format_ms
-
 from operators.ids import Key, journey_id
 from operators.outbox import CONVERTED, ENDED, ENTERED, EXITED, FAILED
 from operators.program import Exit
 from operators.steps.base import GO_ON, STAY, End, Heard, Hold, Node, Outcome, To
 from operators.visit import Visit
+from state.iso import format_ms
 from state.user import NEVER, Branch, Journey
 
 VISITS_MAX: Final = 1000

@@ -108,10 +108,10 @@ def compile_flow(problems: Problems, workspace: Workspace) -> Program | None:
     """Return the program of the flow file behind *problems*, or None after noting every problem."""
     raw = problems.source.data
     flow = checked(Flow, raw, (), problems)
-    if flow is None or not isinstance(raw, dict):
-        if isinstance(raw, dict):
-            _look_at_the_rest(raw, workspace, problems)
+    if not isinstance(raw, dict):
         return None
+    if flow is None:
+        flow = _sound_part(raw, problems)
     build = Build(flow, workspace, problems)
     program = Program(flow, raw, build, build.program_steps())
     _add_trigger(program, flow, build)
@@ -128,12 +128,12 @@ def compile_flow(problems: Problems, workspace: Workspace) -> Program | None:
     return None if problems.has_errors else program
 
 
-def _look_at_the_rest(raw: dict[str, Any], workspace: Workspace, problems: Problems) -> None:
-    """Check the steps of a flow whose top level is wrong, so that all problems are told at once."""
-    steps = raw.get("steps")
-    if isinstance(steps, list):
-        stand_in = Flow.model_validate({"flow": "unnamed", "trigger": {}, "steps": steps})
-        Build(stand_in, workspace, problems).program_steps()
+def _sound_part(raw: dict[str, Any], problems: Problems) -> Flow:
+    """Return the flow without the keys that are wrong, so that the problems of the others are told in the same go."""
+    wrong = {problem.path.partition(".")[0] for problem in problems.found}
+    known = {field.alias or name for name, field in Flow.model_fields.items()}
+    kept = {key: value for key, value in raw.items() if key in known and key not in wrong}
+    return Flow.model_validate({"flow": "unnamed", "trigger": None, "steps": [], **kept})
 
 
 def _key_path(entry: Entry) -> tuple[str, ...] | None:
@@ -147,6 +147,11 @@ def _key_path(entry: Entry) -> tuple[str, ...] | None:
 
 def _add_trigger(program: Program, flow: Flow, build: Build) -> None:
     raw = flow.trigger
+    if raw is None:
+        if build.problems.has_errors:
+            return  # It is missing, or wrong in a way that has been told.
+        build.problems.add(("trigger",), "wrong-type", "a trigger names an event", "write {event: add_to_cart}")
+        return
     if isinstance(raw, dict) and "audience" in raw:
         message = "a trigger on audiences is part of the language, but this version cannot run it yet"
         build.problems.add(("trigger", "audience"), "not-yet-supported", message, at_key=True)

@@ -18,12 +18,11 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import ROUND_HALF_UP, Decimal
-from difflib import get_close_matches
 from enum import Enum
 from functools import cache, partial
 from itertools import takewhile
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TextIO, TypeAlias
 
 from state.iso import format_ms
 
@@ -34,10 +33,10 @@ if TYPE_CHECKING:
 ROOTS: Final = ("profile", "entry", "event", "flow", "now")
 
 SOURCE_MAX_CHARS: Final = 16_384
-TAG_MAX_CHARS: Final = (
-    2_000  # One `{{ .. }}` or `{% .. %}`. The lexer takes quadratic time in this and in the next one.
-)
-BLANKS_MAX: Final = 200  # White space in a row.
+# Of one `{{ .. }}` or `{% .. %}`, and of white space in a row. The lexer takes quadratic time in these: without them a
+# template of that size can take half a minute, with them half a second.
+TAG_MAX_CHARS: Final = 2_000
+BLANKS_MAX: Final = 200
 DEPTH_MAX: Final = 50  # Of an expression, so that no template ends in Python's recursion limit.
 
 OUTPUT_MAX_BYTES: Final = 65_536
@@ -72,6 +71,10 @@ class TemplateFailed(Exception):
     """A template cannot be rendered with these values. The message names none of them, so it may be logged."""
 
 
+Path: TypeAlias = tuple[str | int, ...]
+"""A reference: the root, then names and positions in lists."""
+
+
 class Scope(Protocol):
     """What a template sees: JSON objects, the flow's name, and stream time (ms since 1970 UTC)."""
 
@@ -92,19 +95,23 @@ class Template:
 
     Attributes:
         source: the text as written.
-        is_constant: there is nothing to fill in; rendering gives `source`.
+        is_constant: there is no markup in it; rendering gives `source`.
+        is_reference: it is exactly one reference, so that rendering keeps the value's type.
         roots: the members of `ROOTS` that it refers to.
         paths: its references, as far as they are fixed: `{{ entry.items[0][profile.x] }}` is `("entry", "items", 0)`
             and `("profile", "x")`.
     """
 
-    __slots__ = ("is_constant", "paths", "roots", "source")
+    __slots__ = ("is_constant", "is_reference", "paths", "roots", "source")
 
-    def __init__(self, source: str, paths: frozenset[tuple[str | int, ...]]) -> None:
+    def __init__(
+        self, source: str, paths: Iterable[Path], *, is_constant: bool = False, is_reference: bool = False
+    ) -> None:
         self.source: Final = source
-        self.paths: Final = paths
+        self.is_constant: Final = is_constant
+        self.is_reference: Final = is_reference
+        self.paths: Final = frozenset(paths)
         self.roots: Final = frozenset(str(path[0]) for path in paths)
-        self.is_constant = False
 
     def render(self, scope: Scope) -> object:
         """Return a JSON value for a single reference, else text; `MISSING` if what it needs is missing.
@@ -116,8 +123,17 @@ class Template:
         """
         raise NotImplementedError
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Template) and self.source == other.source
+
+    def __hash__(self) -> int:
+        return hash(self.source)
+
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.source!r})"
+        return f"parse_template({self.source!r})"
+
+    def __reduce__(self) -> tuple[Callable[[str], Template], tuple[str]]:
+        return parse_template, (self.source,)
 
 
 def parse_template(text: str) -> Template:
@@ -128,7 +144,7 @@ def parse_template(text: str) -> Template:
     """
     if "{{" not in text and "{%" not in text:
         return _Text(text)
-    single = _SINGLE.fullmatch(text)
+    single = _SINGLE.fullmatch(text) if len(text) <= SOURCE_MAX_CHARS else None
     if single is not None and single["root"] in ROOTS:
         return _Reference(text, (single["root"], *_segments(single["rest"])))
     _check_size(text)
@@ -159,8 +175,7 @@ class _Text(Template):
     __slots__ = ()
 
     def __init__(self, source: str) -> None:
-        super().__init__(source, frozenset())
-        self.is_constant = True
+        super().__init__(source, (), is_constant=True)
 
     def render(self, scope: Scope) -> object:
         return self.source
@@ -171,8 +186,8 @@ class _Reference(Template):
 
     __slots__ = ("_root", "_segments")
 
-    def __init__(self, source: str, path: tuple[str | int, ...]) -> None:
-        super().__init__(source, frozenset({path}))
+    def __init__(self, source: str, path: Path) -> None:
+        super().__init__(source, [path], is_reference=True)
         root, *segments = path
         self._root: Callable[[Scope], object] = _now if root == "now" else attrgetter(str(root))
         self._segments = tuple(segments)
@@ -185,7 +200,10 @@ class _Reference(Template):
 
 
 def _now(scope: Scope) -> str:
-    return format_ms(scope.now_ms)
+    try:
+        return format_ms(scope.now_ms)
+    except (ValueError, OverflowError):
+        raise TemplateFailed("the year has more than four digits") from None
 
 
 def _part(value: object, segment: str | int) -> object:
@@ -211,9 +229,14 @@ class _Composite(Template):
     __slots__ = ("_render",)
 
     def __init__(
-        self, source: str, paths: frozenset[tuple[str | int, ...]], render: Callable[[frozenset[str], Scope], object]
+        self,
+        source: str,
+        paths: Iterable[Path],
+        render: Callable[[frozenset[str], Scope], object],
+        *,
+        is_reference: bool = False,
     ) -> None:
-        super().__init__(source, paths)
+        super().__init__(source, paths, is_reference=is_reference)
         self._render = render
 
     def render(self, scope: Scope) -> object:
@@ -368,8 +391,8 @@ def _apply(name: str, rule: _Filter, budget: _Budget, value: object, /, *args: o
         result = rule.call(budget, value, *args, **options) if rule.ours else rule.call(value, *args, **options)
     except (_MissingValue, TemplateFailed, MemoryError):
         raise
-    except Exception as error:
-        if isinstance(error.__cause__, ZeroDivisionError):
+    except Exception:
+        if name in {"divided_by", "modulo"} and len(args) == 1 and _number(args[0]) == 0:
             raise TemplateFailed(f"the filter {name!r} would divide by zero") from None
         if not _fits(rule, args, options):
             raise TemplateFailed(f"the filter {name!r} takes other arguments") from None
@@ -748,6 +771,8 @@ def _where(text: str, index: int) -> str:
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
+    from difflib import get_close_matches  # Only mistakes need it.
+
     near = get_close_matches(name, known, n=1)
     return f"did you mean {near[0]!r}?" if near else ""
 
@@ -851,9 +876,11 @@ def _why_it_failed(error: Exception) -> str:
     match type(error).__name__:
         case "LoopIterationLimitError":
             return f"loops take more than {LOOP_MAX} rounds"
+        case "ContextDepthError":
+            return "loops are nested too deeply"
         case "OutputStreamLimitError":
             return f"it writes more than {OUTPUT_MAX_BYTES} bytes"
-        case "LiquidTypeError":
+        case "LiquidTypeError" | "LiquidValueError" | "TypeError" | "ValueError" | "OverflowError":
             return "it compares what cannot be compared, or counts with what is no whole number"
         case "UnicodeEncodeError":
             return "it writes half a character"
@@ -873,8 +900,9 @@ def _engine() -> Callable[[str], Template]:
     """
     from liquid import BoundTemplate, Environment, RenderContext, Undefined
     from liquid.ast import BlockNode, Node
-    from liquid.builtin.expressions import FilteredExpression, Path, logical
-    from liquid.builtin.expressions.primitive import RangeLiteral
+    from liquid.builtin.expressions import FilteredExpression, logical
+    from liquid.builtin.expressions import Path as Reference
+    from liquid.builtin.expressions.primitive import Blank, RangeLiteral
     from liquid.builtin.output import OutputNode
     from liquid.builtin.tags.case_tag import CaseNode
     from liquid.builtin.tags.cycle_tag import CycleNode
@@ -972,7 +1000,7 @@ def _engine() -> Callable[[str], Template]:
         __slots__ = ()
 
         def render_to_output(self, context: RenderContext, buffer: TextIO) -> int:
-            budget_of(context).spend(1 + len(self.nodes))  # Also each round of a loop.
+            budget_of(context).spend(3 + len(self.nodes))  # Also each round of a loop, which costs time of its own.
             return super().render_to_output(context, buffer)
 
     class Case(CaseNode):
@@ -996,14 +1024,20 @@ def _engine() -> Callable[[str], Template]:
         """Return the operator *base* as one that spends steps."""
 
         def evaluate(self: Any, context: RenderContext) -> object:
-            spend_on_comparing(context, self.left)
+            left = spend_on_comparing(context, self.left)
+            if isinstance(left, Undefined) and isinstance(self.right, Blank) and base in equal:
+                return equal[base]  # As in Shopify's Liquid; not so in the library.
             return base.evaluate(self, context)
 
         return type(base.__name__, (base,), {"__slots__": (), "evaluate": evaluate})
 
-    def spend_on_comparing(context: RenderContext, left: Expression) -> None:
-        value = left.evaluate(context) if isinstance(left, Path) else None
+    equal: dict[type[Any], bool] = {logical.EqExpression: True, logical.NeExpression: False}
+
+    def spend_on_comparing(context: RenderContext, left: Expression) -> object:
+        """Spend what comparing with a *left* that is a reference takes, and return its value."""
+        value = left.evaluate(context) if isinstance(left, Reference) else None
         budget_of(context).spend_on(value if isinstance(value, (list, tuple, dict)) else None)
+        return value
 
     ours: dict[type[Any], type[Any]] = {
         OutputNode: Output,
@@ -1012,7 +1046,21 @@ def _engine() -> Callable[[str], Template]:
         BlockNode: Block,
         CaseNode: Case,
         RangeLiteral: Range,
-    } | {one: counted(one) for one in vars(logical).values() if isinstance(one, type) and hasattr(one, "left")}
+    }
+    ours |= {
+        operator: counted(operator)
+        for operator in (
+            logical.LogicalAndExpression,
+            logical.LogicalOrExpression,
+            logical.EqExpression,
+            logical.NeExpression,
+            logical.LtExpression,
+            logical.LeExpression,
+            logical.GtExpression,
+            logical.GeExpression,
+            logical.ContainsExpression,
+        )
+    }
 
     class Rules(Environment):
         block_nesting_limit = 30
@@ -1042,19 +1090,19 @@ def _engine() -> Callable[[str], Template]:
             expression = nodes[0].expression
             if (
                 isinstance(expression, FilteredExpression)
-                and isinstance(expression.left, Path)
+                and isinstance(expression.left, Reference)
                 and not expression.filters
             ):
                 path = fixed_part(expression.left)
                 if len(path) == len(expression.left.path):
                     return _Reference(text, path)
-                return _Composite(text, paths, partial(value_of, template, expression))
+                return _Composite(text, paths, partial(value_of, template, expression), is_reference=True)
         return _Composite(text, paths, partial(render, template))
 
-    def check_and_convert(template: BoundTemplate, text: str) -> frozenset[tuple[str | int, ...]]:
+    def check_and_convert(template: BoundTemplate, text: str) -> frozenset[Path]:
         """Put our rules on the nodes of *template*, and return the paths it refers to, as far as they are fixed."""
         problems: list[tuple[int, str, str]] = []
-        found: list[Path] = []
+        found: list[Reference] = []
         own_names: set[str] = set()
         nobody = Context(template, {}, _Budget(0))
         todo: list[tuple[Node | Expression, int]] = [(node, 0) for node in template.nodes]
@@ -1073,7 +1121,7 @@ def _engine() -> Callable[[str], Template]:
                         if used.name not in rules:
                             hint = _nearest(used.name, rules)
                             problems.append((used.token.start_index, f"unknown filter {used.name!r}", hint))
-                elif isinstance(one, Path):
+                elif isinstance(one, Reference):
                     found.append(one)
             convert(one)
         for path in found:
@@ -1085,9 +1133,11 @@ def _engine() -> Callable[[str], Template]:
             raise TemplateSyntaxError(message + _where(text, index), hint)
         return frozenset(fixed_part(path) for path in found if path.path[0] in ROOTS)
 
-    def fixed_part(path: Path) -> tuple[str | int, ...]:
+    def fixed_part(path: Reference) -> Path:
         return tuple(
-            one for one in takewhile(lambda one: not isinstance(one, Path), path.path) if not isinstance(one, Path)
+            one
+            for one in takewhile(lambda one: not isinstance(one, Reference), path.path)
+            if not isinstance(one, Reference)
         )
 
     def convert(one: Any) -> None:

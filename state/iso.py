@@ -1,41 +1,177 @@
-"""ISO 8601 times (stand-in)."""
+"""ISO 8601 texts and epoch milliseconds: how the times of records and flows are read and written.
+
+What is read: `YYYY-MM-DD`, or that date, `T` or a space, `HH:MM[:SS[.fraction]]`, optionally followed by `Z`,
+`±HH:MM` or `±HHMM`. Without an offset it is UTC; a date alone is its midnight; fractions are cut to
+milliseconds. Nothing else is a time: no week dates, no `24:00`, no second 60, no comma, no lower case, no
+digits of other scripts, and nothing that lies outside the years 1970..9999 of UTC.
+
+Times are integers of milliseconds since 1970 UTC. Reading and writing are on the hot path, and most times lie
+close to one another; so the seconds that were read or written lately are kept in bounded tables.
+"""
+
 from __future__ import annotations
+
 import re
-from datetime import UTC, datetime, timedelta
-_ISO = re.compile(r"(\d{4})-(\d\d)-(\d\d)(?:[T ](\d\d):(\d\d)(?::(\d\d)(?:\.(\d+))?)?(Z|[+-]\d\d:?\d\d)?)?")
-_EPOCH = datetime(1970, 1, 1)
-MAX = 253402300799999
-def parse_local(text: str) -> tuple[int, int | None] | None:
-    m = _ISO.fullmatch(text)
-    if not m:
-        return None
-    try:
-        d = datetime(int(m[1]), int(m[2]), int(m[3]), int(m[4] or 0), int(m[5] or 0), int(m[6] or 0))
-    except ValueError:
-        return None
-    ms = (d - _EPOCH) // timedelta(milliseconds=1) + int(((m[7] or "") + "000")[:3])
-    z = m[8]
-    if z is None:
-        return ms, None
-    if z == "Z":
-        return ms, 0
-    h, mi = int(z[1:3]), int(z[-2:])
-    if h > 23 or mi > 59:
-        return None
-    return ms, (-1 if z[0] == "-" else 1) * (h * 60 + mi) * 60000
+from collections.abc import Sequence
+from datetime import UTC, date, datetime, timedelta
+from operator import itemgetter
+from typing import Any, Final
+
+TIME_MS_MAX: Final = 253_402_300_799_999  # 9999-12-31T23:59:59.999Z
+
+_SECOND_MS: Final = 1000
+_MINUTE_MS: Final = 60 * _SECOND_MS
+_DAY_S: Final = 86_400
+_DAY_MS: Final = _DAY_S * _SECOND_MS
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_EPOCH_ORDINAL: Final = _EPOCH.toordinal()
+_CYCLE_DAYS: Final = 146_097  # The calendar repeats every 400 years.
+_DATETIME_S: Final = range(-62_135_596_800, 253_402_300_800)  # The years 1..9999.
+
+_HEAD: Final = re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2})(?:[T ]([0-9]{2}):([0-9]{2})(?::([0-9]{2}))?)?")
+_REST: Final = re.compile(r"(?:\.([0-9]+))?(Z|[+-][0-9]{2}:?[0-9]{2})?")
+
+# Most texts are a second, "2026-11-23T08:00:05", and a rest, ".123Z". A key comes into these tables after it
+# was checked, and whatever two keys make up is valid: seconds of the first and last day, which an offset
+# could move out of 1970..9999, are not kept.
+_SECONDS_MAX: Final = 16_384  # About 2 MB.
+_RESTS_MAX: Final = 8_192
+_seconds: Final[dict[str, int]] = {}
+_rests: Final = {f".{ms:03d}Z": ms for ms in range(1000)}
+_second_of: Final = itemgetter(slice(0, 19))
+_rest_of: Final = itemgetter(slice(19, None))
+
+_WRITTEN_MAX: Final = 8_192
+_written: Final[dict[int, str]] = {}
+_WRITTEN_RESTS: Final = tuple(f"{ms:03d}Z" for ms in range(1000))
+
+
 def parse_iso_ms(text: str) -> int | None:
-    found = parse_local(text)
+    """Return the ms since 1970 UTC of an ISO 8601 text, UTC if it has no offset; None if it is no time."""
+    try:
+        return _seconds[text[:19]] + _rests[text[19:]]
+    except KeyError:
+        found = parse_local(text)
     if found is None:
         return None
-    ms = found[0] - (found[1] or 0)
-    return ms if 0 <= ms <= MAX else None
-def format_ms(ms: int) -> str:
-    d = datetime.fromtimestamp(ms // 1000, UTC)
-    return f"{d:%Y-%m-%dT%H:%M:%S}.{ms % 1000:03d}Z"
+    local_ms, offset_ms = found
+    return local_ms - (offset_ms or 0)
+
+
+def parse_local(text: str) -> tuple[int, int | None] | None:
+    """Return what an ISO 8601 text shows, and its offset: without one it may mean the time in a user's zone.
+
+    Returns:
+        (local_ms, offset_ms): the date and time as written, in ms as if they were UTC, and how far the
+        written offset is ahead of UTC in ms: 0 for `Z`, None where none is written. The moment is their
+        difference. None if the text is no time, or if its moment (without an offset, `local_ms`) is outside
+        1970..9999.
+    """
+    local_ms = _seconds.get(text[:19])
+    if local_ms is None:
+        head = _HEAD.match(text)
+        local_ms = None if head is None else _head_ms(head)
+        if head is None or local_ms is None:
+            return None
+        if head.end() == 10 and len(text) > 10:
+            return None  # A date alone has no offset.
+        rest = _REST.fullmatch(text, head.end())
+        if rest is None or (rest[1] is not None and head[6] is None):
+            return None
+        if head[6] is not None and _DAY_MS <= local_ms <= TIME_MS_MAX - _DAY_MS:
+            if len(_seconds) >= _SECONDS_MAX:
+                _seconds.clear()
+            _seconds[head[0]] = local_ms
+    else:
+        rest = _REST.fullmatch(text, 19)
+        if rest is None:
+            return None
+    fraction, offset = rest.groups()
+    ms = 0 if fraction is None else int(fraction[:3].ljust(3, "0"))
+    offset_ms = 0
+    if offset is not None and offset != "Z":
+        if offset[1:3] > "23" or offset[-2:] > "59":
+            return None
+        offset_ms = (int(offset[1:3]) * 60 + int(offset[-2:])) * _MINUTE_MS
+        if offset[0] == "-":
+            offset_ms = -offset_ms
+    if not 0 <= local_ms + ms - offset_ms <= TIME_MS_MAX:
+        return None
+    if (fraction is None or len(fraction) <= 3) and len(_rests) < _RESTS_MAX:  # Longer ones are too many.
+        _rests[rest[0]] = ms - offset_ms
+    return local_ms + ms, None if offset is None else offset_ms
+
+
+def _head_ms(head: re.Match[str]) -> int | None:
+    """Return the ms of what `_HEAD` has matched, as if it were UTC; None if there is no such date or time."""
+    year, month, day, hour, minute, second = head.groups()
+    try:
+        local_ms = (date(int(year), int(month), int(day)).toordinal() - _EPOCH_ORDINAL) * _DAY_MS
+    except ValueError:
+        return None
+    if hour is not None:
+        if hour > "23" or minute > "59":
+            return None
+        local_ms += (int(hour) * 60 + int(minute)) * _MINUTE_MS
+        if second is not None:
+            if second > "59":
+                return None
+            local_ms += int(second) * _SECOND_MS
+    return local_ms
+
+
 def parse_time_value(value: object) -> int | None:
+    """Return the ms of a time in a record: an ISO 8601 text, or a number of ms since 1970, cut to an integer.
+
+    None for anything else: a boolean, null, an object, a text of digits, what lies outside 1970..9999, NaN.
+    """
+    if isinstance(value, str):
+        return parse_iso_ms(value)
     if isinstance(value, bool):
         return None
-    if isinstance(value, int | float):
-        ms = int(value)
-        return ms if 0 <= ms <= MAX else None
-    return parse_iso_ms(value) if isinstance(value, str) else None
+    if isinstance(value, int):
+        return value if 0 <= value <= TIME_MS_MAX else None
+    if isinstance(value, float):
+        return int(value) if -1 < value < TIME_MS_MAX + 1 else None  # Cut first: -0.5 is 0.
+    return None
+
+
+def all_times(values: Sequence[Any]) -> bool:
+    """Say whether every one of *values* is a time to `parse_time_value`; quicker than asking one by one."""
+    try:
+        if all(map(_seconds.__contains__, map(_second_of, values))) and all(
+            map(_rests.__contains__, map(_rest_of, values))
+        ):
+            return True
+    except (TypeError, KeyError):  # Not all are texts.
+        pass
+    return all(parse_time_value(value) is not None for value in values)
+
+
+def format_ms(ms: int) -> str:
+    """Return *ms* since 1970 UTC as ISO 8601 with milliseconds, `2026-11-23T08:00:00.123Z`.
+
+    Every integer can be written, since a wait may end after the last time that can be read. Years outside
+    0..9999 have a sign and at least six digits, as in ECMAScript: `+010000-01-01T00:00:00.000Z`.
+    """
+    try:
+        return _written[ms // 1000] + _WRITTEN_RESTS[ms % 1000]
+    except KeyError:
+        second = _format_second(ms // 1000)
+    if len(_written) >= _WRITTEN_MAX:
+        _written.clear()
+    _written[ms // 1000] = second
+    return second + _WRITTEN_RESTS[ms % 1000]
+
+
+def _format_second(at_s: int) -> str:
+    """Return the text of the second *at_s* since 1970, up to and including the point before the ms."""
+    if at_s in _DATETIME_S:
+        return (_EPOCH + timedelta(0, at_s)).isoformat()[:19] + "."
+    days, in_day_s = divmod(at_s, _DAY_S)
+    cycles, days = divmod(days + _EPOCH_ORDINAL - 1, _CYCLE_DAYS)
+    day = date.fromordinal(days + 1)
+    year = day.year + 400 * cycles
+    written = f"{year:04d}" if 0 <= year <= 9999 else f"{year:+07d}"
+    minutes, second = divmod(in_day_s, 60)
+    return f"{written}-{day.month:02d}-{day.day:02d}T{minutes // 60:02d}:{minutes % 60:02d}:{second:02d}."

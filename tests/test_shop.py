@@ -1,4 +1,4 @@
-"""What the made-up shop promises, and that the examples speak of what it sells."""
+"""What the demo promises: its shop, its screen, and examples that speak of what the shop sells."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from datetime import datetime
+from io import StringIO
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from typing import Any
 import orjson
 import pytest
 import yaml
+from rich.console import Console
 
+from dataflow.demo_view import DemoSnapshot, DemoView, FlowCounts, ShownAction, mask, mask_address
 from dataflow.shop import DAY, EVENT_NAMES, HOUR, MINUTE, START_MS, Shop, ShopRecord, Tracker, main
 
 ROOT = Path(__file__).parents[1]
@@ -44,7 +47,7 @@ def day() -> list[Record]:
     return read(shop().events(until_ms=START_MS + 36 * HOUR))
 
 
-# --- The same seed, the same records ----------------------------------------------------------------------------------
+# --- The same seed, the same records --------------------------------------------------------------
 
 
 @pytest.mark.parametrize("tracker", [None, BUSY])
@@ -82,7 +85,7 @@ def test_the_start_moves_every_time_and_nothing_else_of_what_people_do() -> None
     assert not ids[0] & ids[1]
 
 
-# --- Order ------------------------------------------------------------------------------------------------------------
+# --- Order ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("tracker", [None, Tracker(), BUSY])
@@ -105,7 +108,7 @@ def test_until_is_excluded() -> None:
     assert records[-1].at_ms < START_MS + HOUR <= following.at_ms
 
 
-# --- Native records ---------------------------------------------------------------------------------------------------
+# --- Native records -------------------------------------------------------------------------------
 
 
 def test_every_record_is_native_and_the_perfect_tracker_sends_it_once_at_its_time() -> None:
@@ -134,7 +137,7 @@ def test_every_kind_of_event_comes(day: list[Record]) -> None:
     assert {record.get("event", "identify") for record in day} == {*EVENT_NAMES, "identify"}
 
 
-# --- The noise of a real tracker --------------------------------------------------------------------------------------
+# --- The noise of a real tracker ------------------------------------------------------------------
 
 
 def test_without_its_noise_the_tracker_s_stream_is_the_perfect_one() -> None:
@@ -157,7 +160,8 @@ def test_the_noise_has_its_shares() -> None:
     limit = 60_000
     copies: Counter[str] = Counter()
     late = broken = 0
-    for at_ms, user_id, value in shop(tracker=Tracker(duplicates=0.02, late=0.03, broken=0.01)).events(limit=limit):
+    noisy = shop(tracker=Tracker(duplicates=0.02, late=0.03, broken=0.01))
+    for at_ms, user_id, value in noisy.events(limit=limit):
         try:
             record = orjson.loads(value)
             delay = at_ms - ms(record["timestamp"])
@@ -175,7 +179,7 @@ def test_the_noise_has_its_shares() -> None:
     assert late / limit == pytest.approx(0.025, rel=0.3)  # The rest of the late ones come within 5 s.
 
 
-# --- A lifelike shop --------------------------------------------------------------------------------------------------
+# --- A lifelike shop ------------------------------------------------------------------------------
 
 
 def test_the_day_has_the_events_that_were_ordered() -> None:
@@ -198,7 +202,9 @@ def test_most_look_some_put_in_the_cart_and_fewer_buy(day: list[Record]) -> None
     assert events["sign_up"] > events["newsletter_subscribe"] > 0
 
 
-def test_people_come_back_to_what_they_liked_and_some_fill_two_carts_and_leave_them(day: list[Record]) -> None:
+def test_people_come_back_to_what_they_liked_and_some_fill_two_carts_and_leave_them(
+    day: list[Record],
+) -> None:
     carts: defaultdict[str, list[int]] = defaultdict(list)
     views: Counter[tuple[str, str]] = Counter()
     bought: defaultdict[str, list[int]] = defaultdict(list)
@@ -235,7 +241,8 @@ def test_few_products_get_most_of_the_views_and_prices_spread_widely(day: list[R
     )
     assert len(prices) == 400
     assert prices[0] > 0
-    assert prices[len(prices) // 2] < sum(prices) / len(prices) < prices[-1] / 4  # Log-normal: a long tail upwards.
+    # Log-normal: a long tail upwards.
+    assert prices[len(prices) // 2] < sum(prices) / len(prices) < prices[-1] / 4
 
 
 def test_carts_and_orders_add_up(day: list[Record]) -> None:
@@ -270,7 +277,11 @@ def test_members_are_identified_with_what_channels_and_flows_need(day: list[Reco
     for attribute, least in (("phone", 0.8), ("email", 0.8), ("push_token", 0.4), ("marketing_consent", 1)):
         assert sum(1 for profile in members if attribute in profile) >= least * len(members)
     for profile in members:
-        assert profile.get("email", "@example.com").split("@")[1] in ("example.com", "example.org", "example.net")
+        assert profile.get("email", "@example.com").split("@")[1] in (
+            "example.com",
+            "example.org",
+            "example.net",
+        )
         # Numbers that nobody has.
         assert re.match(r"\+(86100|447700900|493023125|1\d{3}55501)", profile.get("phone", "+86100"))
 
@@ -279,7 +290,7 @@ def test_tiers_rise_with_what_was_spent(day: list[Record]) -> None:
     assert any(record.get("traits") == {"tier": "silver"} for record in day)
 
 
-# --- The command line, and what is refused ----------------------------------------------------------------------------
+# --- The command line, and what is refused --------------------------------------------------------
 
 
 def test_the_command_writes_the_same_lines_as_write_jsonl(
@@ -305,7 +316,7 @@ def test_a_bad_start_or_size_is_refused_with_what_to_write(capsys: pytest.Captur
         assert message in capsys.readouterr().err
 
 
-# --- The examples -----------------------------------------------------------------------------------------------------
+# --- The examples ---------------------------------------------------------------------------------
 
 
 def _asked(node: Any) -> Iterator[tuple[str, Record]]:
@@ -336,5 +347,156 @@ def test_an_example_flow_speaks_of_what_the_shop_sends(path: Path, day: list[Rec
         assert set(where) <= properties[event]
     trigger = flow["trigger"]["event"]
     assert set(re.findall(r"\bentry\.(\w+)", text)) <= properties[trigger]
-    own = {key for step in re.findall(r"\bset: \{(.*)\}", text) for key in re.findall(r"(\w+):", step)}
-    assert set(re.findall(r"\bprofile\.(\w+)", text)) <= attributes | own
+    all_texts = "".join(one.read_text() for one in path.parent.glob("*.yaml"))
+    sets = re.findall(r"\bset: \{(.*)\}", all_texts)
+    written = {key for step in sets for key in re.findall(r"(\w+):", step)}
+    assert set(re.findall(r"\bprofile\.(\w+)", text)) <= attributes | written
+
+
+def test_the_quick_start_shows_what_its_readme_says(tmp_path: Path) -> None:
+    subprocess.run(
+        [
+            *(
+                sys.executable,
+                "-c",
+                "from dataflow.cli import main; main()",
+                "simulate",
+                "examples/quickstart",
+            ),
+            *("--events", "examples/quickstart/events.jsonl"),
+            *(f"--{kind}={tmp_path / kind}" for kind in ("actions", "journal", "dead-letters")),
+        ],
+        check=True,
+        capture_output=True,
+        cwd=ROOT,
+    )
+    actions, journal, dead = (
+        [orjson.loads(line) for line in (tmp_path / kind).read_bytes().splitlines()]
+        for kind in ("actions", "journal", "dead-letters")
+    )
+    assert [(a["user_id"], a["at"][11:16], a["vars"]["name"]) for a in actions] == [
+        ("lina", "10:36", "Li Na"),
+        ("kim", "10:54", "friend"),
+    ]
+    assert [record["user_id"] for record in journal if record["kind"] == "converted"] == ["tom"]
+    suppressed = [(one["user_id"], one["reason"]) for one in journal if one["kind"] == "suppressed"]
+    assert suppressed == [("max", "no_address")]
+    assert "eve" not in {record["user_id"] for record in journal}
+    assert [record["reason"] for record in dead] == ["no_user"]
+
+
+# --- The screen of the demo -----------------------------------------------------------------------
+
+
+def snapshot(*actions: ShownAction, flows: int = 3) -> DemoSnapshot:
+    return DemoSnapshot(
+        seconds=75.4,
+        shop_at="2026-11-23T12:31:07.000Z",
+        events_per_s=12_431.4,
+        history=[0.0, 5000.0, 12_431.4],
+        events=284_113,
+        relevant_share=0.1123,
+        flows=[FlowCounts(f"flow-{number}", f"Flow {number}", 4, 10, 6, 2, 1) for number in range(flows)],
+        actions=actions,
+        dead_letters=3,
+        by_channel={"sms": 4, "email": 2},
+    )
+
+
+def action(**changed: Any) -> ShownAction:
+    record = {
+        **{"at": "2026-11-23T12:30:59.000Z", "user_id": "u-1", "channel": "sms", "template": "cart-reminder"},
+        **{"flow": "flow-0", "to": "+8613812340000", "vars": {"item": "Tea Set"}, "action_id": "9f"},
+    }
+    return ShownAction.of({**record, **changed})
+
+
+def drawn(width: int, height: int, what: DemoSnapshot, *, flows: int = 3) -> str:
+    console = Console(width=width, height=height, record=True, file=StringIO())
+    console.print(DemoView(console, [f"flow-{number}" for number in range(flows)]).render(what))
+    return console.export_text()
+
+
+@pytest.mark.parametrize("size", [(80, 24), (120, 40), (104, 30), (200, 60), (60, 16), (40, 10)])
+@pytest.mark.parametrize("flows", [1, 3, 30])
+@pytest.mark.parametrize("actions", [0, 100])
+def test_the_picture_fits_the_screen(size: tuple[int, int], flows: int, actions: int) -> None:
+    width, height = size
+    what = snapshot(*[action(vars={"text": "many words " * 50})] * actions, flows=flows)
+    lines = drawn(width, height, what, flows=flows).rstrip("\n").split("\n")
+    assert len(lines) == height - 1
+    assert {len(line) for line in lines} == {width}
+
+
+def test_the_picture_says_what_happens() -> None:
+    text = drawn(80, 24, snapshot(action()))
+    for shown in (
+        "Flow 0",
+        "284,113 events",
+        "11.2% relevant",
+        "3 dead letters",
+        "12,431",
+        "Mon 23 Nov 12:31:07",
+    ):
+        assert shown in text
+    for shown in ("20%", "12:30:59", "cart-reminder", "item Tea Set", "sms 4", "email 2", "1 min 15 s"):
+        assert shown in text
+
+
+def test_a_flow_without_counts_is_there_from_the_beginning() -> None:
+    assert "flow-2" in drawn(80, 24, snapshot(flows=0), flows=3)
+
+
+def test_the_plain_line_says_the_same() -> None:
+    line = DemoView(Console(), ["flow-0"]).render_line(snapshot(action()))
+    assert line == (
+        "75 s | shop time Mon 23 Nov 12:31:07 | 284,113 events (12,431/s, 11.2% relevant) | "
+        "6 actions (email 2, sms 4) | 12 inside | 6 converted | 3 dead letters | "
+        "last: sms cart-reminder to u-1"
+    )
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("+8613812340000", "+86138****0000"),
+        ("+447700900018", "+4477****0018"),
+        ("13812340000", "138****0000"),
+        ("jane.doe@example.com", "j***@example.com"),
+        ("ab12cd34ef56ab78", "ab12***"),
+        ("oX-1", "o***"),
+        ("x", "***"),
+        ("", ""),
+        (None, ""),
+    ],
+)
+def test_addresses_are_masked(address: str | None, shown: str) -> None:
+    assert mask_address(address) == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("call +86 138 1234 0000 now", "call +86 13****0000 now"),
+        ("or 138 1234 0000, j@example.org", "or 138 1****0000, j***@example.org"),
+        ("order o-20780-855 of 2026-11-23, 140.9 CNY", "order o-20780-855 of 2026-11-23, 140.9 CNY"),
+        ("\x1b[2Jgone\u202e", " [2Jgone "),
+    ],
+)
+def test_personal_data_in_texts_is_masked_and_the_rest_is_not(text: str, shown: str) -> None:
+    assert mask(text) == shown
+
+
+def test_nothing_personal_and_no_control_character_reaches_the_screen() -> None:
+    hostile = action(
+        user_id="u-\x1b[31m",
+        template="t\nnew line",
+        vars={"name": "Li Na", "phone": "+8613812340000", "note": "mail jane@example.com\r\x1b]0;title\x07"},
+    )
+    for width in (80, 120, 250):
+        text = drawn(width, 24, snapshot(hostile))
+        for personal in ("Li Na", "13812340000", "jane@"):
+            assert personal not in text
+        assert "\x1b" not in text
+        assert "\r" not in text
+    assert "\x1b" not in DemoView(Console(), []).render_line(snapshot(hostile))

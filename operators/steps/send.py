@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
-from state.iso import format_ms
 
 from operators.build import Build, ChannelPlan, Value
 from operators.flow import JsonValue, NotYet
@@ -14,6 +13,7 @@ from operators.steps.base import GO_ON, End, Outcome, Step, StepModel
 from operators.templates import MISSING, Template, TemplateFailed
 from operators.values import Duration, Name
 from operators.visit import Visit
+from state.iso import format_ms
 
 
 class SendModel(StepModel):

@@ -7,7 +7,6 @@ from datetime import date
 from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
-from state.iso import parse_local, parse_time_value
 
 from operators.build import Build
 from operators.flow import Model
@@ -15,8 +14,9 @@ from operators.localtime import first_time_of_day_from, moment_of_local, next_ti
 from operators.problems import BadValue
 from operators.steps.base import GO_ON, End, Hold, Node, Outcome, Step, StepModel
 from operators.templates import MISSING, Template
-from operators.values import Days, Offset, TimeOfDay, WaitDuration, parse_time_of_day, shown
+from operators.values import DAY, SECOND, Days, Offset, TimeOfDay, WaitDuration, parse_time_of_day, shown
 from operators.visit import Visit
+from state.iso import parse_local, parse_time_value
 
 _EPOCH_ORDINAL: Final = date(1970, 1, 1).toordinal()
 _UNTIL: Final = {
@@ -173,13 +173,17 @@ class WaitMoment(_Waiting):
         self._offset_ms = offset_ms
 
     def enter(self, visit: Visit) -> Outcome:
-        if self._offset_ms is not None:
-            until = self._local_ms - self._offset_ms
-        else:
-            days, in_day = divmod(self._local_ms, 86_400_000)
-            seconds, millis = divmod(in_day, 1000)
-            until = moment_of_local(visit.zone(), days + _EPOCH_ORDINAL, seconds) + millis
+        until = _moment(self._local_ms, self._offset_ms, visit)
         return Hold(until) if until > visit.now else GO_ON
+
+
+def _moment(local_ms: int, offset_ms: int | None, visit: Visit) -> int:
+    """Return the moment of a written date and time; without an offset it is local time where the user is."""
+    if offset_ms is not None:
+        return local_ms - offset_ms
+    days, in_day = divmod(local_ms, DAY)
+    seconds, millis = divmod(in_day, SECOND)
+    return moment_of_local(visit.zone(), days + _EPOCH_ORDINAL, seconds) + millis
 
 
 class WaitDate(_Waiting):
@@ -195,7 +199,12 @@ class WaitDate(_Waiting):
 
     def enter(self, visit: Visit) -> Outcome:
         value = visit.rendered(self._until)
-        moment = None if value is MISSING else parse_time_value(value)
+        moment: int | None
+        if isinstance(value, str):
+            local = parse_local(value)
+            moment = None if local is None else _moment(*local, visit)
+        else:
+            moment = None if value is MISSING else parse_time_value(value)
         if moment is None:
             return End("missing") if self._end_if_missing else GO_ON
         until = moment + self._offset_ms

@@ -8,8 +8,8 @@ from tests.oracle.engine import Result
 
 Json = dict[str, Any]
 
-# What the specification leaves open is compared only where both sides say it: whether a journal record names its
-# cause, and whether one about a whole journey names a step.
+# What the specification leaves open is compared only where both sides say it: whether a journal record names
+# its cause, and whether one about a whole journey names a step.
 OPEN_FIELDS = {"cause"}
 STEP_IS_OPEN = {"entered", "refused", "ended", "exited", "failed", "converted"}
 CONTEXT_RECORDS = 8

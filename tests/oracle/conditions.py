@@ -79,7 +79,9 @@ def operator_holds(name: str, value: Any, argument: Any, now: int, fields: Field
 
 
 def argument_of(argument: Any, fields: Fields | None) -> Any:
-    """Fill templates in; raise `Missing` or `Failed`. W9: "In a list one missing element makes the test false"."""
+    """Fill templates in; raise `Missing` or `Failed`. W9: "In a list one missing element makes the test
+    false".
+    """
     if isinstance(argument, list):
         return [argument_of(one, fields) for one in argument]
     if not is_template(argument):
@@ -94,7 +96,7 @@ def argument_of(argument: Any, fields: Fields | None) -> Any:
 def positive_holds(name: str, value: Any, argument: Any, now: int) -> bool:
     """The table of tests. "A test on a missing or null property, or on a value of another type, is false"."""
     if name == "exists":
-        return (value is not None) == argument
+        return (value is not None) is bool(argument)
     if value is None:
         return False
     if name == "eq":
@@ -175,9 +177,9 @@ def did_holds(did: dict[str, Any], count_of: CountOf) -> bool:
         return all(did_holds(one, count_of) for one in did["all"])
     count = count_of(did)
     if "exactly" in did:
-        return count == did["exactly"]
+        return bool(count == did["exactly"])
     # W5: "`at_least` is 1 unless given, also beside `at_most`".
-    return did.get("at_least", 1) <= count <= did.get("at_most", count)
+    return bool(did.get("at_least", 1) <= count <= did.get("at_most", count))
 
 
 def local_time_holds(test: dict[str, Any], flow: dict[str, Any], now: int, profile: dict[str, Any]) -> bool:

@@ -79,7 +79,7 @@ class User:
 
 @dataclass
 class Counted:
-    """What one counter of a trigger holds: the windows' times of events, by (flow, alternative, user, key)."""
+    """What one counter of a trigger holds: times of events, by (flow, alternative, user, key)."""
 
     flow: Flow
     alternative: int
@@ -120,8 +120,8 @@ class World:
         reason: str | None = None,
         detail: dict[str, Any] | None = None,
     ) -> int:
-        """records.md, Journal: "`seq` counts a user's journal records from 1 without gaps"; C7: optional fields
-        are absent. Return the `seq`.
+        """records.md, Journal: "`seq` counts a user's journal records from 1 without gaps"; C7: optional
+        fields are absent. Return the `seq`.
         """
         user.records += 1
         record: dict[str, Any] = {
@@ -145,11 +145,12 @@ class World:
     # -- time
 
     def fire_until(self, now: int, user_id: str | None) -> None:
-        """Fire wake-ups in order of time and user, up to *now*; at *now* itself up to *user_id* (None: everybody).
+        """Fire wake-ups in order of time and user, up to *now*; at *now* itself up to *user_id* (None:
+        everybody).
 
         cli.md: "Timers fire in order of due time, before an event with the same or a later stream time"; O3.
-        Order of things, 1: "in order of due time, then priority, then journey entry, each acting as of its due
-        time".
+        Order of things, 1: "in order of due time, then priority, then journey entry, each acting as of its
+        due time".
         """
         while True:
             due = [
@@ -230,8 +231,8 @@ class World:
         """As `matches`, for a journey.
 
         `key`: "`wait_for`, `exit` and `did since entry` see only events whose property has the same value".
-        W18: "`event` is the event that moved the journey last, not the one being judged; templates are evaluated
-        when the judged event arrives".
+        W18: "`event` is the event that moved the journey last, not the one being judged; templates are
+        evaluated when the judged event arrives".
         """
         if journey.flow.key is not None and not same(key_of(journey.flow, event), journey.key):
             return False
@@ -245,7 +246,7 @@ class World:
     # -- triggers and entry
 
     def entering_flows(self) -> list[Flow]:
-        """E1: per flow the highest `live` version; without one the highest `paused` one, which only refuses."""
+        """E1: per flow the highest `live` version; without one the highest `paused`, which only refuses."""
         entering = []
         for name in {flow.name for flow in self.flows}:
             versions = [flow for flow in self.flows if flow.name == name]
@@ -257,7 +258,7 @@ class World:
         return entering
 
     def fires(self, flow: Flow, event: Record, now: int) -> bool:
-        """W3: "each alternative has its own counter; all that fire use up theirs; the flow gets one trigger"."""
+        """W3: "each alternative has its own counter; all that fire use up theirs; .. one trigger"."""
         numbers = range(len(flow.alternatives))
         fired = [number for number in numbers if self.alternative_fires(flow, number, event, now)]
         return bool(fired)
@@ -282,8 +283,8 @@ class World:
         return True
 
     def counter(self, flow: Flow, number: int, event: Record) -> Counted:
-        """W4: "`count` in a flow with `key` counts per (user, key value); events without the key are a group of
-        their own".
+        """W4: "`count` in a flow with `key` counts per (user, key value); events without the key are a group
+        of their own".
         """
         key = key_of(flow, event)
         for counter in self.counters:
@@ -449,7 +450,7 @@ class World:
         )
 
     def set(self, journey: Journey, step: Step, now: int) -> str | None:
-        """`set`: "write profile attributes; `null` removes"; S7; J7: one record, also when nothing changed."""
+        """`set`: "write profile attributes; `null` removes"; J7: one record, also when nothing changed."""
         fields = self.fields(journey, now)
         changes = {}
         for name, written in step.written["set"].items():
@@ -567,8 +568,8 @@ class World:
         return to
 
     def suppress(self, journey: Journey, step: Step, reason: str, now: int) -> str | Closed | None:
-        """S4: "`if_missing: end` journals `suppressed`, then `ended` with the same reason; it is about address and
-        variables; a `template_error` goes on".
+        """S4: "`if_missing: end` journals `suppressed`, then `ended` with the same reason; it is about
+        address and variables; a `template_error` goes on".
         """
         self.tell("suppressed", journey, now, step=step.id, reason=reason)
         if step.written.get("if_missing", "skip") == "end" and reason != "template_error":
@@ -578,7 +579,9 @@ class World:
     # -- the end
 
     def assert_conservation(self) -> None:
-        """records.md: "per flow: entered = ended + exited + failed + inside", and every one inside has a wake-up."""
+        """records.md: "per flow: entered = ended + exited + failed + inside", and every one inside has a
+        wake-up.
+        """
         for flow in self.flows:
             told = [r["kind"] for r in self.journal if (r["flow"], r["version"]) == (flow.name, flow.version)]
             inside = [j for user in self.users.values() for j in user.journeys if j.open and j.flow is flow]
@@ -608,7 +611,7 @@ def cause_of(event: Record) -> dict[str, Any]:
 def template_fields(
     profile: dict[str, Any], trigger: Record, moved_by: Record, flow: Flow, now: int
 ) -> Fields:
-    """L4: "`entry.x` and `event.x` are properties; `flow` is the flow's name; `now` is stream time as text"."""
+    """L4: "`entry.x` and `event.x` are properties; `flow` is the flow's name; `now` is stream time"."""
     return {
         "profile": profile,
         "entry": trigger.properties,
@@ -619,7 +622,9 @@ def template_fields(
 
 
 def key_of(flow: Flow, event: Record) -> Any:
-    """E3: "A key value is a non-empty text, number or boolean"; None for anything else, or for a flow without key."""
+    """E3: "A key value is a non-empty text, number or boolean"; None for anything else, or for a flow without
+    key.
+    """
     if flow.key is None:
         return None
     value = at_path(event.properties, flow.key.split("."))
@@ -640,7 +645,7 @@ def in_active_period(flow: Flow, now: int) -> bool:
 
 
 def may_reenter(rule: Any, entries: list[int], now: int) -> bool:
-    """`reentry`: "`never`, `always`, `{after: 7d}` (since the last entry), `{at_most: 3, within: 30d}`"; E4."""
+    """`reentry`: "`never`, `always`, `{after: 7d}` (since the last entry), `{at_most, within}`"; E4."""
     if rule == "always" or not entries:
         return True
     if rule == "never":
@@ -648,7 +653,7 @@ def may_reenter(rule: Any, entries: list[int], now: int) -> bool:
     if "after" in rule:
         return now - max(entries) >= duration_ms(rule["after"])
     recent = [at for at in entries if now - duration_ms(rule["within"]) < at <= now]
-    return len(recent) < rule["at_most"]
+    return bool(len(recent) < rule["at_most"])
 
 
 def simulate(

@@ -8,20 +8,22 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from random import Random
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from hypothesis import strategies as st
 
 from tests.oracle.engine import Result, simulate
 from tests.oracle.program import Flow, Step, take_apart
-from tests.oracle.values import parse_iso, to_iso
+from tests.oracle.values import duration_ms, ms_to_local, next_clock, parse_iso, time_of_day, to_iso
 
 Json = dict[str, Any]
 
 SECOND, MINUTE, HOUR, DAY = 1_000, 60_000, 3_600_000, 86_400_000
 
-# A zone, and a moment shortly after which something happens to its clocks, or nothing.
+# A zone, and the moment at which something happens to its clocks, or nothing.
 SCENES = [
     ("UTC", "2026-03-02T08:00:00Z"),
     ("Asia/Shanghai", "2026-11-23T08:00:00Z"),
@@ -46,12 +48,20 @@ USERS = [
 ]  # In UTF-16 the smiley is before "～".
 EVENTS = ["view", "cart", "buy", "付款"]
 CLOCKS = ["00:00", "00:30", "01:30", "02:00", "02:15", "02:30", "03:00", "09:00", "18:00", "23:59:59"]
+NEAR_TURN = [-HOUR, -30 * MINUTE, -15 * MINUTE, 0, 15 * MINUTE, 30 * MINUTE, HOUR]
 DAYS = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 ZONE_TRAITS = ["Asia/Tokyo", "America/New_York", "Europe/Berlin", "Mars/Olympus", "asia/tokyo", "", 5, None]
-SHORT = ["1m", "5m", "5m", "10m", "15m", "30m", "1h", "90s", "1h30m"]
+SHORT = ["1m", "5m", "10m", "15m", "30m", "1h", "90s", "1h30m"]
 LONG = ["1h", "2h", "6h", "12h", "1d", "1d12h", "1w"]
 TEMPLATED_VARS: list[Any] = [
     "{{ profile.tier }}",
+    "{{ profile.fav }}",
+    "{{ profile.seen }}",
+    "{{ profile.data }}",
+    "{{ profile.fav | default: 'x' }} {{ profile.score | default: 'y' }}",
+    "{{ entry.ok | default: 'not' }}",
+    "{{ entry.note | default: 'no note' }}",
+    "{{ entry.note }}",
     "{{ entry.sku }}",
     "{{ event.sku }}",
     "{{ event.amount }}",
@@ -87,14 +97,23 @@ class Case:
 class Maker:
     """Draws one case. Everything random comes from *rng*, so that a seed, or hypothesis, decides all."""
 
-    def __init__(self, rng: Random) -> None:
+    def __init__(self, rng: Random, *, limits: bool) -> None:
         self.rng = rng
+        self.limits = limits
         self.zone, moment = rng.choice(SCENES)
         turn = parse_iso(moment)
         assert turn is not None
-        self.start = turn - rng.choice([0, 1, 5, 30]) * HOUR
-        self.users = rng.sample(USERS, rng.randint(2, 4))
-        self.names = rng.sample(EVENTS, rng.randint(2, 4))
+        self.start = turn - rng.choice([1, 2, 3, 7, 30]) * HOUR
+        zone = ZoneInfo(self.zone)
+        # Local times that the turn skips or repeats: as if it had not happened.
+        before = ms_to_local(turn - 1, zone) + timedelta(milliseconds=1)
+        self.clocks = [f"{before + timedelta(milliseconds=near):%H:%M}" for near in NEAR_TURN]
+        self.clocks = sorted({*self.clocks, *rng.sample(CLOCKS, 3)})
+        # Few durations, which are also the gaps between events: so ends of waits and windows meet events.
+        self.shorts = rng.sample(SHORT, 3)
+        self.longs = rng.sample(LONG, 2)
+        self.users = rng.sample(USERS, rng.choice([2, 2, 3, 4]))
+        self.names = rng.sample(EVENTS, rng.choice([2, 2, 3, 4]))
         self.ids = 0
 
     def chance(self, percent: int) -> bool:
@@ -108,6 +127,12 @@ class Maker:
             if point < 0:
                 return make()
         raise AssertionError("the weights sum up")
+
+    def short(self) -> str:
+        return str(self.rng.choice(self.shorts if self.chance(90) else SHORT))
+
+    def duration(self) -> str:
+        return self.short() if self.chance(65) else str(self.rng.choice(self.longs))
 
     # -- conditions
 
@@ -183,10 +208,9 @@ class Maker:
             "due": [
                 {"before": to_iso(self.start + 3 * HOUR)},
                 {"after": to_iso(self.start + 3 * HOUR)},
-                {"within_last": "1h"},
-                {"within_next": "2h"},
-                {"not": None},
-            ][:4],
+                {"within_last": self.duration()},
+                {"within_next": self.duration()},
+            ],
             "n": [0, {"gt": 0}, {"ne": 1}, {"in": [1, 2]}],
             "tier": ["gold", {"ne": "vip"}, ["gold", "vip"], {"exists": True}, None, {"not_in": ["vip"]}],
             "score": [{"gte": 5}, {"lt": 10}, {"ne": 5}, 5],
@@ -195,6 +219,7 @@ class Maker:
         templated: dict[str, list[Any]] = {
             "sku": [
                 "{{ entry.sku }}",
+                "{{ event.sku }}",
                 {"ne": "{{ event.sku }}"},
                 {"in": ["C", "{{ profile.fav }}"]},
                 {"not_in": ["{{ profile.fav }}"]},
@@ -207,13 +232,13 @@ class Maker:
                 {"ne": "{{ event.amount }}"},
                 {"between": [0, "{{ profile.score }}"]},
             ],
-            "n": ["{{ entry.n }}", {"lte": "{{ event.n }}"}, {"eq": "{{ entry.n }}0"}],
+            "n": ["{{ entry.n }}", "{{ event.n }}", {"lte": "{{ event.n }}"}, {"eq": "{{ entry.n }}0"}],
             "due": [{"after": "{{ now }}"}, {"before": "{{ profile.seen }}"}],
             "tier": ["{{ event.tier }}", {"ne": "{{ entry.sku }}"}],
             "fav": ["{{ entry.sku }}", {"ne": "{{ event.sku }}"}],
             "score": [{"gte": "{{ entry.amount }}"}, {"not_in": ["{{ event.amount }}", 5]}],
         }
-        if templates and name in templated and self.chance(45):
+        if templates and name in templated and self.chance(60):
             return self.rng.choice(templated[name])
         return self.rng.choice(choices[name])
 
@@ -260,13 +285,13 @@ class Maker:
             ]
         )
         if rolling:
-            clause["within"] = self.rng.choice(SHORT + LONG)
+            clause["within"] = self.duration()
         elif self.chance(30):
             clause["since"] = "entry"
         return clause
 
     def local_time(self) -> Json:
-        after, before = self.rng.sample(CLOCKS, 2)
+        after, before = self.rng.sample(self.clocks, 2)
         made: Json = self.rng.choice(
             [{"after": after}, {"before": before}, {"after": after, "before": before}, {}]
         )
@@ -291,9 +316,7 @@ class Maker:
             made.append(step)
             if self.goes_away(step):
                 return made
-        if depth > 0 and self.chance(25):
-            made.append(self.pick((50, self.end), (50, lambda: {"goto": "?"})))
-        elif depth == 0 and self.chance(20):
+        if self.chance(25 if depth else 20):
             made.append(self.pick((50, self.end), (50, lambda: {"goto": "?"})))
         return made
 
@@ -338,7 +361,7 @@ class Maker:
         if self.chance(20):
             made["category"] = self.rng.choice(["marketing", "notification"])
         if self.chance(15):
-            made["expires"] = self.rng.choice(SHORT + LONG)
+            made["expires"] = self.duration()
         if self.chance(25):
             made["if_missing"] = self.rng.choice(["skip", "end", "end"])
         return made
@@ -360,11 +383,11 @@ class Maker:
     def wait(self) -> Any:
         days = {"days": self.rng.sample(DAYS, self.rng.randint(1, 4))} if self.chance(25) else {}
         return self.pick(
-            (30, lambda: self.rng.choice(SHORT)),
-            (8, lambda: self.rng.choice(LONG)),
-            (8, lambda: {"for": self.rng.choice(SHORT)}),
-            (14, lambda: {"until": self.rng.choice(CLOCKS), **days}),
-            (12, lambda: {"for": self.rng.choice(SHORT + LONG), "at": self.rng.choice(CLOCKS), **days}),
+            (30, self.short),
+            (6, lambda: self.rng.choice(self.longs)),
+            (6, lambda: {"for": self.short()}),
+            (20, lambda: {"until": self.rng.choice(self.clocks), **days}),
+            (12, lambda: {"for": self.duration(), "at": self.rng.choice(self.clocks), **days}),
             (8, lambda: {"until": self.written_moment()}),
             (16, self.wait_for_date),
         )
@@ -381,7 +404,7 @@ class Maker:
             "if_missing": self.rng.choice(["skip", "end"]),
         }
         if self.chance(50):
-            made["offset"] = self.rng.choice(["-1h", "-3d", "+30m", "2h", "-5m"])
+            made["offset"] = self.rng.choice(["-", "+", ""]) + self.duration()
         if self.chance(60):
             made["if_past"] = self.rng.choice(["skip", "end", "end"])
         return made
@@ -393,7 +416,7 @@ class Maker:
             asked[label] = self.asked(templates=True)
             if self.chance(20):
                 asked[label]["at_least"] = self.rng.choice([1, 2, 2, 3])
-        made: Json = {"wait_for": asked, "timeout": self.rng.choice(SHORT + LONG)}
+        made: Json = {"wait_for": asked, "timeout": self.duration()}
         then = {}
         for label in [*labels, "timeout"]:
             if self.chance(65):
@@ -418,13 +441,16 @@ class Maker:
 
     def flows(self) -> list[Json]:
         made = [self.flow(f"flow-{number}") for number in range(self.rng.choice([1, 2, 2, 3, 3, 4]))]
-        if self.chance(25):
+        if self.chance(30):
             first = made[0]
             twin = self.flow(first["flow"])
             first["version"], twin["version"] = self.rng.choice([(1, 2), (2, 1), (3, 10)])
             made.append(twin)
-            if self.chance(60):
-                first["state"] = self.rng.choice(["draft", "ended", "paused", "live"])
+            for one in (first, twin):
+                if self.chance(60):
+                    one["state"] = self.rng.choice(
+                        ["draft", "ended", "paused", "paused", "live", "live", "live"]
+                    )
         self.rng.shuffle(made)
         return made
 
@@ -443,7 +469,7 @@ class Maker:
                 "until": to_iso(start + self.rng.choice([2 * HOUR, DAY])),
             }
             made["active"].pop(self.rng.choice(["from", "until", "neither"]), None)
-        if self.chance(40):
+        if self.chance(50):
             made["priority"] = self.rng.choice([-1, 0, 1, 1, 10])
         made["trigger"] = self.trigger()
         entry = self.entry()
@@ -460,7 +486,7 @@ class Maker:
             if self.chance(35):
                 asked["count"] = {"at_least": self.rng.choice([1, 2, 2, 3])}
                 if self.chance(75):
-                    asked["count"]["within"] = self.rng.choice(SHORT + LONG)
+                    asked["count"]["within"] = self.duration()
             return asked
 
         return {"any": [one() for _ in range(self.rng.randint(1, 3))]} if self.chance(20) else one()
@@ -471,7 +497,13 @@ class Maker:
             made["when"] = self.when(at_entry=True)
         if self.chance(40):
             made["reentry"] = self.rng.choice(
-                ["never", "always", {"after": "30m"}, {"after": "1d"}, {"at_most": 2, "within": "2h"}]
+                [
+                    "never",
+                    "always",
+                    {"after": self.short()},
+                    {"after": "1d"},
+                    {"at_most": 2, "within": self.duration()},
+                ]
             )
         if self.chance(45):
             made["concurrent"] = self.rng.choice([1, 2, 3])
@@ -479,7 +511,7 @@ class Maker:
             made["key"] = "order"
         if self.chance(10):
             made["holdout"] = self.rng.choice(["10%", "50%", "12.5%", "100%", "0%"])
-        if self.chance(8):
+        if self.limits and self.chance(12):
             made["limit"] = self.rng.choice([1, 2, 4])
         return made
 
@@ -493,9 +525,17 @@ class Maker:
 
     def body(self, flow: Json) -> list[Any]:
         """Steps whose jumps lead somewhere and loop only over waits; plain ones if luck does not find any."""
-        loops_on_time = self.chance(6)
+        if self.chance(2):  # Goes round until it fails.
+            loop: Json = {"wait": self.short()}
+            if self.chance(50):
+                loop = {"wait_for": {"one": self.asked(templates=True)}, "timeout": self.short()}
+            made = [self.set_step(), {"id": "loop", **loop}, self.send(), {"goto": "loop"}]
+            return made[self.rng.choice([0, 1]) :]
+        loops_on_time = self.chance(4)
         for _ in range(FLOW_TRIES):
             steps = self.steps(0, least=1, most=5)
+            if '"send"' not in json.dumps(steps):
+                steps.insert(0, self.send())
             flow_made = take_apart_with_targets(self, {**flow, "steps": steps})
             if flow_made is not None and is_sound(flow_made, loops_on_time=loops_on_time):
                 return steps
@@ -503,14 +543,10 @@ class Maker:
 
     # -- events
 
-    def lines(self) -> list[bytes]:
-        stream = Stream(self)
-        for _ in range(self.rng.randint(12, 60)):
-            stream.add()
-        return stream.lines
-
-    def properties(self) -> Json:
-        now = self.start + self.rng.choice([-1, 0, 1, 2, 3, 5, 30]) * HOUR
+    def properties(self, now: int) -> Json:
+        due = now + self.rng.choice([-1, 0, 1, 1]) * duration_ms(self.duration())
+        iso = to_iso(due)
+        dues: list[Any] = [iso, iso, due, due + 0.5, iso[:16], iso[:10], "10:00", True, 1e15]
         values: dict[str, tuple[int, list[Any]]] = {
             "sku": (85, ["A", "B", "a", "ß"]),
             "amount": (80, [1, 5, 5.0, 10, 2.5, -1, "5", True, None]),
@@ -519,10 +555,7 @@ class Maker:
             "tags": (40, [["x", "y"], ["x", 1], [True, 1.0], "xy", []]),
             "note": (40, ["Sale 5", "a\nb", "axb", "sale", ""]),
             "addr": (40, [{"city": "Köln", "zip": None}, {"city": "Rome"}, {}, ["city"], "Rome"]),
-            "due": (
-                50,
-                [to_iso(now), to_iso(now)[:16], to_iso(now)[:10], now, now + 0.5, "10:00", True, 1e15],
-            ),
+            "due": (70, dues),
             "n": (70, [0, 0, 1, 2, 4]),
             "tier": (20, ["gold", "A"]),
         }
@@ -547,7 +580,7 @@ class Maker:
                 None,
                 False,
             ],
-            "seen": [to_iso(self.start)[:19]],
+            "seen": [to_iso(self.start)[:19], "later"],
             "addr.city": ["a dot in a name"],
         }
         chosen = self.rng.sample(sorted(values), self.rng.randint(1, 4))
@@ -567,32 +600,21 @@ class Stream:
         if maker.chance(85):  # So that most users have addresses.
             for user in maker.users:
                 traits = {"phone": f"+{len(user)}", "email": "e@example.com", "push_token": "p"}
-                self.write(
-                    {"type": "identify", "user_id": user, "timestamp": to_iso(self.now), "traits": traits}
-                )
+                record: Json = {"type": "identify", "user_id": user, "traits": traits}
+                self.write(record | ({"timestamp": to_iso(self.now)} if maker.chance(60) else {}))
 
     def write(self, record: Json) -> None:
         self.lines.append(json.dumps(record, ensure_ascii=self.maker.chance(30)).encode())
 
     def add(self) -> None:
-        self.now += self.rng.choice(
-            [
-                0,
-                0,
-                0,
-                1,
-                SECOND,
-                MINUTE,
-                *[5 * MINUTE] * 4,
-                10 * MINUTE,
-                10 * MINUTE,
-                30 * MINUTE,
-                HOUR,
-                7 * HOUR,
-            ]
+        self.now += self.maker.pick(
+            (30, lambda: 0),
+            (4, lambda: self.rng.choice([1, -1, SECOND])),
+            (50, lambda: duration_ms(self.maker.short())),
+            (6, lambda: duration_ms(self.rng.choice(self.maker.longs))),
+            (8, self.to_clock),
+            (2, lambda: DAY),
         )
-        if self.maker.chance(2):
-            self.now += DAY
         self.maker.pick(
             (78, self.event),
             (6, self.identify),
@@ -600,6 +622,12 @@ class Stream:
             (7, self.broken),
             (1, lambda: self.lines.append(self.rng.choice([b"", b"  ", b"\t"]))),
         )
+
+    def to_clock(self) -> int:
+        """How long it is to a time of day that the flows may name."""
+        clock = time_of_day(self.rng.choice(self.maker.clocks))
+        assert clock is not None
+        return next_clock(clock, ZoneInfo(self.maker.zone), None, at_or_after_ms=self.now) - self.now
 
     def written_time(self, ms: int) -> Any:
         iso = to_iso(ms)
@@ -637,7 +665,7 @@ class Stream:
             record["event"] = "nobody asks for this"
         if self.maker.chance(65):
             record["message_id"] = f"m-{len(self.lines)}"
-        record["properties"] = self.maker.properties()
+        record["properties"] = self.maker.properties(self.now)
         if self.maker.chance(8):
             record["traits"] = self.maker.traits()
         if self.maker.chance(10):
@@ -788,12 +816,12 @@ def loops(flow: Flow, *, events: bool, time: bool) -> bool:
         left -= leaves
 
 
-def build(rng: Random) -> Case:
-    """One case from a source of randomness."""
-    maker = Maker(rng)
+def build(rng: Random, *, limits: bool = False) -> Case:
+    """One case from a source of randomness; with *limits*, flows may have an `entry.limit`."""
+    maker = Maker(rng, limits=limits)
     flows = maker.flows()
     stream = Stream(maker)
-    for _ in range(rng.randint(12, 60)):
+    for _ in range(rng.randint(15, 70)):
         stream.add()
     if maker.chance(3):
         stream.lines[0] = b"\xef\xbb\xbf" + stream.lines[0]
@@ -808,25 +836,25 @@ def build(rng: Random) -> Case:
     return case
 
 
-def random_full_case(seed: int) -> Case:
-    return build(Random(seed))
+def random_full_case(seed: int, *, limits: bool = False) -> Case:
+    return build(Random(seed), limits=limits)
 
 
-def random_case(seed: int) -> tuple[list[Json], list[bytes]]:
+def random_case(seed: int, *, limits: bool = False) -> tuple[list[Json], list[bytes]]:
     """Flows and lines of an events file, for `--until` as it is by default."""
-    case = random_full_case(seed)
+    case = random_full_case(seed, limits=limits)
     return case.flows, case.lines
 
 
-def cases() -> st.SearchStrategy[Case]:
+def cases(*, limits: bool = False) -> st.SearchStrategy[Case]:
     """The same for hypothesis, which shrinks what it draws."""
-    return st.randoms(use_true_random=False).map(build)
+    return st.randoms(use_true_random=False).map(lambda rng: build(rng, limits=limits))
 
 
 def statistics(seeds: int) -> Counter[str]:
     counts: Counter[str] = Counter()
     for seed in range(seeds):
-        flows, lines = random_case(seed)
+        flows, lines = random_case(seed, limits=True)
         result = simulate(flows, lines)
         counts["cases"] += 1
         counts["cases with an action"] += bool(result.actions)

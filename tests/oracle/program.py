@@ -1,4 +1,6 @@
-"""A flow taken apart: every step under its id, with the step that comes after it and the first of each nested list."""
+"""A flow taken apart: every step under its id, with the step that comes after it and the first of each nested
+list.
+"""
 
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -92,9 +94,8 @@ def add_list(flow: Flow, steps: list[Any], path: str, after: str | None) -> str 
 
 
 def add_step(flow: Flow, given: Any, path: str, after: str | None) -> None:
-    written = (
-        {given: None} if isinstance(given, str) else given
-    )  # S21: "`- end` and `- end:` are both allowed".
+    # S21: "`- end` and `- end:` are both allowed".
+    written: dict[str, Any] = {given: None} if isinstance(given, str) else given
     others = [kind for kind in OTHER_KINDS if kind in written]
     if others:
         raise NotImplementedError(others[0])

@@ -37,7 +37,9 @@ class Record:
 
     @property
     def stands_at(self) -> int:
-        """Trigger: "In every window an event stands at its own `timestamp`, or at its stream time if earlier"."""
+        """Trigger: "In every window an event stands at its own `timestamp`, or at its stream time if
+        earlier".
+        """
         return min(self.at, self.now)
 
 
@@ -75,7 +77,9 @@ def read_lines(lines: list[bytes], name: str) -> ReadFile:
 
 
 def give_stream_times(records: list[Record]) -> None:
-    """records.md: "in files `received_at` if present, else `timestamp`"; cli.md: "stream time never goes back"; T1."""
+    """records.md: "in files `received_at` if present, else `timestamp`"; cli.md: "stream time never goes
+    back"; T1.
+    """
     sent = [r.own_time_ms if r.received_ms is None else r.received_ms for r in records]
     latest = next((ms for ms in sent if ms is not None), 0)
     for record, ms in zip(records, sent, strict=True):

@@ -839,7 +839,10 @@ def test_the_zone_is_the_users_then_the_flows_then_utc() -> None:
 
 def test_set_writes_removes_and_leaves_what_a_template_misses() -> None:
     values = {"a": "{{ now }}", "b": "{{ entry.none }}", "c": None, "d": ["x", 1]}
-    show = {**SEND, "vars": {name: f"{{{{ profile.{name} | default: 'no' }}}}" for name in ("a", "b", "c")}}
+    show: Json = {
+        **SEND,
+        "vars": {name: f"{{{{ profile.{name} | default: 'no' }}}}" for name in ("a", "b", "c")},
+    }
     show["vars"]["d"] = "{{ profile.d }}"
     result = simulate([flow({"set": values}, show)], [ev("08:00", traits={"b": "old", "c": "old"})])
     assert sent(result, "vars") == [{"a": f"{DAY}T08:00:00.000Z", "b": "old", "c": "no", "d": ["x", 1]}]
@@ -954,11 +957,12 @@ def test_goto_and_plain_waits_journal_no_move() -> None:
 
 
 def test_what_is_not_covered_says_so() -> None:
-    for step in (
+    steps: list[Json] = [
         {"split": {"a": "50%", "b": "50%"}, "then": {}},
         {"parallel": [[], []]},
         {"audience": {"add": ["a"]}},
-    ):
+    ]
+    for step in steps:
         with pytest.raises(NotImplementedError):
             simulate([flow(step)], [])
     with pytest.raises(NotImplementedError):

@@ -72,7 +72,7 @@ def parse_iso(text: str, zone: ZoneInfo | None = None) -> int | None:
 
 
 def parse_time(value: Any, zone: ZoneInfo | None = None) -> int | None:
-    """T2: a text as above, or "a JSON number is epoch milliseconds, cut to an integer"; None if unreadable."""
+    """T2: a text as above, or a JSON number of epoch milliseconds, cut to an integer; None if unreadable."""
     if isinstance(value, str):
         return parse_iso(value, zone)
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -120,7 +120,10 @@ def zone_of(profile: dict[str, Any], flow: dict[str, Any]) -> ZoneInfo:
 
 def time_of_day(text: str) -> time | None:
     found = TIME_OF_DAY.fullmatch(text)
-    return time(*(int(part or 0) for part in found.groups())) if found else None
+    if found is None:
+        return None
+    hour, minute, second = (int(part or 0) for part in found.groups())
+    return time(hour, minute, second)
 
 
 def next_clock(clock: time, zone: ZoneInfo, days: list[str] | None, *, at_or_after_ms: int) -> int:
@@ -144,7 +147,7 @@ def joined(*fields: str) -> bytes:
 
 
 def identity(*fields: str) -> str:
-    """records.md: "BLAKE2b with a 16-byte digest, in hex, of the UTF-8 fields .., joined by the byte 0x1F"."""
+    """records.md: "BLAKE2b with a 16-byte digest, in hex, of the UTF-8 fields .., joined by .. 0x1F"."""
     return hashlib.blake2b(joined(*fields), digest_size=16).hexdigest()
 
 
@@ -159,7 +162,9 @@ def is_number(value: Any) -> bool:
 
 
 def same(left: Any, right: Any) -> bool:
-    """`eq`, W11: "numbers compare by value, `true` is not `1`, no coercion from text"; "only scalars are equal"."""
+    """`eq`, W11: "numbers compare by value, `true` is not `1`, no coercion from text"; "only scalars are
+    equal".
+    """
     if is_number(left) and is_number(right):
         return bool(left == right)
     for kind in (bool, str):
@@ -169,7 +174,7 @@ def same(left: Any, right: Any) -> bool:
 
 
 def key_text(value: Any) -> str:
-    """E3: "In the id a text stands as it is, another value in its shortest JSON form (`17`, also for 17.0)"."""
+    """E3: "In the id a text stands as it is, another value in its shortest JSON form (`17`, also 17.0)"."""
     if isinstance(value, str):
         return value
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
@@ -178,7 +183,9 @@ def key_text(value: Any) -> str:
 
 
 def at_path(value: Any, path: list[str]) -> Any:
-    """W12: "Dots descend into objects, never into lists"; T10: a dot in a name is part of it. None if missing."""
+    """W12: "Dots descend into objects, never into lists"; T10: a dot in a name is part of it. None if
+    missing.
+    """
     for name in path:
         if not isinstance(value, dict):
             return None

@@ -4,8 +4,10 @@ import base64
 import json
 import re
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ ANY = "<any>"
 
 SCENARIO_KEYS = {"name", "spec", "flows", "config", "events", "until", "expect", "run", "subprocess"}
 TABLE_KEYS = {"name", "spec", "where", "holds", "fails", "places"}
+DEPLOYMENT_KEYS = {"name", "spec", "phases", "expect"}
+PHASE_KEYS = {"flows", "events", "until", "refuses"}
 EXPECT_KEYS = {
     "actions", "journal", "journal_kinds", "dead_letters", "check", "totals", "topics", "stderr",
 }  # fmt: skip
@@ -91,6 +95,7 @@ class Scenario:
     expect: dict[str, Any] = field(default_factory=dict)
     run: bool = False
     subprocess: bool = False
+    phases: tuple[dict[str, Any], ...] = ()
 
     @property
     def checks(self) -> bool:
@@ -172,17 +177,23 @@ def _dump(value: Any) -> bytes:
 
 def write(scenario: Scenario, folder: Path) -> Path:
     """Write the flows, `nudge.yaml` and the events into *folder*; return the folder of the flows."""
-    flows = folder / "flows"
-    flows.mkdir()
-    for number, flow in enumerate(scenario.flows, start=1):
-        if isinstance(flow, str):
-            (flows / f"flow-{number}.yaml").write_text(flow, encoding="utf-8")
-        else:
-            (flows / f"flow-{number}.json").write_bytes(_dump(flow))
+    flows = write_flows(scenario.flows, folder)
     if scenario.config is not None:
         text = scenario.config if isinstance(scenario.config, str) else _dump(scenario.config).decode()
         (flows / "nudge.yaml").write_text(text, encoding="utf-8")
     (folder / EVENTS).write_bytes(b"".join(line_of(row) + b"\n" for row in scenario.events))
+    return flows
+
+
+def write_flows(of: Iterable[Any], folder: Path) -> Path:
+    """Write the flows into a new folder `flows` of *folder*, and return it."""
+    flows = folder / "flows"
+    flows.mkdir()
+    for number, flow in enumerate(of, start=1):
+        if isinstance(flow, str):
+            (flows / f"flow-{number}.yaml").write_text(flow, encoding="utf-8")
+        else:
+            (flows / f"flow-{number}.json").write_bytes(_dump(flow))
     return flows
 
 
@@ -257,7 +268,9 @@ def assert_rows(expected: list[Any], got: list[dict[str, Any]], what: str) -> No
     wants = [wanted(row) for row in expected]
     shown = [seen(record, want) for record, want in zip(got, wants, strict=False)]
     shown += [_brief(record) for record in got[len(wants) :]]
-    assert shown == wants, f"{what} of the scenario are not what the spec says"
+    rows = zip_longest(wants, shown)
+    wrong = [f"row {n}: expected {want}, got {one}" for n, (want, one) in enumerate(rows) if want != one]
+    assert not wrong, "\n".join([f"{what} are not what the specification says", *wrong])
 
 
 def _brief(record: dict[str, Any]) -> dict[str, Any]:
@@ -317,6 +330,13 @@ def load() -> list[Scenario]:
             if "where" in row:
                 assert row.keys() <= TABLE_KEYS, f"{path.name}: {row['name']}: {row.keys() - TABLE_KEYS}"
                 found += _written_out(row, common)
+                continue
+            if "phases" in row:
+                assert row.keys() <= DEPLOYMENT_KEYS, f"{path.name}: {row['name']}"
+                assert all(phase.keys() <= PHASE_KEYS for phase in row["phases"]), row["name"]
+                assert_in_order([event for phase in row["phases"] for event in phase["events"]], row["name"])
+                phases = tuple(row["phases"])
+                found.append(Scenario(**common, flows=(), phases=phases, expect=row["expect"]))
                 continue
             assert row.keys() <= SCENARIO_KEYS, f"{path.name}: {row['name']}: {row.keys() - SCENARIO_KEYS}"
             assert row["expect"].keys() <= EXPECT_KEYS, f"{row['name']}: {row['expect'].keys() - EXPECT_KEYS}"
