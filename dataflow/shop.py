@@ -19,8 +19,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from itertools import accumulate, islice, takewhile
-from operator import itemgetter
 from math import log
+from operator import itemgetter
 from pathlib import Path
 from random import Random
 from typing import Any, BinaryIO, Final, Generic, NamedTuple, TypeAlias, TypeVar

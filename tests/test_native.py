@@ -133,6 +133,7 @@ def test_null_is_as_absent(field: str) -> None:
 def test_an_empty_message_id_is_as_absent() -> None:
     assert decode(line(message_id="")) == event()
     assert decode(line(message_id="0")) == event(message_id="0")
+    same([line(message_id=""), line(message_id="0")])
 
 
 def test_events_carry_traits_also_empty_ones() -> None:
@@ -353,6 +354,7 @@ def test_1_mib_passes() -> None:
 def test_64_levels_pass() -> None:
     assert isinstance(decode(raw_line(DEEP_64)), Record)
     assert reason(raw_line(DEEP_65)) == "too_deep"
+    same([raw_line(DEEP_64), raw_line(DEEP_65), raw_line(DEEP_64)])
 
 
 def test_brackets_in_texts_are_no_levels() -> None:
@@ -641,7 +643,7 @@ def test_all_ways_to_look_at_many_records_agree(seed: int) -> None:
 
 @pytest.mark.parametrize(
     "place",
-    [b"%s", b'"x":%s', b'"properties":{"a":%s}', b'"context":[{"a": %s ,"b":2},%s]'],
+    [b"%s", b'"x":%s', b'"properties":{"a": %s }', b'"context":[{"b":2},%s]', b'"x":[\t%s\r\n]'],
 )
 def test_what_a_quick_look_skips_is_checked(place: bytes) -> None:
     for piece in ODD:

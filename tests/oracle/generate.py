@@ -110,10 +110,14 @@ class Maker:
         self.clocks = [f"{before + timedelta(milliseconds=near):%H:%M}" for near in NEAR_TURN]
         self.clocks = sorted({*self.clocks, *rng.sample(CLOCKS, 3)})
         # Few durations, which are also the gaps between events: so ends of waits and windows meet events.
-        self.shorts = rng.sample(SHORT, 3)
-        self.longs = rng.sample(LONG, 2)
-        self.users = rng.sample(USERS, rng.choice([2, 2, 3, 4]))
-        self.names = rng.sample(EVENTS, rng.choice([2, 2, 3, 4]))
+        # In a tight case there are so few of everything that most things happen at the same instants.
+        self.tight = rng.randrange(100) < 45
+        self.shorts = rng.sample(SHORT, 1 if self.tight else 3)
+        self.longs = rng.sample(LONG, 1 if self.tight else 2)
+        if self.tight:
+            self.clocks = sorted(rng.sample(self.clocks, 2))
+        self.users = rng.sample(USERS, rng.choice([1, 2, 2] if self.tight else [2, 2, 3, 4]))
+        self.names = rng.sample(EVENTS, 2 if self.tight else rng.choice([2, 2, 3, 4]))
         self.ids = 0
 
     def chance(self, percent: int) -> bool:
@@ -142,7 +146,7 @@ class Maker:
     def asked(self, *, templates: bool, where_percent: int = 40) -> Json:
         """An event with perhaps a `where`."""
         asked: Json = {"event": self.event_name()}
-        if self.chance(where_percent):
+        if self.chance(where_percent // (3 if self.tight else 1)):
             asked["where"] = self.where(templates=templates)
         return asked
 
@@ -397,13 +401,13 @@ class Maker:
         return str(self.rng.choice([moment, moment[:16], moment[:10], moment[:19] + "+02:00"]))
 
     def wait_for_date(self) -> Json:
-        until = ["{{ profile.renewal }}", "{{ entry.due }}", "{{ profile.seen }}", "{{ event.due }}"]
+        until = [*["{{ entry.due }}"] * 3, "{{ event.due }}", "{{ profile.renewal }}", "{{ profile.seen }}"]
         texts = ["{{ entry.due | default: '2026-03-29T02:30' }}", "{{ entry.sku }}T09:00"]
         made: Json = {
             "until": self.rng.choice(until + texts),
             "if_missing": self.rng.choice(["skip", "end"]),
         }
-        if self.chance(50):
+        if self.chance(40):
             made["offset"] = self.rng.choice(["-", "+", ""]) + self.duration()
         if self.chance(60):
             made["if_past"] = self.rng.choice(["skip", "end", "end"])
@@ -440,7 +444,10 @@ class Maker:
     # -- flows
 
     def flows(self) -> list[Json]:
-        made = [self.flow(f"flow-{number}") for number in range(self.rng.choice([1, 2, 2, 3, 3, 4]))]
+        made = [
+            self.flow(f"flow-{number}")
+            for number in range(self.rng.choice([2, 3, 4] if self.tight else [1, 2, 2, 3, 4]))
+        ]
         if self.chance(30):
             first = made[0]
             twin = self.flow(first["flow"])
@@ -463,14 +470,13 @@ class Maker:
         if self.chance(70):
             made["timezone"] = self.zone
         if self.chance(10):
-            start = self.start + self.rng.choice([-HOUR, 0, HOUR])
-            made["active"] = {
-                "from": to_iso(start),
-                "until": to_iso(start + self.rng.choice([2 * HOUR, DAY])),
-            }
+            unit = duration_ms(self.rng.choice(self.shorts))
+            start = self.start + self.rng.choice([0, 1, 2, 4]) * unit
+            until = start + self.rng.choice([1, 4, 10, 30]) * unit
+            made["active"] = {"from": to_iso(start), "until": to_iso(until)}
             made["active"].pop(self.rng.choice(["from", "until", "neither"]), None)
-        if self.chance(50):
-            made["priority"] = self.rng.choice([-1, 0, 1, 1, 10])
+        if self.chance(60):
+            made["priority"] = self.rng.choice([-1, 0, 1, 2, 10])
         made["trigger"] = self.trigger()
         entry = self.entry()
         if entry:
@@ -493,7 +499,7 @@ class Maker:
 
     def entry(self) -> Json:
         made: Json = {}
-        if self.chance(20):
+        if self.chance(8 if self.tight else 20):
             made["when"] = self.when(at_entry=True)
         if self.chance(40):
             made["reentry"] = self.rng.choice(
@@ -506,8 +512,8 @@ class Maker:
                 ]
             )
         if self.chance(45):
-            made["concurrent"] = self.rng.choice([1, 2, 3])
-        if self.chance(30):
+            made["concurrent"] = self.rng.choice([1, 2, 3, 5])
+        if self.chance(15 if self.tight else 25):
             made["key"] = "order"
         if self.chance(10):
             made["holdout"] = self.rng.choice(["10%", "50%", "12.5%", "100%", "0%"])
@@ -825,9 +831,8 @@ def build(rng: Random, *, limits: bool = False) -> Case:
         stream.add()
     if maker.chance(3):
         stream.lines[0] = b"\xef\xbb\xbf" + stream.lines[0]
-    until_ms = (
-        stream.now + rng.choice([-HOUR, 0, 5 * MINUTE, 2 * HOUR, 3 * DAY]) if maker.chance(20) else None
-    )
+    ends = [-HOUR, 0, duration_ms(maker.short()), duration_ms(maker.duration()), 3 * DAY]
+    until_ms = stream.now + rng.choice(ends) if maker.chance(25) else None
     case = Case(flows, stream.lines, until_ms)
     if case.run() != case.run(forgetful=True):
         # T16 does not say which of these repeats is dropped: blank lines in their place.

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -322,6 +323,54 @@ def test_different_nudge_yaml_files_beside_the_arguments_are_an_error(tmp_path: 
     (other / "g.json").write_bytes((flows / "flow-1.json").read_bytes().replace(b'"f"', b'"g"'))
     (other / "nudge.yaml").write_text("channels: {line: {address: line_id}}", encoding="utf-8")
     assert call("simulate", flows, other, "--events", tmp_path / EVENTS) == 2
+
+
+HUGE = 10**30
+EXTREMES: list[dict[str, Any]] = [
+    {"version": HUGE},
+    {"priority": -HUGE},
+    {"trigger": {"event": "a", "where": {"v": {"lt": HUGE}}}},
+    {"trigger": {"event": "a", "count": {"at_least": HUGE}}},
+    {"trigger": {"event": "a", "count": {"at_least": 1, "within": "99999999999w"}}},
+    {"trigger": {"event": "a", "where": {"v": {"within_last": "99999999999w"}}}},
+    {"entry": {"concurrent": HUGE}},
+    {"entry": {"reentry": {"after": "99999999999w"}}},
+    {"entry": {"reentry": {"at_most": HUGE, "within": "99999999999w"}}},
+    {"steps": [{"set": {"v": HUGE}}]},
+    {"steps": [{"send": "webhook", "template": "t", "vars": {"v": HUGE}, "expires": "99999999999w"}]},
+    {"steps": [{"wait": {"until": "{{ entry.t }}", "offset": "-99999999999w", "if_missing": "end"}}]},
+    {"steps": [{"wait_for": {"x": {"event": "x", "at_least": HUGE}}, "timeout": "1h"}]},
+    {"steps": [{"branch": [{"when": {"did": {"event": "a", "within": "99999999999w"}}, "steps": []}]}]},
+]
+
+
+@pytest.mark.parametrize("part", EXTREMES, ids=json.dumps)
+def test_what_check_lets_pass_runs_however_extreme_its_numbers(part: dict[str, Any], tmp_path: Path) -> None:
+    flow = {"flow": "f", "trigger": {"event": "a"}, "steps": [{"wait": "1h"}]} | part
+    event = {"at": "08:00", "event": "a", "v": HUGE, "t": "2026-12-01"}
+    scenario = replace(PLAIN, flows=(flow,), events=(event,))
+    flows = write(scenario, tmp_path)
+    status = call("check", flows)
+    assert status in (0, 2)
+    assert call(*simulate_args(scenario, flows, None)) == status
+
+
+def test_a_flow_file_that_is_not_utf_8_is_a_problem_of_that_file(tmp_path: Path, capsys: Capture) -> None:
+    flows = write(PLAIN, tmp_path)
+    (flows / "other.yaml").write_bytes(b"flow: g\ntitle: \xff\xfe\ntrigger: {event: a}\nsteps: [{end: x}]\n")
+    status, found = problems(flows, capsys)
+    assert status == 2
+    assert {Path(problem["file"]).name for problem in found} == {"other.yaml"}
+
+
+def test_a_duplicate_key_is_an_error_in_json_too(tmp_path: Path, capsys: Capture) -> None:
+    """V1."""
+    flows = write(PLAIN, tmp_path)
+    text = '{"flow": "g", "flow": "h", "trigger": {"event": "a"}, "steps": [{"end": "x"}]}'
+    (flows / "other.json").write_text(text, encoding="utf-8")
+    status, found = problems(flows, capsys)
+    assert status == 2
+    assert {Path(problem["file"]).name for problem in found} == {"other.json"}
 
 
 def test_simulate_prints_a_table_per_flow(tmp_path: Path, capsys: Capture) -> None:

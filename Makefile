@@ -1,0 +1,46 @@
+# Everything here works on a bare machine with Python 3.11 or 3.12; the tests also want Java 17 or newer and Maven.
+
+PYTHON ?= $(shell command -v python3.12 || command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+SECONDS_OF_SOAK ?= 3600
+
+.PHONY: demo test test-fast check fix bench soak clean
+
+demo: $(VENV)/.installed ## a broker, a shop, three flows, and what they do
+	$(BIN)/nudge demo $(if $(SECONDS),--seconds $(SECONDS))
+
+test: $(VENV)/.installed ## lint, types, layers, and all tests, with a real Apache Kafka
+	$(MAKE) check
+	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+
+test-fast: $(VENV)/.installed ## all tests that need no broker
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not kafka" $(ARGS)
+
+check: $(VENV)/.installed ## format, lint, types, and the arrows between the layers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fix: $(VENV)/.installed ## what the formatter and the linter can mend by themselves
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.installed ## Kafka to Kafka against the bare loop; see benchmarks/README.md
+	$(BIN)/python -m benchmarks.kafka_to_kafka $(ARGS)
+
+soak: $(VENV)/.installed ## kill a running job at random for as long as SECONDS_OF_SOAK says
+	$(BIN)/python -m tests.crash.soak --seconds $(SECONDS_OF_SOAK) $(ARGS)
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "no Python found: install Python 3.11 or 3.12"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' \
+	  || { echo "$(PYTHON) is $$($(PYTHON) --version): Python 3.11 or 3.12 is needed; name one with make PYTHON=..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+clean: ## remove the environment and caches
+	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
