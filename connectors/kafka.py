@@ -12,8 +12,8 @@ from typing import Any, Final
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-ANSWER_TIMEOUT_S: Final = 10.0
-RETRIES: Final = 6
+ANSWER_TIMEOUT_S: Final = 5.0
+RETRIES: Final = 4
 
 Options = Mapping[str, Any]
 

@@ -267,6 +267,9 @@ def _plain(chunk: Sequence[bytes]) -> bool:
     return text[::30].translate(_DIGITS).find(b"0000000000") < 0
 
 
+Found = list[tuple[int, Record | Reject]]
+
+
 class NativeDecoder:
     """Decode batches, with little effort for the events that are of interest to nobody.
 
@@ -277,7 +280,7 @@ class NativeDecoder:
     def __init__(self, wanted: frozenset[str] | None = None) -> None:
         self._wanted = wanted
 
-    def relevant(self, values: Sequence[bytes]) -> list[tuple[int, Record | Reject]]:
+    def relevant(self, values: Sequence[bytes]) -> Found:
         """Return (position, what `decode` returns) of all *values* but the events that may leave no trace.
 
         These are the valid events without `traits` whose name is not wanted. They are checked as by `decode`:
@@ -285,46 +288,47 @@ class NativeDecoder:
         """
         if self._wanted is None:
             return [(position, decode(raw)) for position, raw in enumerate(values)]
-        found: list[tuple[int, Record | Reject]] = []
+        found: Found = []
+        dense = False
         for start in range(0, len(values), _CHUNK):
             chunk = values[start : start + _CHUNK]
-            quick = self._quickly(chunk, start, self._wanted)
+            before = len(found)
+            quick = None if dense else _quickly(chunk, start, self._wanted)
             if quick is not None:
                 found += quick
-                continue
-            for position, raw in enumerate(chunk, start):
-                quick = self._quickly([raw], position, self._wanted)
-                found += _slowly(raw, position, self._wanted) if quick is None else quick
+            else:
+                for position, raw in enumerate(chunk, start):
+                    found += _slowly(raw, position, self._wanted)
+            # The quick look costs extra for what is relevant; the next chunk is probably like this one.
+            dense = 2 * (len(found) - before) > len(chunk)
         return found
 
-    @staticmethod
-    def _quickly(
-        chunk: Sequence[bytes], start: int, wanted: frozenset[str]
-    ) -> list[tuple[int, Record | Reject]] | None:
-        """Return what is relevant in *chunk*, which begins at *start*; None if a closer look is needed."""
-        if not _plain(chunk):
-            return None
-        found: list[tuple[int, Record | Reject]] = []
-        times: list[str | int] = []
-        for position, raw in enumerate(chunk, start):
-            try:
-                head = _head_of(raw)
-            except (msgspec.MsgspecError, UnicodeDecodeError):
-                found += _slowly(raw, position, wanted)
-                continue
-            if head.type is not None or head.action_id is not None or head.audience is not None:
-                found += _slowly(raw, position, wanted)
-            elif head.event in wanted or head.traits is not None:
-                found.append((position, _event(head, raw)))
-            else:
-                if head.timestamp is not None:
-                    times.append(head.timestamp)
-                if head.received_at is not None:
-                    times.append(head.received_at)
-        return found if all_times(times) else None
+
+def _quickly(chunk: Sequence[bytes], start: int, wanted: frozenset[str]) -> Found | None:
+    """Return what is relevant in *chunk*, which begins at *start*; None if a closer look is needed."""
+    if not _plain(chunk):
+        return None
+    found: Found = []
+    times: list[str | int] = []
+    for position, raw in enumerate(chunk, start):
+        try:
+            head = _head_of(raw)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            found += _slowly(raw, position, wanted)
+            continue
+        if head.type is not None or head.action_id is not None or head.audience is not None:
+            found += _slowly(raw, position, wanted)
+        elif head.event in wanted or head.traits is not None:
+            found.append((position, _event(head, raw)))
+        else:
+            if head.timestamp is not None:
+                times.append(head.timestamp)
+            if head.received_at is not None:
+                times.append(head.received_at)
+    return found if all_times(times) else None
 
 
-def _slowly(raw: bytes, position: int, wanted: frozenset[str]) -> list[tuple[int, Record | Reject]]:
+def _slowly(raw: bytes, position: int, wanted: frozenset[str]) -> Found:
     """Return what `decode` makes of *raw* with its *position*, or nothing if it is of no interest."""
     record = decode(raw)
     if isinstance(record, Record) and record.kind == EVENT:

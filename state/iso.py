@@ -6,7 +6,8 @@ milliseconds. Nothing else is a time: no week dates, no `24:00`, no second 60, n
 digits of other scripts, and nothing that lies outside the years 1970..9999 of UTC.
 
 Times are integers of milliseconds since 1970 UTC. Reading and writing are on the hot path, and most times lie
-close to one another; so the seconds that were read or written lately are kept in bounded tables.
+close to one another; so what repeats, minutes when reading and seconds when writing, is kept in bounded
+tables.
 """
 
 from __future__ import annotations
@@ -31,14 +32,17 @@ _DATETIME_S: Final = range(-62_135_596_800, 253_402_300_800)  # The years 1..999
 _HEAD: Final = re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2})(?:[T ]([0-9]{2}):([0-9]{2})(?::([0-9]{2}))?)?")
 _REST: Final = re.compile(r"(?:\.([0-9]+))?(Z|[+-][0-9]{2}:?[0-9]{2})?")
 
-# Most texts are a second, "2026-11-23T08:00:05", and a rest, ".123Z". A key comes into these tables after it
-# was checked, and whatever two keys make up is valid: seconds of the first and last day, which an offset
-# could move out of 1970..9999, are not kept.
-_SECONDS_MAX: Final = 16_384  # About 2 MB.
-_RESTS_MAX: Final = 8_192
-_seconds: Final[dict[str, int]] = {}
+# Most texts are a minute, "2026-11-23T08:00:", a second, "05", and a rest, ".123Z". A key comes into these
+# tables after it was checked, and whatever three keys make up is valid: minutes of the first and last day,
+# which an offset could move out of 1970..9999, are not kept.
+_MINUTES_MAX: Final = 4096  # Of almost three days.
+_RESTS_MAX: Final = 8192
+_minutes: Final[dict[str, int]] = {}
+_SECONDS: Final = {f"{second:02d}": second * _SECOND_MS for second in range(60)}
 _rests: Final = {f".{ms:03d}Z": ms for ms in range(1000)}
-_second_of: Final = itemgetter(slice(0, 19))
+_THOUSANDTHS: Final = frozenset(rest[:-1] for rest in _rests)
+_minute_of: Final = itemgetter(slice(0, 17))
+_second_of: Final = itemgetter(slice(17, 19))
 _rest_of: Final = itemgetter(slice(19, None))
 
 _WRITTEN_MAX: Final = 8_192
@@ -49,9 +53,14 @@ _WRITTEN_RESTS: Final = tuple(f"{ms:03d}Z" for ms in range(1000))
 def parse_iso_ms(text: str) -> int | None:
     """Return the ms since 1970 UTC of an ISO 8601 text, UTC if it has no offset; None if it is no time."""
     try:
-        return _seconds[text[:19]] + _rests[text[19:]]
+        return _minutes[text[:17]] + _SECONDS[text[17:19]] + _rests[text[19:]]
     except KeyError:
-        found = parse_local(text)
+        pass
+    if text[19:23] in _THOUSANDTHS:
+        cut = text[:23] + text[23:].lstrip("0123456789")
+        if len(cut) < len(text):
+            return parse_iso_ms(cut)
+    found = parse_local(text)
     if found is None:
         return None
     local_ms, offset_ms = found
@@ -67,25 +76,13 @@ def parse_local(text: str) -> tuple[int, int | None] | None:
         difference. None if the text is no time, or if its moment (without an offset, `local_ms`) is outside
         1970..9999.
     """
-    local_ms = _seconds.get(text[:19])
-    if local_ms is None:
-        head = _HEAD.match(text)
-        local_ms = None if head is None else _head_ms(head)
-        if head is None or local_ms is None:
-            return None
-        if head.end() == 10 and len(text) > 10:
-            return None  # A date alone has no offset.
-        rest = _REST.fullmatch(text, head.end())
-        if rest is None or (rest[1] is not None and head[6] is None):
-            return None
-        if head[6] is not None and _DAY_MS <= local_ms <= TIME_MS_MAX - _DAY_MS:
-            if len(_seconds) >= _SECONDS_MAX:
-                _seconds.clear()
-            _seconds[head[0]] = local_ms
-    else:
-        rest = _REST.fullmatch(text, 19)
-        if rest is None:
-            return None
+    head = _HEAD.match(text)
+    local_ms = None if head is None else _head_ms(head)
+    if head is None or local_ms is None or (head.end() == 10 and len(text) > 10):
+        return None  # A date alone has no offset.
+    rest = _REST.fullmatch(text, head.end())
+    if rest is None or (rest[1] is not None and head[6] is None):
+        return None
     fraction, offset = rest.groups()
     ms = 0 if fraction is None else int(fraction[:3].ljust(3, "0"))
     offset_ms = 0
@@ -97,7 +94,11 @@ def parse_local(text: str) -> tuple[int, int | None] | None:
             offset_ms = -offset_ms
     if not 0 <= local_ms + ms - offset_ms <= TIME_MS_MAX:
         return None
-    if (fraction is None or len(fraction) <= 3) and len(_rests) < _RESTS_MAX:  # Longer ones are too many.
+    if head[6] is not None and _DAY_MS <= local_ms <= TIME_MS_MAX - _DAY_MS:
+        if len(_minutes) >= _MINUTES_MAX:
+            _minutes.clear()
+        _minutes[text[:17]] = local_ms - local_ms % _MINUTE_MS
+    if len(_rests) < _RESTS_MAX and (fraction is None or len(fraction) <= 3):  # Longer ones are too many.
         _rests[rest[0]] = ms - offset_ms
     return local_ms + ms, None if offset is None else offset_ms
 
@@ -139,8 +140,10 @@ def parse_time_value(value: object) -> int | None:
 def all_times(values: Sequence[Any]) -> bool:
     """Say whether every one of *values* is a time to `parse_time_value`; quicker than asking one by one."""
     try:
-        if all(map(_seconds.__contains__, map(_second_of, values))) and all(
-            map(_rests.__contains__, map(_rest_of, values))
+        if (
+            all(map(_minutes.__contains__, map(_minute_of, values)))
+            and all(map(_SECONDS.__contains__, map(_second_of, values)))
+            and all(map(_rests.__contains__, map(_rest_of, values)))
         ):
             return True
     except (TypeError, KeyError):  # Not all are texts.

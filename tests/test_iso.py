@@ -300,9 +300,9 @@ def test_mutated_texts_are_read_by_the_book(text: str, changes: list[tuple[int, 
 
 
 def test_the_tables_stay_bounded() -> None:
-    for second in range(0, 20_000 * 3600, 3600):
+    for second in range(0, 10_000 * 3600, 3600):
         text = format_ms(second * 1000 + second % 1000)
         assert parse_iso_ms(text[:-1] + f"+{second // 3600 % 24:02d}:{second // 86400 % 60:02d}") is not None
-    assert len(iso._seconds) <= iso._SECONDS_MAX
+    assert len(iso._minutes) <= iso._MINUTES_MAX
     assert len(iso._rests) <= iso._RESTS_MAX
     assert len(iso._written) <= iso._WRITTEN_MAX

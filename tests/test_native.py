@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from connectors import native
-from connectors.native import NativeDecoder, decode, parse_object, record_of
+from connectors.native import Found, NativeDecoder, decode, parse_object, record_of
 from state.records import EVENT, IDENTIFY, MEMBERSHIP, RECEIPT, Record, Reject
 
 SAMPLE = (
@@ -436,8 +436,6 @@ def test_other_formats_can_use_both_halves() -> None:
 
 # The quick way.
 
-Found = list[tuple[int, Record | Reject]]
-
 
 def relevant(values: list[bytes], wanted: frozenset[str]) -> Found:
     return NativeDecoder(wanted).relevant(values)
@@ -490,6 +488,14 @@ def test_positions_are_right_in_long_batches() -> None:
     values[900] = raw_line(b'"x":1e999')
     found = relevant(values, frozenset({"e"}))
     assert [position for position, _ in found] == sorted({*range(0, 1000, 7), 300, 500, 900} - {700})
+    same(values)
+
+
+def test_batches_are_read_alike_whether_much_or_little_in_them_is_relevant() -> None:
+    names = ["e"] * 300 + ["f"] * 300 + ["e"] * 200 + ["e", "f"] * 150
+    values = [line(event=name, message_id=str(n)) for n, name in enumerate(names)]
+    values[100] = values[299] = values[301] = values[800] = raw_line(b'"x":1e5,"event":"f"')
+    values[101] = values[302] = values[801] = raw_line(b'"x":1e999')
     same(values)
 
 

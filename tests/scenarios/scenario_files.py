@@ -303,6 +303,9 @@ def assert_sound(actions: list[dict[str, Any]], journal: list[dict[str, Any]]) -
         balance[record["flow"]] += BALANCE.get(record["kind"], 0)
         assert balance[record["flow"]] >= 0, f"more journeys left than entered at {record}"
         assert (record["journey_id"] is None) == (record["kind"] == "refused")
+        if record.get("reason") == "condition":
+            detail = record["detail"]
+            assert _names_what_was_compared(detail), f"no path, test and value in the detail of {record}"
         for absent in JOURNAL_OPTIONAL & record.keys():
             assert record[absent] is not None, f"an absent field is written as null in {record}"
     for action in actions:
@@ -314,6 +317,14 @@ def assert_sound(actions: list[dict[str, Any]], journal: list[dict[str, Any]]) -
         assert action["action_id"] == digest(action["journey_id"], action["step"], str(action["visit"]))
         assert action["cause"].keys() == {"message_id", "event"}
     assert not sent, f"`sent` without an action: {list(sent.values())}"
+
+
+def _names_what_was_compared(detail: Any) -> bool:
+    if isinstance(detail, list):
+        return any(_names_what_was_compared(one) for one in detail)
+    if not isinstance(detail, dict):
+        return False
+    return detail.keys() >= {"path", "test", "value"} or _names_what_was_compared(list(detail.values()))
 
 
 # --- Loading --------------------------------------------------------------------------------------

@@ -1,0 +1,53 @@
+"""The product against a second, naive implementation of the language: random flows, random events, the same records."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import orjson
+import pytest
+
+from connectors.native import decode
+from dataflow.flows import FlowText, compile_texts
+from dataflow.simulate import Simulation
+from operators.deployment import Deployment
+from operators.flow import Workspace
+from operators.problems import render
+from tests.oracle.compare import difference
+from tests.oracle.engine import simulate
+from tests.oracle.generate import random_case
+
+CASES = int(os.environ.get("NUDGE_ORACLE_CASES", "300"))
+GROUPS = 10
+
+
+@pytest.mark.parametrize("group", range(GROUPS))
+def test_random_flows_and_events_give_the_same_records_in_both(group: int, tmp_path: Path) -> None:
+    for seed in range(group, CASES, GROUPS):
+        against_oracle(seed, tmp_path)
+
+
+def against_oracle(seed: int, folder: Path) -> None:
+    """Fail with the seed and the first difference."""
+    flows, lines = random_case(seed)
+    texts = [FlowText(f"{number}.json", json.dumps(flow)) for number, flow in enumerate(flows)]
+    compiled = compile_texts(texts, Workspace())
+    assert not compiled.has_errors, f"seed {seed}:\n{render(compiled.problems)}"
+    events = folder / "events.jsonl"
+    events.write_bytes(b"\n".join(lines) + b"\n")
+    actions: list[dict[str, object]] = []
+    journal: list[dict[str, object]] = []
+    dead: list[dict[str, object]] = []
+    simulation = Simulation(
+        Deployment(compiled.programs),
+        action=actions.append,
+        journal=journal.append,
+        dead_letter=lambda letter: dead.append(orjson.loads(letter.dump())),
+    )
+    simulation.run(events, decode)
+    found = difference(
+        simulate(flows, lines), orjson.loads(orjson.dumps(actions)), orjson.loads(orjson.dumps(journal)), dead
+    )
+    assert found is None, f"seed {seed}: {found}"

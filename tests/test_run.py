@@ -1,0 +1,259 @@
+"""`nudge run` gives what `simulate` gives, from files and from Kafka, in one process and in two."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dataflow.shop import Shop, Tracker
+from tests.jobs import NUDGE, REPO, Emitted, RunningJob, in_folder, on_kafka, simulated
+from tests.kafka.broker import KafkaTopics
+
+UNTIL = "2027-06-01T00:00:00Z"
+RECORDS = 6000
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The example flows and some hours of the shop's events, with the flaws of a real tracker."""
+    folder = tmp_path_factory.mktemp("shop")
+    shutil.copytree(REPO / "examples" / "shop", folder, dirs_exist_ok=True)
+    (folder / "events.jsonl").write_bytes(b"")
+    Shop(seed=3, users=600, tracker=Tracker()).write_jsonl(folder / "events.jsonl", RECORDS)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(shop: Path) -> Emitted:
+    found = simulated(
+        shop / "flows", shop / "events.jsonl", shop / "simulated", until=UNTIL, config=shop / "nudge.yaml"
+    )
+    assert len(found.actions) > 100
+    assert {record["kind"] for record in found.journal} >= {"entered", "refused", "sent", "waiting", "moved", "ended"}
+    return found
+
+
+def arguments(shop: Path, source: str, sink: str, state: Path, *more: str) -> list[str | Path]:
+    ends = ["--stop-at-end", "--until", UNTIL]
+    config = ["--config", shop / "nudge.yaml"]
+    return [shop / "flows", *config, "--source", source, "--sink", sink, "--state", state, *ends, *more]
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_a_run_on_a_file_gives_what_simulate_gives(
+    shop: Path, expected: Emitted, tmp_path: Path, processes: str
+) -> None:
+    source = f"file:{shop / 'events.jsonl'}"
+    job = RunningJob(
+        arguments(shop, source, f"file:{tmp_path / 'out'}", tmp_path / "state", "--processes", processes, "--json"),
+        tmp_path / "log",
+    )
+    summary = json.loads(job.wait())
+    assert in_folder(tmp_path / "out").differences(expected) == []
+    assert summary["events"] == RECORDS + 0
+    assert summary["actions"] == len(expected.actions)
+
+
+def fill(broker: KafkaTopics, topic: str, events: Path, partitions: int) -> None:
+    """Produce the lines of *events*, keyed by user, each at its time of arrival."""
+    from state.iso import parse_iso_ms
+
+    broker.create_topic(topic, partitions)
+    at = 0
+    records = []
+    for line in events.read_bytes().splitlines():
+        try:
+            record: dict[str, Any] = json.loads(line)
+            received = parse_iso_ms(record.get("received_at") or record["timestamp"])
+            at = max(at, received or 0)
+            key = str(record["user_id"]).encode()
+        except (ValueError, KeyError, TypeError):
+            key = b"?"
+        records.append((key, line, at))
+    broker.produce(topic, records)
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize(("partitions", "processes"), [(1, "1"), (4, "1"), (4, "2")])
+def test_a_run_on_kafka_gives_what_simulate_gives(
+    broker: KafkaTopics,
+    topic_prefix: str,
+    shop: Path,
+    expected: Emitted,
+    tmp_path: Path,
+    partitions: int,
+    processes: str,
+) -> None:
+    fill(broker, f"{topic_prefix}events", shop / "events.jsonl", partitions)
+    source = f"kafka://{broker.bootstrap}/{topic_prefix}events"
+    sink = f"kafka://{broker.bootstrap}?prefix={topic_prefix}"
+    RunningJob(arguments(shop, source, sink, tmp_path / "state", "--processes", processes), tmp_path / "log").wait()
+    found = on_kafka(broker, topic_prefix)
+    assert Emitted(found.actions, found.journal, []).differences(Emitted(expected.actions, expected.journal, [])) == []
+    assert len(found.dead_letters) == len(expected.dead_letters)
+
+
+def test_a_second_run_on_the_same_state_goes_on_where_the_first_stopped(
+    shop: Path, expected: Emitted, tmp_path: Path
+) -> None:
+    events = tmp_path / "events.jsonl"
+    lines = (shop / "events.jsonl").read_bytes().splitlines(keepends=True)
+    out, state = tmp_path / "out", tmp_path / "state"
+    for end in (RECORDS // 3, RECORDS // 2, RECORDS):
+        events.write_bytes(b"".join(lines[:end]))
+        until = ["--until", UNTIL] if end == RECORDS else []
+        RunningJob(
+            [
+                shop / "flows",
+                "--config",
+                shop / "nudge.yaml",
+                "--source",
+                f"file:{events}",
+                "--sink",
+                f"file:{out}",
+                "--state",
+                state,
+                "--stop-at-end",
+                *until,
+            ],
+            tmp_path / "log",
+        ).wait()
+    assert in_folder(out).differences(expected) == []
+
+
+def refused(command: list[str | Path]) -> str:
+    """Return what `nudge run` says when it refuses to start."""
+    done = subprocess.run(
+        [*NUDGE, "run", *map(str, command)], cwd=REPO, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 2, (done.returncode, done.stderr)
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+FLOW = """\
+flow: hello
+version: {version}
+trigger: {{event: {event}}}
+steps:
+  - wait: 30d
+  - {{send: webhook, template: {template}}}
+"""
+
+
+def test_a_state_of_other_sources_or_changed_flows_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    flows = tmp_path / "flows"
+    flows.mkdir()
+    (flows / "hello.yaml").write_text(FLOW.format(version=1, event="hello", template="t"))
+    events = tmp_path / "events.jsonl"
+    events.write_text('{"user_id": "u1", "event": "hello", "timestamp": "2026-11-23T08:00:00Z"}\n')
+    common: list[str | Path] = ["--sink", f"file:{tmp_path / 'out'}", "--state", tmp_path / "state", "--stop-at-end"]
+    RunningJob([flows, "--source", f"file:{events}", *common], tmp_path / "log").wait()
+
+    shutil.copy(events, tmp_path / "other.jsonl")
+    assert "this state belongs to" in refused([flows, "--source", f"file:{tmp_path / 'other.jsonl'}", *common])
+
+    (flows / "hello.yaml").write_text(FLOW.format(version=1, event="hello", template="other"))
+    said = refused([flows, "--source", f"file:{events}", *common])
+    assert "version-reused" in said
+    assert "give the new content a new version" in said
+
+    (flows / "hello.yaml").write_text(FLOW.format(version=2, event="hello", template="other"))
+    assert "hello v1: 1 journeys" in refused([flows, "--source", f"file:{events}", *common])
+
+    (flows / "v1.yaml").write_text("state: ended\n" + FLOW.format(version=1, event="hello", template="t"))
+    RunningJob(
+        [flows, "--source", f"file:{events}", *common, "--until", "2027-01-01T00:00:00Z"], tmp_path / "log"
+    ).wait()
+    assert [action["template"] for action in in_folder(tmp_path / "out").actions] == ["t"]
+
+
+def test_a_state_of_a_newer_format_is_refused(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    state.mkdir()
+    (state / "nudge.json").write_text('{"format": 99}')
+    (tmp_path / "hello.yaml").write_text(FLOW.format(version=1, event="hello", template="t"))
+    (tmp_path / "events.jsonl").touch()
+    said = refused(
+        [
+            tmp_path / "hello.yaml",
+            "--source",
+            f"file:{tmp_path / 'events.jsonl'}",
+            "--sink",
+            "stdout:",
+            "--state",
+            state,
+        ]
+    )
+    assert "format 99" in said
+
+
+@pytest.mark.kafka
+def test_a_second_job_on_a_state_in_use_is_refused_and_sigterm_ends_the_first_with_status_0(
+    broker: KafkaTopics, topic_prefix: str, tmp_path: Path
+) -> None:
+    broker.create_topic(f"{topic_prefix}events", 2)
+    (tmp_path / "hello.yaml").write_text(FLOW.format(version=1, event="hello", template="t"))
+    command: list[str | Path] = [
+        tmp_path / "hello.yaml", "--source", f"kafka://{broker.bootstrap}/{topic_prefix}events",
+        "--sink", f"kafka://{broker.bootstrap}?prefix={topic_prefix}", "--state", tmp_path / "state",
+        "--processes", "2",
+    ]  # fmt: skip
+    job = RunningJob(command, tmp_path / "log")
+    wait_until(lambda: len(job.workers()) == 2 and (tmp_path / "state" / "plan.json").exists())
+    assert "in use by another job" in refused(command)
+    job.terminate()
+    assert job.status() == 0, job.tail()
+
+
+@pytest.mark.kafka
+def test_two_jobs_of_one_process_die_together(broker: KafkaTopics, topic_prefix: str, tmp_path: Path) -> None:
+    import random
+
+    broker.create_topic(f"{topic_prefix}events", 2)
+    (tmp_path / "hello.yaml").write_text(FLOW.format(version=1, event="hello", template="t"))
+    job = RunningJob(
+        [tmp_path / "hello.yaml", "--source", f"kafka://{broker.bootstrap}/{topic_prefix}events",
+         "--sink", f"kafka://{broker.bootstrap}?prefix={topic_prefix}", "--state", tmp_path / "state",
+         "--processes", "2"],
+        tmp_path / "log",
+    )  # fmt: skip
+    wait_until(lambda: len(job.workers()) == 2 and (tmp_path / "state" / "plan.json").exists())
+    workers = job.workers()
+    job.kill_a_worker(random.Random(1))
+    assert job.status() == 1
+    assert "start it again to go on" in job.tail()
+    assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
+
+
+def test_a_broker_that_is_away_is_tried_within_a_bound_and_then_named(tmp_path: Path) -> None:
+    (tmp_path / "hello.yaml").write_text(FLOW.format(version=1, event="hello", template="t"))
+    done = subprocess.run(
+        [*NUDGE, "run", str(tmp_path / "hello.yaml"), "--source", "kafka://127.0.0.1:9/events", "--sink", "stdout:",
+         "--config", str(quick_kafka(tmp_path))],
+        cwd=REPO, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "Kafka at 127.0.0.1:9 did not answer" in done.stderr
+    assert "try 1 of" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def quick_kafka(folder: Path) -> Path:
+    path = folder / "nudge.yaml"
+    path.write_text("kafka: {socket.connection.setup.timeout.ms: 1000}\n")
+    return path
+
+
+def wait_until(done: Any, timeout_s: float = 60) -> None:
+    import time
+
+    deadline = time.monotonic() + timeout_s
+    while not done():
+        assert time.monotonic() < deadline, "it did not come to that in time"
+        time.sleep(0.05)
