@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from connectors.sources import Raw, Reached, SourceError
+from connectors.sources import Batch, Reached, SourceError
 
 BOM: Final = b"\xef\xbb\xbf"
 LINE_BYTES_MAX: Final = 1 << 20
@@ -46,16 +46,18 @@ class FilePartition:
         self.position += 1
         return line[:-2] if line.endswith(b"\r\n") else line[:-1] if line.endswith(b"\n") else line
 
-    def poll(self, records_max: int) -> list[Raw]:
-        found: list[Raw] = []
-        while len(found) < records_max:
+    def poll(self, records_max: int) -> Batch:
+        values: list[bytes] = []
+        offsets: list[int] = []
+        while len(values) < records_max:
             line = self._next_line()
             if line is None:
                 self.at_end = True
                 break
             if line.strip(b" \t\r"):
-                found.append((self.position - 1, None, line))
-        return found
+                offsets.append(self.position - 1)
+                values.append(line)
+        return Batch(values, None, offsets)
 
     def reached_end(self) -> Reached | None:
         return None  # A file's time is that of its records; nothing else moves it.

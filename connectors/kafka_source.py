@@ -4,16 +4,44 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, overload
 
-from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from connectors.kafka import ANSWER_TIMEOUT_S, Options, client_options
-from connectors.sources import Raw, Reached, SourceError
+from connectors.sources import Batch, Reached, SourceError
 
 PROBE_EVERY_S: Final = 0.1
-AWAY_MAX_S: Final = 60.0
+
+_HOPELESS: Final = (
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError._UNKNOWN_PARTITION,
+    KafkaError._UNKNOWN_TOPIC,
+)
+
+
+class _Offsets(Sequence[int]):
+    """The offsets of messages, read off only where somebody asks."""
+
+    def __init__(self, messages: list[Message]) -> None:
+        self._messages = messages
+
+    def __len__(self) -> int:
+        return len(self._messages)
+
+    @overload
+    def __getitem__(self, index: int) -> int: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> _Offsets: ...
+
+    def __getitem__(self, index: int | slice) -> int | _Offsets:
+        if isinstance(index, slice):
+            return _Offsets(self._messages[index])
+        offset: int = self._messages[index].offset()
+        return offset
 
 
 class EndProbe:
@@ -104,34 +132,32 @@ class KafkaPartition:
             raise SourceError(f"cannot read {self._place}: {error.str()}")
         self._log(f"Kafka source {self._place}: {error.str()}")
 
-    def poll(self, records_max: int) -> list[Raw]:
-        found: list[Raw] = []
-        position = self.position
-        for message in self._consumer.consume(records_max, timeout=0):
-            error = message.error()
-            if error is None:
-                offset = message.offset()
-                found.append((offset, message.timestamp()[1], message.value() or b""))
-                position = offset + 1
-            elif error.code() == KafkaError._PARTITION_EOF:
-                # Behind transaction markers the end lies beyond the last record.
-                position = max(position, message.offset())
-            elif error.code() in (KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._AUTO_OFFSET_RESET):
-                raise SourceError(
-                    f"{self._place} no longer has offset {self.position}: the records between were deleted by its "
-                    "retention; start from a newer state, or with a new one"
-                )
-            elif error.fatal() or error.code() in (
-                KafkaError.TOPIC_AUTHORIZATION_FAILED,
-                KafkaError.UNKNOWN_TOPIC_OR_PART,
-                KafkaError._UNKNOWN_PARTITION,
-                KafkaError._UNKNOWN_TOPIC,
-            ):
-                raise SourceError(f"cannot read {self._place}: {error.str()}")
-            else:
-                self._log(f"Kafka source {self._place}: {error.str()}")
-        self.position = position
-        return found
+    def poll(self, records_max: int) -> Batch:
+        messages = self._consumer.consume(records_max, timeout=0)
+        if any(message.error() is not None for message in messages):
+            messages = [message for message in messages if message.error() is None or self._heed(message)]
+        if messages:
+            self.position = max(self.position, messages[-1].offset() + 1)
+        values = [message.value() or b"" for message in messages]
+        arrived_ms = [message.timestamp()[1] for message in messages]
+        return Batch(values, arrived_ms, _Offsets(messages))
+
+    def _heed(self, message: Message) -> bool:
+        """Do what an error among the messages asks for; it is no record."""
+        error = message.error()
+        if error.code() == KafkaError._PARTITION_EOF:
+            # Behind transaction markers the end lies beyond the last record.
+            self.position = max(self.position, message.offset())
+        elif error.code() in (KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._AUTO_OFFSET_RESET):
+            raise SourceError(
+                f"{self._place} no longer has offset {self.position}: the records between were deleted by its "
+                "retention; start from a newer state, or with a new one"
+            )
+        elif error.fatal() or error.code() in _HOPELESS:
+            raise SourceError(f"cannot read {self._place}: {error.str()}")
+        else:
+            self._log(f"Kafka source {self._place}: {error.str()}")
+        return False
 
     def reached_end(self) -> Reached | None:
         end = self._probe.end(self._topic, self._partition)

@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-Raw = tuple[int, int | None, bytes]
-"""One record as it was read: its offset, its arrival time in ms if the transport knows one, and its bytes."""
+
+class Batch(NamedTuple):
+    """Records as they were read, in order.
+
+    `arrived_ms` are their arrival times, None where the transport knows none. `offsets` may be any sequence: it is
+    asked only for the few that matter.
+    """
+
+    values: list[bytes]
+    arrived_ms: list[int] | None
+    offsets: Sequence[int]
+
+    def before(self, offset: int) -> Batch:
+        """Return the records whose offset is below *offset*."""
+        keep = len(self.values)
+        while keep and self.offsets[keep - 1] >= offset:
+            keep -= 1
+        arrived_ms = None if self.arrived_ms is None else self.arrived_ms[:keep]
+        return Batch(self.values[:keep], arrived_ms, self.offsets[:keep])
 
 
 class SourceError(Exception):
@@ -27,7 +45,7 @@ class SourcePartition(Protocol):
 
     position: int
 
-    def poll(self, records_max: int) -> list[Raw]:
+    def poll(self, records_max: int) -> Batch:
         """Return what is there, at most *records_max* records, without waiting; `position` moves behind it."""
         ...
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from dataflow.run import Running
     from operators.problems import Problem
 
 FAILED = 1
@@ -78,7 +77,7 @@ def simulate(
     """Run flows over recorded events in virtual time: what would have been sent, to whom, and why not."""
     from contextlib import ExitStack
 
-    from connectors.native import decode
+    from connectors.native import NativeDecoder
     from dataflow.flows import UsageError, load
     from dataflow.simulate import Simulation, jsonl
     from dataflow.urls import parse_source
@@ -107,7 +106,7 @@ def simulate(
             journal=jsonl(outputs[1]),
             dead_letter=lambda dead: None if dead_file is None else (dead_file.write(dead.dump() + b"\n"), None)[1],
         )
-        simulation.run(events, decode, until_ms)
+        simulation.run(events, NativeDecoder(), until_ms)
     from dataflow.report import print_simulation
 
     print_simulation(simulation, loaded.deployment, as_json=as_json)
@@ -189,8 +188,9 @@ def schema(
     what: Annotated[str, typer.Argument(help="flow, workspace, event, action or journal.")] = "flow",
 ) -> None:
     """Print the JSON Schema of flow files or records, for editors and tests."""
-    from dataflow.flows import UsageError
     from operators.schema import SCHEMAS
+
+    from dataflow.flows import UsageError
 
     if what not in SCHEMAS:
         raise UsageError(f"there is no schema of '{what}'; there are {', '.join(SCHEMAS)}")

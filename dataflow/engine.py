@@ -84,21 +84,22 @@ class _Partition(StatefulSourcePartition[tuple[str, Parcel], list[int]]):
         worker, reader, intake, end = self.worker, self._reader, self._intake, self._plan.end
         if self._finished or worker.stopping.is_set():
             raise StopIteration
-        raws = reader.poll(RECORDS_AT_ONCE)
+        batch = reader.poll(RECORDS_AT_ONCE)
         position = reader.position
         if end is not None and position >= end:
-            raws = [raw for raw in raws if raw[0] < end]
+            batch = batch.before(end)
             position, self._finished = end, True
         by_shard: dict[int, list[Input]] = {}
-        dead = intake.take(raws, by_shard) if raws else []
-        if end is None and not raws:
+        read = len(batch.values)
+        dead = intake.take(batch, by_shard) if read else []
+        if end is None and not read:
             self._follow_the_clock()
         if self._finished:
             intake.raise_at(position)
-        self._idle = not raws
+        self._idle = not read
         self._position = position
         worker.positions[self._plan.key] = (position, reader.lag(), intake.stream_ms)
-        return self._parcels(by_shard, dead, position, len(raws))
+        return self._parcels(by_shard, dead, position, read)
 
     def _follow_the_clock(self) -> None:
         """At the end of the partition time goes with the wall clock, less the slack for records on their way."""

@@ -108,7 +108,7 @@ def compile_texts(texts: Iterable[FlowText], workspace: Workspace) -> Checked:
     result = Checked()
     places: dict[str, str] = {}
     for text in texts:
-        source, problems = read_flow_text(text.file, text.text.encode())
+        source, problems = read_flow_text(text.file, text.text.encode(errors="surrogateescape"))
         if isinstance(source.data, dict):
             name, version = source.data.get("flow"), source.data.get("version", 1)
             if isinstance(name, str):
@@ -131,11 +131,8 @@ def read_flows(arguments: Sequence[Path]) -> list[FlowText]:
     texts = []
     for path in find_flows(arguments):
         try:
-            texts.append(FlowText(str(path), path.read_bytes().decode("utf-8-sig")))
-        except UnicodeDecodeError as error:
-            line = path.read_bytes()[: error.start].count(b"\n") + 1
-            problem = Problem(str(path), line, 1, "", "bad-encoding", "this is not UTF-8", "save the file as UTF-8")
-            raise FlowError([problem]) from None
+            # What is not UTF-8 is a problem like others, told when the text is compiled.
+            texts.append(FlowText(str(path), path.read_bytes().decode("utf-8-sig", errors="surrogateescape")))
         except OSError as error:
             raise UsageError(f"{path}: {error.strerror}") from None
     return texts

@@ -7,22 +7,32 @@ comes from the transport (a Kafka record's timestamp), else from `received_at`, 
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 from zlib import crc32
 
 import msgspec
 import orjson
 
 from connectors.file_source import FilePartition
-from connectors.sources import Raw
+from connectors.sources import Batch
 from operators.match import NO_HITS, MatchIndex
 from state.records import EVENT, IDENTIFY, Input, Record, Reject
 
 RAW_KEPT_BYTES: Final = 16 * 1024
 
-Decode = Callable[[bytes], Record | Reject]
+
+class Decoder(Protocol):
+    """Reads one format."""
+
+    def decode(self, raw: bytes) -> Record | Reject:
+        """Return the record that *raw* is, or why it is none."""
+        ...
+
+    def relevant(self, values: Sequence[bytes]) -> list[tuple[int, Record | Reject]]:
+        """Return (position, record) of all but the sound events that nobody is interested in."""
+        ...
 
 
 class DeadLetter(msgspec.Struct, gc=False):
@@ -74,7 +84,7 @@ class Intake:
     def __init__(
         self,
         index: MatchIndex,
-        decode: Decode,
+        decode: Decoder,
         *,
         topic: str,
         partition: int,
@@ -103,23 +113,35 @@ class Intake:
         while raises and raises[-1][0] <= position:
             self.stream_ms = max(self.stream_ms, raises.pop()[1])
 
-    def take(self, raws: list[Raw], by_shard: dict[int, list[Input]]) -> list[DeadLetter]:
-        """Add the inputs in *raws* to the lists of their shards, and return what could not be read."""
-        decode, match, shards, stream_ms = self._decode, self._match, self._shards, self.stream_ms
+    def take(self, batch: Batch, by_shard: dict[int, list[Input]]) -> list[DeadLetter]:
+        """Add the inputs in *batch* to the lists of their shards, and return what could not be read."""
+        values, arrived, offsets = batch.values, batch.arrived_ms, batch.offsets
+        match, shards, stream_ms, raises = self._match, self._shards, self.stream_ms, self._raises
+        prefix, source = self._prefix, self._source
         dead: list[DeadLetter] = []
         relevant = 0
-        for offset, arrived_ms, value in raws:
-            if self._raises and self._raises[-1][0] <= offset:
+        # Where the transport says when a record came, what is of interest to nobody need not be looked at closely.
+        # Where the records themselves say it, or where an earlier attempt is repeated, each of them counts.
+        found = enumerate(map(self._decode.decode, values)) if arrived is None or raises else None
+        last = -1
+        for position, record in self._decode.relevant(values) if found is None else found:
+            if raises and raises[-1][0] <= offsets[position]:
                 self.stream_ms = stream_ms
-                self.raise_at(offset)
+                self.raise_at(offsets[position])
                 stream_ms = self.stream_ms
-            record = decode(value)
+            if found is None and position - last > 1:
+                assert arrived is not None
+                stream_ms = max(stream_ms, *arrived[last + 1 : position])  # Those between moved time, too.
+            last = position
             if record.__class__ is Reject:
-                dead.append(self._dead_letter(offset, value, record))  # type: ignore[arg-type]
+                dead.append(self._dead_letter(offsets[position], values[position], record))
                 continue
             assert isinstance(record, Record)
-            if arrived_ms is None:
-                arrived_ms = record.received_ms if record.received_ms is not None else record.at_ms
+            at_ms = record.at_ms
+            if arrived is not None:
+                arrived_ms: int | None = arrived[position]
+            else:
+                arrived_ms = at_ms if record.received_ms is None else record.received_ms
                 if arrived_ms is None and stream_ms < 0:
                     arrived_ms = self._head_ms
             if arrived_ms is not None and arrived_ms > stream_ms:
@@ -134,28 +156,32 @@ class Intake:
                 self.counts.unsupported += 1
                 continue
             relevant += 1
-            user_id, at_ms = record.user_id, record.at_ms
+            user_id, message_id = record.user_id, record.message_id
+            offset = offsets[position]
             one = Input(
                 user_id,
                 stream_ms,
                 record.name,
-                record.message_id or f"{self._prefix}{offset}",
-                record.message_id is not None,
+                message_id or f"{prefix}{offset}",
+                message_id is not None,
                 stream_ms if at_ms is None else at_ms,
                 record.properties,
                 record.traits,
                 hits,
-                self._source,
+                source,
                 offset,
             )
             shard = crc32(user_id.encode()) % shards
-            found = by_shard.get(shard)
-            if found is None:
+            others = by_shard.get(shard)
+            if others is None:
                 by_shard[shard] = [one]
             else:
-                found.append(one)
+                others.append(one)
+        if found is None and last + 1 < len(values):
+            assert arrived is not None
+            stream_ms = max(stream_ms, *arrived[last + 1 :])
         self.stream_ms = stream_ms
-        self.counts.records += len(raws)
+        self.counts.records += len(values)
         self.counts.relevant += relevant
         return dead
 
@@ -165,13 +191,13 @@ class Intake:
         return DeadLetter(self._topic, self._partition, offset, reject.reason, reject.detail, value[:RAW_KEPT_BYTES])
 
 
-def head_time(path: Path, decode: Decode) -> int:
+def head_time(path: Path, decode: Decoder) -> int:
     """Return the stream time of the first record in a file that has one of its own, 0 when none has."""
     file = FilePartition(path)
     try:
-        while raws := file.poll(100):
-            for _, _, value in raws:
-                record = decode(value)
+        while values := file.poll(100).values:
+            for value in values:
+                record = decode.decode(value)
                 if isinstance(record, Record):
                     at = record.received_ms if record.received_ms is not None else record.at_ms
                     if at is not None:

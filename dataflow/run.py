@@ -70,7 +70,7 @@ class Running:
 
     def total(self, name: str) -> int:
         """Return a count over all processes, and over earlier executions of this run."""
-        return int(self.before.get(name, 0)) + sum(status[name] for status in list(self.by_process.values()))
+        return int(self.before.get(name, 0)) + sum(int(status[name]) for status in list(self.by_process.values()))
 
     def merged(self, name: str) -> dict[str, Any]:
         """Return the union of a mapping over all processes, numbers added."""
@@ -329,7 +329,9 @@ class JobRunner:
                     raise UsageError(
                         f"--source: there is no topic {source.name} at {source.bootstrap}: create it first"
                     )
-                ends = topics.end_offsets(source.name, numbers) if self.job.stop_at_end else [None] * len(numbers)
+                ends: list[int | None] = [None] * len(numbers)
+                if self.job.stop_at_end:
+                    ends = [*topics.end_offsets(source.name, numbers)]
                 starts = topics.start_offsets(source.name, numbers)
                 for number, start, end in zip(numbers, starts, ends, strict=True):
                     key = f"{source.name}-{number}"

@@ -79,8 +79,7 @@ class Shard:
         self.store.prefetch({record.user_id for delivery in deliveries for record in delivery[3]})
         for source, mark, phase, records in deliveries:
             if self._ordered:
-                for record in records:
-                    self.handle(record)
+                self._handle_all(records)
             else:
                 self._hold(records)
             self._marks[source] = max(mark, self._marks[source])
@@ -91,19 +90,26 @@ class Shard:
 
     def handle(self, record: Input) -> None:
         """Handle a record that is next for its user."""
-        now = record.now
-        if now < self.time_ms:
-            now = record.now = self.time_ms
-        self.newest_ms = max(self.newest_ms, now)
-        self._run(record)
+        self._handle_all([record])
+
+    def _handle_all(self, records: list[Input]) -> None:
+        """Handle records in their order; a record older than the shard's time is raised to it."""
+        time_ms = self.time_ms
+        for record in records:
+            record.now = max(record.now, time_ms)
+            self.newest_ms = max(self.newest_ms, record.now)
+            self._run(record)
 
     def _run(self, record: Input) -> None:
-        store, deployment, out = self.store, self.deployment, self.out
-        slot = store.slot(record.user_id)
+        deployment, user_id = self.deployment, record.user_id
+        slot = self.store.slot(user_id)
+        user = slot.user
         if slot.due <= record.now:
-            on_due(deployment, record.user_id, slot.user, record.now, out)
-        on_record(deployment, slot.user, record, out)
-        store.touch(record.user_id, slot, deployment.due_of(slot.user) if slot.user.journeys else NEVER)
+            on_due(deployment, user_id, user, record.now, self.out)
+        on_record(deployment, user, record, self.out)
+        due = deployment.due_of(user) if user.journeys else NEVER
+        if due != slot.due or not slot.changed:
+            self.store.touch(user_id, slot, due)
 
     def advance_to(self, time_ms: int) -> None:
         """Let the shard's time reach *time_ms*: fire what is due by then, in order of due time, then user."""

@@ -13,7 +13,7 @@ from typing import IO, Any, Final
 import orjson
 
 from connectors.file_source import FilePartition
-from dataflow.intake import DeadLetter, Decode, Intake, head_time
+from dataflow.intake import DeadLetter, Decoder, Intake, head_time
 from dataflow.shard import Shard
 from operators.deployment import Deployment
 from operators.outbox import Totals
@@ -63,7 +63,7 @@ class Simulation:
     def duplicates(self) -> int:
         return self._shard.out.duplicates
 
-    def run(self, path: Path, decode: Decode, until_ms: int | None = None) -> None:
+    def run(self, path: Path, decode: Decoder, until_ms: int | None = None) -> None:
         """Read the events in *path* to their end and let time run on to *until_ms*, or until nothing waits."""
         intake = Intake(
             self._deployment.index,
@@ -77,9 +77,9 @@ class Simulation:
         )
         events = FilePartition(path)
         try:
-            while raws := events.poll(RECORDS_AT_ONCE):
+            while (batch := events.poll(RECORDS_AT_ONCE)).values:
                 found: dict[int, list[Input]] = {}
-                for dead in intake.take(raws, found):
+                for dead in intake.take(batch, found):
                     self._dead_letter(dead)
                 for record in found.get(0, ()):
                     self._record(record)

@@ -157,9 +157,9 @@ class Worker:
         return self._reader(plan, position), intake, ProgressLog(self.state.progress, plan.key, position)
 
     def _decoder(self) -> Any:
-        from connectors.native import decode
+        from connectors.native import NativeDecoder
 
-        return decode
+        return NativeDecoder(self.deployment.index.events)
 
     def _reader(self, plan: PartitionPlan, position: int) -> Any:
         if plan.kind == "file":
@@ -189,8 +189,8 @@ class Worker:
                 for what, number in list(counts.items()):
                     kept[what] = kept.get(what, 0) + number
         dead: dict[str, int] = {}
-        for counts in list(self.counts.values()):
-            for reason, number in list(counts.dead.items()):
+        for read in list(self.counts.values()):
+            for reason, number in list(read.dead.items()):
                 dead[reason] = dead.get(reason, 0) + number
         return {
             "process": self.index,

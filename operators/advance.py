@@ -30,23 +30,28 @@ def on_record(deployment: Deployment, user: User, record: Input, out: Outbox) ->
     """Handle *record* for *user*; wake-ups that were due by then have been handled by `on_due`."""
     now = record.now
     if record.id_sent:
-        taken = user.seen.get(record.message_id)
+        seen, message_id = user.seen, record.message_id
+        taken = seen.get(message_id)
         if taken is not None and now - taken < REPEAT_MS:
             out.duplicates += 1
             return
-        _take_note(user, record.message_id, now, deployment)
+        if len(seen) >= SEEN_PRUNED_AT and len(seen) % SEEN_PRUNED_AT == 0:
+            _forget(user, now, deployment)
+        seen[message_id] = now
     if record.traits is not None:
         _merge(user.profile, record.traits)
-    if not record.hits:
+    hits = record.hits
+    if not hits:
         return
-    plan = deployment.plan(record.hits)
+    plan = deployment.plan(hits)
     for window in plan.windows:
         _enter_window(user, record, window, out)
-    fired = _fired(user, record, plan, out) if plan.triggers else ()
+    fired = _fired(user, record, plan, out) if plan.triggers else None
     if user.journeys:
         _tell_journeys(deployment, user, record, out)
-    for program in fired:
-        try_to_enter(_visit(user, record, program, out))
+    if fired:
+        for program in fired:
+            try_to_enter(_visit(user, record, program, out))
 
 
 def on_due(deployment: Deployment, user_id: str, user: User, now: int, out: Outbox) -> None:
@@ -77,14 +82,12 @@ def _visit(user: User, record: Input, program: Program, out: Outbox) -> Visit:
     return visit
 
 
-def _take_note(user: User, message_id: str, now: int, deployment: Deployment) -> None:
-    """Remember the message id, and now and then forget what nobody can ask for any more."""
+def _forget(user: User, now: int, deployment: Deployment) -> None:
+    """Forget what nobody can ask for any more."""
     seen = user.seen
-    if len(seen) >= SEEN_PRUNED_AT and len(seen) % SEEN_PRUNED_AT == 0:
-        for old in [known for known, at in seen.items() if now - at >= REPEAT_MS]:
-            del seen[old]
-        forget_entries(user, deployment.entering_by_name, now)
-    seen[message_id] = now
+    for old in [known for known, at in seen.items() if now - at >= REPEAT_MS]:
+        del seen[old]
+    forget_entries(user, deployment.entering_by_name, now)
 
 
 def _merge(profile: dict[str, Any], traits: dict[str, Any]) -> None:
@@ -122,9 +125,9 @@ def _insert(times: list[int], at: int, since: int) -> None:
         del times[: bisect_right(times, since)]
 
 
-def _fired(user: User, record: Input, plan: Plan, out: Outbox) -> list[Program]:
+def _fired(user: User, record: Input, plan: Plan, out: Outbox) -> list[Program] | None:
     """Return the programs whose trigger fires; every alternative that fires uses its events up."""
-    fired = []
+    fired: list[Program] | None = None
     for program, alternatives in plan.triggers:
         fires = False
         for alternative in alternatives:
@@ -134,7 +137,10 @@ def _fired(user: User, record: Input, plan: Plan, out: Outbox) -> list[Program]:
             if not alternative.counter or _counted(user, record, program, alternative):
                 fires = True
         if fires:
-            fired.append(program)
+            if fired is None:
+                fired = [program]
+            else:
+                fired.append(program)
     return fired
 
 
@@ -154,14 +160,24 @@ def _counted(user: User, record: Input, program: Program, alternative: Alternati
             return False
         windows.pop(name, None)
         return True
+    now, at = record.now, record.at_ms
+    at, since = (now if at > now else at), now - alternative.within
     times = windows.get(name)
     if times is None:
-        times = windows[name] = []
+        if at <= since:
+            return False  # Older than the window: it never counts.
+        if alternative.at_least > 1:
+            windows[name] = [at]
+            return False
+        return True
     assert isinstance(times, list)
-    _insert(times, min(record.at_ms, record.now), record.now - alternative.within)
-    if len(times) >= alternative.at_least or not times:
+    _insert(times, at, since)
+    if len(times) >= alternative.at_least:
         del windows[name]
-    return len(times) >= alternative.at_least
+        return True
+    if not times:
+        del windows[name]
+    return False
 
 
 # ---- open journeys -------------------------------------------------------------------------------------------------

@@ -55,6 +55,10 @@ class Condition(Protocol):
         """Return why the condition does not hold: `path`, `test` and the `value` at this time."""
         ...
 
+    def described(self, context: Context) -> dict[str, Any]:
+        """Return what was compared, whether it holds or not."""
+        ...
+
 
 def dig(value: Value, path: tuple[str, ...]) -> Value:
     """Return what stands at *path* in nested objects, None when a part is missing; never descends into lists."""
@@ -193,6 +197,9 @@ class Test:
         return ["test", self.root, list(self.path), self.op, _plain(self.wanted)]
 
     def failure(self, context: Context) -> dict[str, Any]:
+        return self.described(context)
+
+    def described(self, context: Context) -> dict[str, Any]:
         wanted = _resolve(self.wanted, context) if self.templated else self.wanted
         if self.op in ("before", "after") and wanted.__class__ is int:
             wanted = format_ms(wanted)
@@ -218,6 +225,9 @@ class All:
     def failure(self, context: Context) -> dict[str, Any]:
         return next(item.failure(context) for item in self.items if not item.holds(context))
 
+    def described(self, context: Context) -> dict[str, Any]:
+        return {"all": [item.described(context) for item in self.items]}
+
 
 @dataclass(frozen=True, slots=True)
 class Some:
@@ -234,6 +244,9 @@ class Some:
     def failure(self, context: Context) -> dict[str, Any]:
         return {"any": [item.failure(context) for item in self.items]}
 
+    def described(self, context: Context) -> dict[str, Any]:
+        return {"any": [item.described(context) for item in self.items]}
+
 
 @dataclass(frozen=True, slots=True)
 class Not:
@@ -248,7 +261,13 @@ class Not:
         return ["not", self.item.key()]
 
     def failure(self, context: Context) -> dict[str, Any]:
-        return {"not": self.item.key()}
+        return self.described(context)
+
+    def described(self, context: Context) -> dict[str, Any]:
+        found = self.item.described(context)
+        if "test" not in found:
+            return {"not": found}
+        return {**found, "test": {"not": found["test"]}}
 
 
 def _resolve(wanted: Value, context: Context) -> Value:

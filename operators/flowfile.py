@@ -20,6 +20,8 @@ _NULL: Final = frozenset(("", "~", "null", "Null", "NULL"))
 _TRUE: Final = frozenset(("true", "True", "TRUE"))
 _FALSE: Final = frozenset(("false", "False", "FALSE"))
 _INT: Final = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
+_NOT_FINITE: Final = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+INTEGER_DIGITS_MAX: Final = 300  # A double has no more, and reading longer ones is slow.
 _FLOAT: Final = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -116,11 +118,25 @@ class _Reader:
         if text in _FALSE:
             return False
         if _INT.fullmatch(text):
-            return int(text, 0) if text[:2] in ("0o", "0x") else int(text) if len(text) < 400 else float(text)
+            return self._integer(text, path)
         if _FLOAT.fullmatch(text):
-            number = float(text)
-            if number in (float("inf"), float("-inf")):
-                self._problems.add(path, "bad-number", f"{text[:20]} is too large for a number")
-                return None
-            return number
+            return self._finite(float(text), text, path)
+        if _NOT_FINITE.fullmatch(text):
+            return self._finite(float("inf"), text, path)
         return text
+
+    def _integer(self, text: str, path: Path) -> int | float | None:
+        """Return an integer; beyond 64 bits it is a double, as in events."""
+        if text[:2] in ("0o", "0x"):
+            number = int(text, 0)
+        elif len(text) <= INTEGER_DIGITS_MAX:
+            number = int(text)
+        else:
+            return self._finite(float(text), text, path)
+        return number if -(2**63) <= number < 2**63 else self._finite(float(number), text, path)
+
+    def _finite(self, number: float, text: str, path: Path) -> float | None:
+        if number in (float("inf"), float("-inf")):
+            self._problems.add(path, "bad-number", f"{text[:20]} is no number that an event could have")
+            return None
+        return number

@@ -13,7 +13,7 @@ from operators.outbox import CONVERTED, ENDED, ENTERED, EXITED, FAILED
 from operators.program import Exit
 from operators.steps.base import GO_ON, STAY, End, Heard, Hold, Node, Outcome, To
 from operators.visit import Visit
-from state.iso import format_ms
+from state.iso import TIME_MS_MAX, format_ms
 from state.user import NEVER, Branch, Journey
 
 VISITS_MAX: Final = 1000
@@ -107,9 +107,9 @@ def _run(visit: Visit, outcome: Outcome) -> None:
         elif isinstance(outcome, To):
             node = outcome.node
         elif isinstance(outcome, Hold):
-            branch.wake_ms = outcome.until_ms
+            branch.wake_ms = min(outcome.until_ms, TIME_MS_MAX)
             branch.memo = outcome.memo
-            visit.journal("waiting", detail={"until": format_ms(outcome.until_ms)})
+            visit.journal("waiting", detail={"until": format_ms(branch.wake_ms)})
             return
         else:
             assert isinstance(outcome, End)

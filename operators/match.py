@@ -78,14 +78,15 @@ class _EventIndex:
                     lower.setdefault(anchor.path, []).append((bound, number, rest))
                 else:
                     upper.setdefault(anchor.path, []).append((anchor.wanted, number, rest))
-        self._equalities = list(equalities.items())
+        self._equalities = [(path[0], None if len(path) == 1 else path, table) for path, table in equalities.items()]
         self._lower = [_bounds(path, found) for path, found in lower.items()]
         self._upper = [_bounds(path, found) for path, found in upper.items()]
+        self._has_others = bool(self._always or self._tried or self._lower or self._upper)
 
     def match(self, properties: dict[str, Any]) -> Hits:
-        hits = list(self._always)
-        for path, table in self._equalities:
-            value = properties.get(path[0]) if len(path) == 1 else dig(properties, path)
+        hits: list[int] | None = None
+        for name, path, table in self._equalities:
+            value = properties.get(name) if path is None else dig(properties, path)
             kind = value.__class__
             if kind is str or kind is int or kind is float:
                 found = table.get(value)
@@ -96,7 +97,21 @@ class _EventIndex:
             if found is not None:
                 for number, judge in found:
                     if judge is None or judge(properties):
-                        hits.append(number)
+                        if hits is None:
+                            hits = [number]
+                        else:
+                            hits.append(number)
+        if self._has_others:
+            hits = self._match_others(properties, hits or [])
+        if not hits:
+            return NO_HITS
+        if len(hits) > 1:
+            hits.sort()
+        return tuple(hits)
+
+    def _match_others(self, properties: dict[str, Any], hits: list[int]) -> list[int]:
+        """Add the interests that are not found by an equality."""
+        hits += self._always
         for path, bounds, candidates in self._lower:
             value = dig(properties, path)
             if value.__class__ is int or value.__class__ is float:
@@ -109,12 +124,10 @@ class _EventIndex:
                 for number, judge in candidates[bisect_left(bounds, value) :]:
                     if judge is None or judge(properties):
                         hits.append(number)
-        for number, judge in self._tried:
-            if judge(properties):
+        for number, tried in self._tried:
+            if tried(properties):
                 hits.append(number)
-        if len(hits) > 1:
-            hits.sort()
-        return tuple(hits)
+        return hits
 
 
 def _bounds(

@@ -13,10 +13,10 @@ from typing import Annotated, Any, Final
 
 from pydantic import BeforeValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
-from state.iso import parse_iso_ms
 
 from operators.localtime import zone_of
 from operators.problems import BadValue
+from state.iso import parse_iso_ms
 
 SECOND: Final = 1000
 MINUTE: Final = 60 * SECOND
@@ -24,6 +24,7 @@ HOUR: Final = 60 * MINUTE
 DAY: Final = 24 * HOUR
 WEEK: Final = 7 * DAY
 WAIT_MAX: Final = 366 * DAY  # A journey that outlives its flow's yearly review is a mistake.
+DURATION_MAX: Final = 36_600 * DAY  # A hundred years: more is a mistake, and stays far from the end of time.
 
 UNITS: Final = {"s": SECOND, "m": MINUTE, "h": HOUR, "d": DAY, "w": WEEK}
 WEEKDAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
@@ -56,6 +57,8 @@ def parse_duration(value: object, *, longest: int | None = None) -> int:
     total = sum(int(number) * UNITS[unit] for number, unit in _PART.findall(value))
     if total <= 0:
         raise BadValue("bad-duration", "a duration is more than zero", "leave the step out to go on at once")
+    if total > DURATION_MAX:
+        raise BadValue("too-long", f"{shown(value)} is longer than {DURATION_MAX // DAY}d", "nobody waits that long")
     if longest is not None and total > longest:
         raise BadValue("too-long", f"{value} is longer than {longest // DAY}d", "wait in several steps, or use a date")
     return total
@@ -130,7 +133,7 @@ def validated(parse: Callable[[Any], Any]) -> BeforeValidator:
             return parse(value)
         except BadValue as bad:
             raise PydanticCustomError(
-                bad.code,  # type: ignore[arg-type]
+                bad.code,
                 "{text}",
                 {"text": bad.message, "hint": bad.hint, "path": bad.path},
             ) from None

@@ -90,6 +90,9 @@ class Did:
         return ["did", clause.event, where, clause.low, clause.high, clause.within]
 
     def failure(self, context: Context) -> dict[str, Any]:
+        return self.described(context)
+
+    def described(self, context: Context) -> dict[str, Any]:
         clause = self.clause
         wanted = {"at_least": clause.low} if clause.high is None else {"between": [clause.low, clause.high]}
         return {"path": f"did.{clause.event}", "test": wanted, "value": context.count(clause)}  # type: ignore[attr-defined]
@@ -110,6 +113,9 @@ class Local:
         return ["local", self.after, self.before, sorted(self.days) if self.days is not None else None]
 
     def failure(self, context: Context) -> dict[str, Any]:
+        return self.described(context)
+
+    def described(self, context: Context) -> dict[str, Any]:
         weekday, seconds = local_fields(context.now, context.zone())  # type: ignore[attr-defined]
         local = f"{WEEKDAYS[weekday]} {seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"
         wanted = {"after": _clock(self.after), "before": _clock(self.before)}

@@ -32,12 +32,18 @@ _DATETIME_S: Final = range(-62_135_596_800, 253_402_300_800)  # The years 1..999
 _HEAD: Final = re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2})(?:[T ]([0-9]{2}):([0-9]{2})(?::([0-9]{2}))?)?")
 _REST: Final = re.compile(r"(?:\.([0-9]+))?(Z|[+-][0-9]{2}:?[0-9]{2})?")
 
-# Most texts are a minute, "2026-11-23T08:00:", a second, "05", and a rest, ".123Z". A key comes into these
-# tables after it was checked, and whatever three keys make up is valid: minutes of the first and last day,
-# which an offset could move out of 1970..9999, are not kept.
-_MINUTES_MAX: Final = 4096  # Of almost three days.
+# Most texts are a minute, "2026-11-23T08:00:", a second, "05", and a rest, ".123Z"; a minute is a day and a
+# clock, "T08:00:". A key comes into these tables after it was checked, and whatever keys make up is valid:
+# the first and the last day, which an offset could move out of 1970..9999, are not kept.
+_KEPT_MAX: Final = 4096  # Days of eleven years, minutes of almost three days.
 _RESTS_MAX: Final = 8192
+_days: Final[dict[str, int]] = {}
 _minutes: Final[dict[str, int]] = {}
+_CLOCKS: Final = {
+    f"{separator}{minute // 60:02d}:{minute % 60:02d}:": minute * _MINUTE_MS
+    for separator in ("T", " ")
+    for minute in range(24 * 60)
+}
 _SECONDS: Final = {f"{second:02d}": second * _SECOND_MS for second in range(60)}
 _rests: Final = {f".{ms:03d}Z": ms for ms in range(1000)}
 _THOUSANDTHS: Final = frozenset(rest[:-1] for rest in _rests)
@@ -60,6 +66,12 @@ def parse_iso_ms(text: str) -> int | None:
         cut = text[:23] + text[23:].lstrip("0123456789")
         if len(cut) < len(text):
             return parse_iso_ms(cut)
+    day_ms, clock_ms = _days.get(text[:10]), _CLOCKS.get(text[10:17])
+    if day_ms is not None and clock_ms is not None and text[:17] not in _minutes:
+        if len(_minutes) >= _KEPT_MAX:
+            _minutes.clear()
+        _minutes[text[:17]] = day_ms + clock_ms
+        return parse_iso_ms(text)
     found = parse_local(text)
     if found is None:
         return None
@@ -94,10 +106,10 @@ def parse_local(text: str) -> tuple[int, int | None] | None:
             offset_ms = -offset_ms
     if not 0 <= local_ms + ms - offset_ms <= TIME_MS_MAX:
         return None
-    if head[6] is not None and _DAY_MS <= local_ms <= TIME_MS_MAX - _DAY_MS:
-        if len(_minutes) >= _MINUTES_MAX:
-            _minutes.clear()
-        _minutes[text[:17]] = local_ms - local_ms % _MINUTE_MS
+    if _DAY_MS <= local_ms <= TIME_MS_MAX - _DAY_MS:
+        if len(_days) >= _KEPT_MAX:
+            _days.clear()
+        _days[text[:10]] = local_ms - local_ms % _DAY_MS
     if len(_rests) < _RESTS_MAX and (fraction is None or len(fraction) <= 3):  # Longer ones are too many.
         _rests[rest[0]] = ms - offset_ms
     return local_ms + ms, None if offset is None else offset_ms

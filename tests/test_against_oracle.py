@@ -9,7 +9,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from connectors.native import decode
+from connectors.native import NativeDecoder
 from dataflow.flows import FlowText, compile_texts
 from dataflow.simulate import Simulation
 from operators.deployment import Deployment
@@ -46,7 +46,7 @@ def against_oracle(seed: int, folder: Path) -> None:
         journal=journal.append,
         dead_letter=lambda letter: dead.append(orjson.loads(letter.dump())),
     )
-    simulation.run(events, decode)
+    simulation.run(events, NativeDecoder())
     found = difference(
         simulate(flows, lines), orjson.loads(orjson.dumps(actions)), orjson.loads(orjson.dumps(journal)), dead
     )

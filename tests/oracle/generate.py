@@ -153,6 +153,8 @@ class Maker:
     def where(self, *, templates: bool) -> Json:
         unused = ["sku", "amount", "ok", "tags", "note", "addr.city", "due", "n"]
         self.rng.shuffle(unused)
+        if self.chance(20):
+            unused = ["sku", "due"]
         return self.combination(lambda: self.property_test(unused, templates=templates))
 
     def combination(self, one: Callable[[], Json], depth: int = 0) -> Json:
@@ -252,10 +254,10 @@ class Maker:
 
         def one() -> Json:
             made: Json = self.pick(
-                (40, lambda: self.field_test(unused)),
-                (30, lambda: {"did": self.did(at_entry=at_entry)}),
-                (15, lambda: {"did_not": self.did(at_entry=at_entry)}),
-                (15, lambda: {"local_time": self.local_time()}),
+                (32, lambda: self.field_test(unused)),
+                (34, lambda: {"did": self.did(at_entry=at_entry)}),
+                (14, lambda: {"did_not": self.did(at_entry=at_entry)}),
+                (20, lambda: {"local_time": self.local_time()}),
             )
             return made
 
@@ -320,6 +322,9 @@ class Maker:
             made.append(step)
             if self.goes_away(step):
                 return made
+            if "set" in step and self.chance(50):  # To see what came of it.
+                shown = {name: f"{{{{ profile.{name} }}}}" for name in list(step["set"])[:1]}
+                made.append({"send": "webhook", "template": "t-1", "vars": shown})
         if self.chance(25 if depth else 20):
             made.append(self.pick((50, self.end), (50, lambda: {"goto": "?"})))
         return made
@@ -350,7 +355,7 @@ class Maker:
             (14, self.set_step),
             (18, lambda: {"wait": self.wait()}),
             (20 if nests else 6, lambda: self.wait_for(depth)),
-            (20 if nests else 0, lambda: self.branch(depth)),
+            (24 if nests else 0, lambda: self.branch(depth)),
         )
 
     def send(self) -> Json:
@@ -489,13 +494,13 @@ class Maker:
     def trigger(self) -> Json:
         def one() -> Json:
             asked = self.asked(templates=False, where_percent=30)
-            if self.chance(35):
+            if self.chance(40):
                 asked["count"] = {"at_least": self.rng.choice([1, 2, 2, 3])}
                 if self.chance(75):
                     asked["count"]["within"] = self.duration()
             return asked
 
-        return {"any": [one() for _ in range(self.rng.randint(1, 3))]} if self.chance(20) else one()
+        return {"any": [one() for _ in range(self.rng.randint(1, 3))]} if self.chance(30) else one()
 
     def entry(self) -> Json:
         made: Json = {}
@@ -603,6 +608,9 @@ class Stream:
         self.again: list[tuple[int, Json]] = []  # Sent records with an id, and their stream time.
         self.repeats: list[int] = []  # Which lines are repeats.
         self.now = maker.start
+        if maker.chance(12):  # Nothing at the head says when it was.
+            for _ in range(self.rng.randint(1, 3)):
+                self.write({"user_id": self.rng.choice(maker.users), "event": maker.event_name()})
         if maker.chance(85):  # So that most users have addresses.
             for user in maker.users:
                 traits = {"phone": f"+{len(user)}", "email": "e@example.com", "push_token": "p"}
@@ -618,7 +626,7 @@ class Stream:
             (4, lambda: self.rng.choice([1, -1, SECOND])),
             (50, lambda: duration_ms(self.maker.short())),
             (6, lambda: duration_ms(self.rng.choice(self.maker.longs))),
-            (8, self.to_clock),
+            (12, self.to_clock),
             (2, lambda: DAY),
         )
         self.maker.pick(
