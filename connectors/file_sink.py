@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -121,6 +120,9 @@ class StdoutSink:
     remembers = False
     marks_job = False
 
+    def __init__(self, output: int = 1) -> None:
+        self._output = os.fdopen(os.dup(output), "wb")
+
     def open_topics(self, topics: Sequence[str]) -> None:
         pass
 
@@ -131,14 +133,14 @@ class StdoutSink:
         return iter(())
 
     def write(self, topic: str, key: str, value: bytes, headers: Sequence[tuple[str, bytes]] = ()) -> None:
-        sys.stdout.buffer.write(value + b"\n")
+        self._output.write(value + b"\n")
 
     def deliver(self) -> None:
         self.confirm()
 
     def confirm(self) -> None:
         try:
-            sys.stdout.buffer.flush()
+            self._output.flush()
         except BrokenPipeError as error:
             raise SinkError("nobody reads standard output any more") from error
 

@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,6 +22,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -213,21 +214,14 @@ def demo(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: 0 for success, 2 for wrong use or input, 1 for anything else."""
-    import click
-
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        outcome: Any = app(given, standalone_mode=False)
-    except click.exceptions.Exit as stop:
-        return stop.exit_code
-    except click.exceptions.Abort:
-        return FAILED
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
+        app(given, prog_name="nudge")
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else FAILED
     except Exception as error:
         return _failed(error)
-    return int(outcome) if isinstance(outcome, int) else 0
+    return 0
 
 
 def _failed(error: Exception) -> int:

@@ -14,7 +14,7 @@ import structlog
 from dataflow.flows import UsageError, load
 from dataflow.logs import configure_logs
 from dataflow.run import Job, JobRunner, Running
-from dataflow.settings import Value, folder, resolve, shown
+from dataflow.settings import Value, folder, kafka_options, resolve, shown
 from dataflow.urls import parse_sink, parse_source
 
 
@@ -38,8 +38,6 @@ def job_of(flows: Sequence[Path], flags: Mapping[str, Any], config: Path | None)
             raise UsageError(f"--source: {identity} is given twice")
     if value["until"] is not None and not value["stop_at_end"]:
         raise UsageError("--until is for --stop-at-end: without it, time goes on by itself")
-    if value["processes"] > value["shards"]:
-        raise UsageError(f"--processes {value['processes']}: at most one per shard, and there are {value['shards']}")
     job = Job(
         loaded=loaded,
         sources=sources,
@@ -53,7 +51,7 @@ def job_of(flows: Sequence[Path], flags: Mapping[str, Any], config: Path | None)
         shards=value["shards"],
         cached_users=value["cached_users"],
         create_topics=value["create_topics"],
-        kafka=loaded.workspace.kafka,
+        kafka=kafka_options(loaded.workspace.kafka),
         log_level=value["log_level"],
         log_format=value["log_format"],
         metrics_port=value["metrics_port"],

@@ -94,8 +94,7 @@ class _Partition(StatefulSourcePartition[tuple[str, Parcel], list[int]]):
         dead = intake.take(batch, by_shard) if read else []
         if end is None and not read:
             self._follow_the_clock()
-        if self._finished:
-            intake.raise_at(position)
+        intake.raise_at(position)
         self._idle = not read
         self._position = position
         worker.positions[self._plan.key] = (position, reader.lag(), intake.stream_ms)

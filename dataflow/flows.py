@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from operators.deployment import Deployment
-from operators.flow import Workspace, checked
+from operators.flow import Channel, Workspace, checked
 from operators.flowfile import read_flow_text
 from operators.problems import FlowError, Problem
 from operators.program import Program, compile_flow
@@ -89,7 +90,9 @@ def find_workspace(arguments: Sequence[Path], config: Path | None) -> Path | Non
         names = ", ".join(dict.fromkeys(map(str, found)))
         raise UsageError(f"different workspace files: {names}; choose one with --config")
     first = arguments[0] if arguments[0].is_dir() else arguments[0].parent
-    return found[0] if found[0].parent == first else None
+    if found[0].parent != first:
+        raise UsageError(f"{found[0]} is not beside the first argument: name it with --config, or give that one first")
+    return found[0]
 
 
 def read_workspace(file: str, text: bytes) -> tuple[Workspace, list[Problem]]:
@@ -100,7 +103,18 @@ def read_workspace(file: str, text: bytes) -> tuple[Workspace, list[Problem]]:
     if source.data is None:
         return Workspace(), problems.found
     workspace = checked(Workspace, source.data, (), problems)
+    if workspace is None and isinstance(source.data, dict) and isinstance(source.data.get("channels"), dict):
+        # What is wrong with a channel is told; that flows send to it is not wrong.
+        names = {str(name): Channel() for name in source.data["channels"]}
+        workspace = Workspace.model_construct(channels=names)
     return workspace or Workspace(), problems.found
+
+
+def _without_settings(text: str) -> str:
+    """Return what a workspace says of channels and messages, as JSON: the part that a state keeps."""
+    source, _ = read_flow_text(WORKSPACE, text.encode())
+    data = source.data if isinstance(source.data, dict) else {}
+    return json.dumps({key: value for key, value in data.items() if key not in ("run", "kafka")}, ensure_ascii=False)
 
 
 def compile_texts(texts: Iterable[FlowText], workspace: Workspace) -> Checked:
@@ -111,7 +125,7 @@ def compile_texts(texts: Iterable[FlowText], workspace: Workspace) -> Checked:
         source, problems = read_flow_text(text.file, text.text.encode(errors="surrogateescape"))
         if isinstance(source.data, dict):
             name, version = source.data.get("flow"), source.data.get("version", 1)
-            if isinstance(name, str):
+            if isinstance(name, str) and isinstance(version, int):
                 result.titles[text.file] = f"{name} v{version}"
         program = compile_flow(problems, workspace) if source.data is not None else None
         if program is not None:
@@ -163,5 +177,6 @@ def load(arguments: Sequence[Path], config: Path | None) -> Loaded:
     result = compile_texts(read_flows(arguments), workspace)
     result.problems[:0] = found
     if result.has_errors:
-        raise FlowError(result.problems)
-    return Loaded(Deployment(result.programs), result, workspace, workspace_text, workspace_file)
+        raise FlowError(result.problems, result.titles)
+    kept = _without_settings(workspace_text)
+    return Loaded(Deployment(result.programs), result, workspace, kept, workspace_file)

@@ -18,7 +18,7 @@ def configure_logs(level: str = "info", format: str = "auto") -> None:
     """
     as_json = format == "json" or (format == "auto" and not sys.stderr.isatty())
     renderer: Any = (
-        structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=not as_json)
+        structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
     )
     processors: list[Any] = [
         structlog.processors.add_log_level,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -46,6 +45,7 @@ class Plan(msgspec.Struct):
     sink_bootstrap: str
     sink_folder: str
     sink_options: dict[str, str]
+    sink_number: int
     create_topics: bool
     kafka: dict[str, Any]
     flows: list[tuple[str, str]]
@@ -69,13 +69,14 @@ class Plan(msgspec.Struct):
         assert not checked.has_errors, checked.problems
         return Deployment(checked.programs), workspace
 
-    def write(self, path: Path) -> None:
-        path.write_bytes(msgspec.json.encode(self))
+    def dump(self) -> bytes:
+        """Return the plan as it goes to the processes: through a pipe, since it may hold secrets of Kafka."""
+        return msgspec.json.encode(self)
 
 
-def read_plan(path: Path) -> Plan:
-    """Return the plan that the parent wrote."""
-    return msgspec.json.decode(path.read_bytes(), type=Plan)
+def load_plan(data: bytes) -> Plan:
+    """Return the plan that the parent sent."""
+    return msgspec.json.decode(data, type=Plan)
 
 
 def channel_topics(deployment: Deployment, workspace: Workspace) -> dict[str, str]:

@@ -25,10 +25,11 @@ from dataflow.progress import read_progress
 from dataflow.recovery import Cut, last_cut
 from dataflow.statedir import STATE_FORMAT, DeployedFlow, RunNote, StateDir, StateFile, new_job_id
 from dataflow.urls import SinkUrl, SourceUrl
-from dataflow.worker import open_sink
+from dataflow.worker import Throttled, open_sink
 from operators.outbox import inside
 from operators.problems import FlowError, Problem
 
+SHARDS: Final = 64  # The most processes a job can have; more cost a little more per batch and checkpoint.
 STOP_PATIENCE_S: Final = 60.0  # So long may an epoch take to finish before a process is killed.
 
 Log = structlog.stdlib.BoundLogger
@@ -47,7 +48,7 @@ class Job:
     until_ms: int | None = None
     epoch_s: float = 10.0
     slack_ms: int = 1000
-    shards: int = 64
+    shards: int | None = None
     cached_users: int = 200_000
     create_topics: bool = True
     kafka: dict[str, Any] = field(default_factory=dict)
@@ -166,7 +167,7 @@ class JobRunner:
 
         job = self.job
         file = state.read()
-        sink = open_sink(job.sink, job.kafka, create=job.create_topics, log=self.log.warning)
+        sink = open_sink(job.sink, job.kafka, create=job.create_topics, log=Throttled(self.log.warning))
         try:
             prepare_recovery(str(state.recovery))
             cut = last_cut(state.recovery)
@@ -175,18 +176,26 @@ class JobRunner:
                 file = self._new_state(partitions)
             self._check_state(file, state, cut)
             self._note_sink(file, sink)
-            starts: Ends | None = None
+            # Also after a clean stop, and cheap then: the state may come from a backup.
+            starts = self._read_back_from(file, cut, sink)
             if not file.run.is_clean:
                 self.log.warning("the last run was interrupted; going on from its last checkpoint", epoch=cut.epoch)
-                starts = self._read_back_from(file, cut, sink)
                 if self._finish_the_last_run(file, state, cut, partitions, starts):
                     if self.stopping.is_set():
                         return
-                    cut, starts = last_cut(state.recovery), None
+                    cut = last_cut(state.recovery)
+                    starts = self._read_back_from(file, cut, sink)
             self._deploy(file)
             file.partitions = [one.key for one in partitions]
             file.run = RunNote(False, _ends_of(partitions), job.until_ms)
             state.write(file)
+            self.log.info(
+                "starting",
+                flows=[f"{program!r} {program.state}" for program in job.loaded.checked.programs],
+                partitions=len(partitions),
+                processes=job.processes,
+                job=file.job,
+            )
             flows = [(text.file, text.text) for text in job.loaded.checked.texts.values()]
             self._execute(
                 self._plan(file, state, partitions, flows, job.loaded.workspace_text, starts, job.until_ms), state
@@ -203,10 +212,11 @@ class JobRunner:
         return StateFile(
             format=STATE_FORMAT,
             job=new_job_id(),
-            shards=job.shards,
+            shards=job.shards or SHARDS,
             sources=sorted(source.identity for source in job.sources),
             partitions=[one.key for one in partitions],
             sink=job.sink.identity,
+            sink_number=1,
             sink_starts={},
             flows=[],
             workspace="",
@@ -221,13 +231,20 @@ class JobRunner:
                 f"--state {state.root}: this state belongs to {', '.join(file.sources)}, not to {', '.join(sources)}: "
                 "use those sources, or another directory"
             )
+        if job.shards is not None and job.shards != file.shards:
+            raise UsageError(
+                f"--shards {job.shards}: this state was made with {file.shards}, which is fixed as long as it lives: "
+                "leave the setting out, or begin a new state"
+            )
+        if job.processes > file.shards:
+            raise UsageError(f"--processes {job.processes}: at most one per shard, and there are {file.shards}")
         if job.sink.identity != file.sink:
             if not file.run.is_clean:
                 raise UsageError(
                     f"--state {state.root}: the last run was interrupted while writing to {file.sink}: "
                     "let it finish there before you write elsewhere"
                 )
-            file.sink, file.sink_starts = job.sink.identity, {}
+            file.sink, file.sink_starts, file.sink_number = job.sink.identity, {}, file.sink_number + 1
         by_label = {f"{one.flow}\x1f{one.version}": one for one in file.flows}
         problems = []
         for program in job.loaded.checked.programs:
@@ -239,7 +256,7 @@ class JobRunner:
                     Problem(where, 1, 1, "version", "version-reused", message, "give the new content a new version")
                 )
         if problems:
-            raise FlowError(problems)
+            raise FlowError(problems, job.loaded.checked.titles)
         self._check_users_inside(file, state, cut)
 
     def _check_users_inside(self, file: StateFile, state: StateDir, cut: Cut) -> None:
@@ -250,7 +267,7 @@ class JobRunner:
             return
         totals = self._totals(file, state, cut)
         stuck = [(one, inside(totals.get(f"{one.flow}\x1f{one.version}", {}))) for one in gone]
-        listed = [f"{one.flow} v{one.version}: {number} journeys" for one, number in stuck if number > 0]
+        listed = [f"{one.flow} v{one.version}: {number} inside" for one, number in stuck if number > 0]
         if listed:
             raise UsageError(
                 "users are still in versions that these flows lack: " + "; ".join(listed) + ": "
@@ -333,9 +350,9 @@ class JobRunner:
                 if self.job.stop_at_end:
                     ends = [*topics.end_offsets(source.name, numbers)]
                 starts = topics.start_offsets(source.name, numbers)
-                for number, start, end in zip(numbers, starts, ends, strict=True):
+                for number, start, last in zip(numbers, starts, ends, strict=True):
                     key = f"{source.name}-{number}"
-                    found.append(PartitionPlan(key, "kafka", source.bootstrap, source.name, number, start, end))
+                    found.append(PartitionPlan(key, "kafka", source.bootstrap, source.name, number, start, last))
             finally:
                 topics.close()
         return sorted(found, key=lambda one: (one.topic, one.partition))
@@ -387,7 +404,7 @@ class JobRunner:
         if not sink.remembers:
             return None
         starts = {topic: list(offsets) for topic, offsets in file.sink_starts.items()}
-        cuts = [ends for _, ends in cut.shards.values()]
+        cuts = [ends for _, ends, sink_number in cut.shards.values() if sink_number == file.sink_number]
         if len(cuts) == file.shards:
             for topic, least in starts.items():
                 known = [ends[topic] for ends in cuts if topic in ends]
@@ -397,7 +414,8 @@ class JobRunner:
                     starts[topic] = [min(column) for column in zip(*padded, strict=True)]
                 else:
                     starts[topic] = least
-        sink.ends(list(starts), settled=True)
+        if not file.run.is_clean:
+            sink.ends(list(starts), settled=True)
         return starts
 
     # ---- processes ---------------------------------------------------------------------------------------------
@@ -426,6 +444,7 @@ class JobRunner:
             sink_bootstrap=job.sink.bootstrap,
             sink_folder=job.sink.folder,
             sink_options=job.sink.options,
+            sink_number=file.sink_number,
             create_topics=job.create_topics,
             kafka=job.kafka,
             flows=flows,
@@ -444,18 +463,22 @@ class JobRunner:
         Raises:
             JobFailed: one died; then all are ended.
         """
-        path = state.root / "plan.json"
-        plan.write(path)
+        data = plan.dump()
         self._children = []
         readers = []
         environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
         for index in range(plan.processes):
             reading, writing = os.pipe()
-            command = [sys.executable, "-m", "dataflow.worker", str(path), str(index), str(writing), str(os.getpid())]
+            command = [sys.executable, "-m", "dataflow.worker", str(index), str(writing), str(os.getpid())]
             child = subprocess.Popen(  # noqa: S603 - our own interpreter and module.
-                command, pass_fds=(writing, state.lock_file), env=environment, start_new_session=True
+                command,
+                stdin=subprocess.PIPE,
+                pass_fds=(writing, state.lock_file),
+                env=environment,
+                start_new_session=True,
             )
             os.close(writing)
+            _send(child, data)
             self._children.append(child)
             reader = threading.Thread(target=self._listen, args=(index, reading), daemon=True)
             reader.start()
@@ -471,7 +494,9 @@ class JobRunner:
         with os.fdopen(pipe, "rb") as lines:
             for line in lines:
                 self.running.by_process[index] = decode(line)
-                self.is_ready = len(self.running.by_process) == len(self._children)
+                if not self.is_ready and len(self.running.by_process) == len(self._children):
+                    self.is_ready = True
+                    self.log.info("running")
                 self._on_status(self.running)
 
     def _wait(self, plan: Plan) -> None:
@@ -498,6 +523,15 @@ class JobRunner:
                 child.kill()
         for child in self._children:
             child.wait()
+
+
+def _send(child: subprocess.Popen[bytes], data: bytes) -> None:
+    assert child.stdin is not None
+    try:
+        child.stdin.write(data)
+        child.stdin.close()
+    except BrokenPipeError:
+        pass  # It died at once; `_wait` says how.
 
 
 def _status(code: int | None) -> str:

@@ -34,7 +34,7 @@ SETTINGS: Final = (
     Setting("until", "moment"),
     Setting("epoch", "duration", 10_000),
     Setting("slack", "duration", 1_000),
-    Setting("shards", "count", 64),
+    Setting("shards", "count"),
     Setting("cached_users", "count", 200_000),
     Setting("create_topics", "flag", True),
     Setting("metrics_port", "port"),
@@ -147,6 +147,18 @@ def _without_password(url: str) -> str:
     if "@" not in parts.netloc:
         return url
     return url.replace(parts.netloc, "(hidden)@" + parts.netloc.rpartition("@")[2])
+
+
+def kafka_options(workspace: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
+    """Return the options for Kafka clients: `kafka:` of the workspace, then NUDGE_KAFKA_<OPTION> from the environment.
+
+    `NUDGE_KAFKA_SASL_PASSWORD` is `sasl.password`: secrets need not stand in a file.
+    """
+    found = dict(workspace)
+    for name, value in environment.items():
+        if name.startswith("NUDGE_KAFKA_"):
+            found[name.removeprefix("NUDGE_KAFKA_").lower().replace("_", ".")] = value
+    return found
 
 
 def folder(value: Any) -> Path | None:

@@ -48,7 +48,11 @@ class RunNote(msgspec.Struct):
 
 
 class StateFile(msgspec.Struct):
-    """`nudge.json`."""
+    """`nudge.json`.
+
+    `sink_number` counts the sinks that this state has written to: a shard's snapshot says offsets of one of them.
+    `workspace` is what `nudge.yaml` says of channels and messages, as JSON: no settings, no secrets.
+    """
 
     format: int
     job: str
@@ -56,6 +60,7 @@ class StateFile(msgspec.Struct):
     sources: list[str]
     partitions: list[str]
     sink: str
+    sink_number: int
     sink_starts: dict[str, list[int]]
     flows: list[DeployedFlow]
     workspace: str

@@ -1,7 +1,7 @@
 """One process of the job: opens what it needs and hands it to the engine.
 
-Started by the parent (`dataflow/run.py`) as `python -m dataflow.worker PLAN INDEX STATUS_FD`. Everything that can go
-wrong is logged here, before it reaches the engine, which keeps no exceptions.
+Started by the parent (`dataflow/run.py`) as `python -m dataflow.worker INDEX STATUS_FD PARENT`, with the plan on its
+standard input. Everything that can go wrong is logged here, before it reaches the engine, which keeps no exceptions.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from connectors.sinks import Ends, Sink
 from dataflow.emit import Emitter
 from dataflow.intake import Counts, Intake, head_time
 from dataflow.logs import configure_logs
-from dataflow.plan import PartitionPlan, Plan, channel_topics, read_plan
+from dataflow.plan import PartitionPlan, Plan, channel_topics, load_plan
 from dataflow.progress import ProgressLog, read_progress
 from dataflow.shard import Shard
 from dataflow.statedir import StateDir
@@ -37,8 +37,14 @@ COMMIT_THREADS: Final = 8
 Log = structlog.stdlib.BoundLogger
 
 
-def open_sink(url: SinkUrl, kafka: dict[str, Any], *, create: bool, log: Callable[[str], None]) -> Sink:
-    """Return the sink that *url* names."""
+def open_sink(
+    url: SinkUrl, kafka: dict[str, Any], *, create: bool, log: Callable[[str], None], output: int = 1
+) -> Sink:
+    """Return the sink that *url* names.
+
+    Args:
+        output: the file descriptor of standard output.
+    """
     if url.kind == "kafka":
         from connectors.kafka_sink import KafkaSink
 
@@ -52,13 +58,13 @@ def open_sink(url: SinkUrl, kafka: dict[str, Any], *, create: bool, log: Callabl
         )
     from connectors.file_sink import FileSink, StdoutSink
 
-    return FileSink(Path(url.folder)) if url.kind == "file" else StdoutSink()
+    return FileSink(Path(url.folder)) if url.kind == "file" else StdoutSink(output)
 
 
 class Worker:
     """What one process has open: its shards, its sink, its source partitions."""
 
-    def __init__(self, plan: Plan, index: int, log: Log) -> None:
+    def __init__(self, plan: Plan, index: int, log: Log, output: int) -> None:
         self.plan = plan
         self.index = index
         self.log = log
@@ -74,12 +80,13 @@ class Worker:
         self._uncommitted = False
         self._ends: Ends = {}
         topics = channel_topics(self.deployment, workspace)
-        self.sink = open_sink(plan.sink_url, plan.kafka, create=plan.create_topics, log=log.warning)
+        self._say = Throttled(log.warning)
+        self.sink = open_sink(plan.sink_url, plan.kafka, create=plan.create_topics, log=self._say, output=output)
         self.emitter = Emitter(self.sink, topics, plan.job)
         self.sink.open_topics(sorted({*topics.values(), "journal", "dead-letters"}))
         if plan.read_back is not None:
             self.emitter.read_back(plan.read_back)
-        self._probe: Any = None
+        self._probes: dict[str, Any] = {}
 
     # ---- shards ------------------------------------------------------------------------------------------------
 
@@ -108,7 +115,9 @@ class Worker:
             self.emitter.deliver()
 
     def commit(self, number: int) -> list[Any]:
-        """Return `[commit, ends of the sink's topics]` of shard *number*, once everything it emitted is confirmed.
+        """Return `[commit, ends of the sink's topics, number of the sink]` of shard *number*.
+
+        Everything that the shard has emitted is confirmed by then.
 
         First out of the house, then into the books: were the state committed first, a crash in between would lose
         what it says was sent. All shards of the process are committed at the first call of an epoch, in parallel.
@@ -129,7 +138,7 @@ class Worker:
             self._uncommitted = False
             self.checkpoints += 1
             self.checkpoint_s = time.monotonic() - began
-        return [self.shards[number].store.commit_number, self._ends]
+        return [self.shards[number].store.commit_number, self._ends, self.plan.sink_number]
 
     # ---- sources -----------------------------------------------------------------------------------------------
 
@@ -168,12 +177,12 @@ class Worker:
             return FilePartition(Path(plan.topic), position)
         from connectors.kafka_source import EndProbe, KafkaPartition
 
-        if self._probe is None:
-            mine = [(one.topic, one.partition) for one in self.plan.partitions if one.kind == "kafka"]
-            self._probe = EndProbe(plan.bootstrap, self.plan.kafka, mine, wall_clock_ms)
-        return KafkaPartition(
-            plan.bootstrap, self.plan.kafka, plan.topic, plan.partition, position, self._probe, self.log.warning
-        )
+        bootstrap = plan.bootstrap
+        if bootstrap not in self._probes:
+            there = [(one.topic, one.partition) for one in self.plan.partitions if one.bootstrap == bootstrap]
+            self._probes[bootstrap] = EndProbe(bootstrap, self.plan.kafka, there, wall_clock_ms)
+        probe = self._probes[bootstrap]
+        return KafkaPartition(bootstrap, self.plan.kafka, plan.topic, plan.partition, position, probe, self._say)
 
     # ---- telling the parent ------------------------------------------------------------------------------------
 
@@ -215,10 +224,27 @@ class Worker:
         """Close everything, after the engine has stopped."""
         for shard in self.shards.values():
             shard.store.close()
-        if self._probe is not None:
-            self._probe.close()
+        for probe in self._probes.values():
+            probe.close()
         self.sink.close()
         self._pool.shutdown()
+
+
+class Throttled:
+    """Passes a message on unless the same one was passed on a moment ago: a broker that is away is one event."""
+
+    EVERY_S: Final = 10.0
+
+    def __init__(self, log: Callable[[str], Any]) -> None:
+        self._log = log
+        self._said: dict[str, float] = {}
+
+    def __call__(self, message: str) -> None:
+        now = time.monotonic()
+        kind = message[:60]
+        if now - self._said.get(kind, -self.EVERY_S) >= self.EVERY_S:
+            self._said[kind] = now
+            self._log(message)
 
 
 def wall_clock_ms() -> int:
@@ -252,14 +278,17 @@ def _die_with_parent(parent: int) -> None:
 
 def main(arguments: list[str]) -> int:
     """Run one process of the job; returns its exit status."""
-    plan_path, index, pipe, parent = Path(arguments[0]), int(arguments[1]), int(arguments[2]), int(arguments[3])
+    index, pipe, parent = map(int, arguments)
     _die_with_parent(parent)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
-    plan = read_plan(plan_path)
+    # Standard output is the sink's, if anybody's: what libraries print goes to standard error.
+    output = os.dup(sys.stdout.fileno())
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    plan = load_plan(sys.stdin.buffer.read())
     configure_logs(plan.log_level, plan.log_format)
     log: Log = structlog.get_logger().bind(process=index)
     try:
-        worker = Worker(plan, index, log)
+        worker = Worker(plan, index, log, output)
     except Exception as error:
         log.error("cannot start", error=f"{type(error).__name__}: {error}", exc_info=is_unexpected(error))
         return 1
@@ -294,11 +323,12 @@ def _await_stop(worker: Worker) -> None:
 
 
 def is_unexpected(error: Exception) -> bool:
+    from connectors.kafka import KafkaUnavailable
     from connectors.sinks import SinkError
     from connectors.sources import SourceError
     from state.store import StoreError
 
-    return not isinstance(error, SinkError | SourceError | StoreError | OSError)
+    return not isinstance(error, KafkaUnavailable | SinkError | SourceError | StoreError | OSError)
 
 
 if __name__ == "__main__":

@@ -540,7 +540,8 @@ def parse_value_template(text: str) -> Template:
     try:
         return parse_template(text)
     except TemplateSyntaxError as error:
-        raise BadValue("bad-template", str(error), "see docs/flow-language.md, Templates") from None
+        hint = getattr(error, "hint", "") or "see docs/flow-language.md, Templates"
+        raise BadValue("bad-template", str(error), hint) from None
 
 
 # ---- conditions that can never hold --------------------------------------------------------------------------------

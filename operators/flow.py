@@ -30,7 +30,11 @@ CLAUSES_MAX: Final = 8
 
 
 def _not_yet(value: Any) -> Any:
-    raise PydanticCustomError("not-yet-supported", "this is part of the language, but this version cannot run it yet")
+    raise PydanticCustomError(
+        "not-yet-supported",
+        "this is part of the language, but this version cannot run it yet",
+        {"hint": "docs/flow-language.md lists what is not supported yet"},
+    )
 
 
 RawSteps = Annotated[list[Any], WithJsonSchema({"type": "array", "items": {"$ref": "#/$defs/Step"}})]
@@ -196,15 +200,22 @@ def checked(model: type[M], raw: object, path: Path, problems: Problems) -> M | 
 
 
 _CODES: Final = {
-    "missing": "missing-key",
-    "extra_forbidden": "unknown-key",
-    "greater_than_equal": "out-of-range",
-    "less_than_equal": "out-of-range",
-    "too_long": "too-many",
-    "too_short": "too-few",
-    "string_too_long": "too-long",
-    "string_too_short": "empty-text",
-    "literal_error": "unknown-value",
+    "greater_than_equal": ("out-of-range", "at least {ge} is needed here, not {value}"),
+    "less_than_equal": ("out-of-range", "at most {le} is allowed here, not {value}"),
+    "too_long": ("too-many", "at most {max_length} are allowed here, not {actual_length}"),
+    "too_short": ("too-few", "at least {min_length} is needed here"),
+    "string_too_long": ("too-long", "at most {max_length} characters are allowed here"),
+    "string_too_short": ("empty-text", "this text is empty"),
+    "string_pattern_mismatch": ("bad-name", "{value} has characters that are not allowed here"),
+    "literal_error": ("unknown-value", "{value} is not one of {expected}"),
+    "string_type": ("wrong-type", "a text is needed here, not {value}"),
+    "int_type": ("wrong-type", "a whole number is needed here, not {value}"),
+    "int_from_float": ("wrong-type", "a whole number is needed here, not {value}"),
+    "bool_type": ("wrong-type", "true or false is needed here, not {value}"),
+    "list_type": ("wrong-type", "a list is needed here, not {value}"),
+    "dict_type": ("wrong-type", "a mapping is needed here, not {value}"),
+    "model_type": ("wrong-type", "a mapping is needed here, not {value}"),
+    "model_attributes_type": ("wrong-type", "a mapping is needed here, not {value}"),
 }
 
 
@@ -225,10 +236,10 @@ def _note(detail: ErrorDetails, known: set[str], base: Path, problems: Problems)
         extra = context.get("path", ())
         problems.add((*path, *extra), kind, str(context.get("text", detail["msg"])), str(context.get("hint", "")))
     else:
-        value = shown(detail["input"])
-        problems.add(
-            path, _CODES.get(kind, "wrong-type"), f"{detail['msg']}, not {value}".replace("Input should", "this should")
+        code, text = _CODES.get(
+            kind, ("wrong-type", detail["msg"].replace("{", "(").replace("}", ")") + ", not {value}")
         )
+        problems.add(path, code, text.format(value=shown(detail["input"]), **context))
 
 
 _CUSTOM: Final = frozenset(("not-yet-supported",))

@@ -33,8 +33,8 @@ class Problem:
 class FlowError(Exception):
     """Flows that cannot be used; `problems` has all of them."""
 
-    def __init__(self, problems: list[Problem]) -> None:
-        super().__init__(render(problems))
+    def __init__(self, problems: list[Problem], titles: dict[str, str] | None = None) -> None:
+        super().__init__(render(problems, titles))
         self.problems = problems
 
 

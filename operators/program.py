@@ -19,7 +19,7 @@ from operators.problems import BadValue, Problems
 from operators.steps.base import Node
 from operators.when import Clause
 
-_IN_WORDS_ONLY: Final = ("state", "title", "description", "owner", "labels")
+_NOT_CONTENT: Final = ("flow", "version", "state", "title", "description", "owner", "labels")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ class Program:
 
 def content_hash(raw: dict[str, Any]) -> str:
     """Return what identifies what a flow does: its data without the keys that are for people, and without its state."""
-    kept = {key: value for key, value in raw.items() if key not in _IN_WORDS_ONLY}
+    kept = {key: value for key, value in raw.items() if key not in _NOT_CONTENT}
     dumped = orjson.dumps(kept, option=orjson.OPT_SORT_KEYS, default=str)
     return hashlib.blake2b(dumped, digest_size=12).hexdigest()
 
@@ -225,10 +225,17 @@ def _check_paths(program: Program, problems: Problems) -> None:
         if node not in reached and _begins_dead_part(node, program, reached):
             hint = "remove it, or let a step lead here"
             problems.add(node.path, "unreachable-step", f"no way leads to '{node.id}'", hint)
-    for loop in _loops(program):
+    order = {node: number for number, node in enumerate(sorted(program.nodes.values(), key=_document_order))}
+    for found in _loops(program):
+        first = min(range(len(found)), key=lambda index: order[found[index]])
+        loop = found[first:] + found[:first]
         way = " -> ".join([node.id for node in loop] + [loop[0].id])
         hint = "put a wait on it, or end one of these paths"
         problems.add(loop[0].path, "endless-loop", f"{way}: nothing on this loop waits", hint)
+
+
+def _document_order(node: Node) -> tuple[tuple[int, int, str], ...]:
+    return tuple((0, part, "") if isinstance(part, int) else (1, 0, part) for part in node.path)
 
 
 def _begins_dead_part(node: Node, program: Program, reached: set[Node]) -> bool:

@@ -478,6 +478,8 @@ def test_only_valid_events_that_nobody_wants_are_left_out() -> None:
     ]
     assert [position for position, _ in relevant(values, frozenset({"e"}))] == [0, 2, 3, 4, 7, 8, 10]
     same(values)
+    for raw in values:  # One that needs a closer look sees to it that all of its chunk get one.
+        same([raw])
 
 
 def test_positions_are_right_in_long_batches() -> None:
@@ -497,6 +499,37 @@ def test_batches_are_read_alike_whether_much_or_little_in_them_is_relevant() -> 
     values[100] = values[299] = values[301] = values[800] = raw_line(b'"x":1e5,"event":"f"')
     values[101] = values[302] = values[801] = raw_line(b'"x":1e999')
     same(values)
+
+
+@pytest.mark.parametrize("before", [[], [line()] * 128, [line(event="f")] * 128])
+def test_numbers_are_the_same_quickly(before: list[bytes]) -> None:
+    numbers = [
+        2**63,
+        2**64 - 1,
+        2**64,
+        -(2**63),
+        -(2**63) - 1,
+        10**30,
+        1.0,
+        -0.0,
+        0.1,
+        1 / 3,
+        5e-324,
+        2**53 + 1,
+    ]
+    texts = [
+        *map(json.dumps, numbers),
+        "-0",
+        "0.30000000000000004440892098500626",
+        "9007199254740993.0",
+        "0." + "1" * 400,
+    ]
+    for name in ("properties", "traits", "x"):
+        for form in ('{"n":%s}', '{"n":[%s]}', '{"n":{"n":%s}}'):
+            values = [raw_line(f'"{name}":{form % text}'.encode()) for text in texts]
+            same(before + values)
+            for raw in values:
+                same([*before, raw])
 
 
 def test_records_of_one_batch_cannot_hide_or_complete_each_other() -> None:
@@ -645,6 +678,7 @@ def test_all_ways_to_look_at_many_records_agree(seed: int) -> None:
     for raw in values:
         check(raw)
     same(values)
+    same([line()] * 128 + [raw for raw in values if native._plain([raw])])  # Behind a chunk of wanted events.
 
 
 @pytest.mark.parametrize(

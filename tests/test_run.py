@@ -164,7 +164,7 @@ def test_a_state_of_other_sources_or_changed_flows_is_refused_with_what_to_do(tm
     assert "give the new content a new version" in said
 
     (flows / "hello.yaml").write_text(FLOW.format(version=2, event="hello", template="other"))
-    assert "hello v1: 1 journeys" in refused([flows, "--source", f"file:{events}", *common])
+    assert "hello v1: 1 inside" in refused([flows, "--source", f"file:{events}", *common])
 
     (flows / "v1.yaml").write_text("state: ended\n" + FLOW.format(version=1, event="hello", template="t"))
     RunningJob(
@@ -205,7 +205,7 @@ def test_a_second_job_on_a_state_in_use_is_refused_and_sigterm_ends_the_first_wi
         "--processes", "2",
     ]  # fmt: skip
     job = RunningJob(command, tmp_path / "log")
-    wait_until(lambda: len(job.workers()) == 2 and (tmp_path / "state" / "plan.json").exists())
+    wait_until(lambda: len(job.workers()) == 2 and "running" in job.log.read_text())
     assert "in use by another job" in refused(command)
     job.terminate()
     assert job.status() == 0, job.tail()
@@ -223,7 +223,7 @@ def test_two_jobs_of_one_process_die_together(broker: KafkaTopics, topic_prefix:
          "--processes", "2"],
         tmp_path / "log",
     )  # fmt: skip
-    wait_until(lambda: len(job.workers()) == 2 and (tmp_path / "state" / "plan.json").exists())
+    wait_until(lambda: len(job.workers()) == 2 and "running" in job.log.read_text())
     workers = job.workers()
     job.kill_a_worker(random.Random(1))
     assert job.status() == 1

@@ -43,7 +43,7 @@ class WaitModel(StepModel):
 
     kind: ClassVar[str] = "wait"
     wait: Annotated[
-        WaitForm, BeforeValidator(lambda raw: {"for": raw} if isinstance(raw, str) else raw), WithJsonSchema(_FORM)
+        WaitForm, BeforeValidator(lambda raw: raw if isinstance(raw, dict) else {"for": raw}), WithJsonSchema(_FORM)
     ]
 
     def build(self, build: Build) -> Step | None:
