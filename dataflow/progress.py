@@ -54,7 +54,8 @@ class ProgressLog:
         self._snapshots.append(position)
         del self._snapshots[: -(EPOCHS_KEPT + 1)]
         if len(self._snapshots) > EPOCHS_KEPT:
-            for number in [number for number, end in self._ends.items() if end <= self._snapshots[0]]:
+            recent = self._number - EPOCHS_KEPT  # Their times may be newer than those of the oldest snapshot.
+            for number in [one for one, end in self._ends.items() if one < recent and end <= self._snapshots[0]]:
                 (self._folder / f"{self._name}.{number}").unlink(missing_ok=True)
                 del self._ends[number]
 

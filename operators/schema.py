@@ -11,6 +11,7 @@ conditions) is left to `nudge check`. What `check` takes, the schema takes too, 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
@@ -25,12 +26,12 @@ from operators.steps.branch import ArmModel, ElseModel
 from operators.steps.wait import WaitForm
 from operators.values import DURATION_PATTERN, NAME_PATTERN
 from operators.when import DidModel
+from state.iso import TIME_MS_MAX
 
 Schema = dict[str, Any]
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 USER_ID_MAX: Final = 256
-TIME_MS_END: Final = 253_402_300_800_000  # The first moment after the year 9999.
 
 
 # ---- values --------------------------------------------------------------------------------------------------------
@@ -40,13 +41,15 @@ _CLOCK: Final = r"[0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]+)?)?"
 _ISO: Final = rf"^{_DATE}([T ]{_CLOCK}(Z|[+-][0-9]{{2}}:?[0-9]{{2}})?)?$"
 _PATH: Final = r"[^.]+(\.[^.]+)*"  # No part of a path is empty.
 _ID: Final = r"^[0-9a-f]{32}$"
+_TEMPLATE: Final = r"\{[{%]"
+_TIME_OF_DAY: Final = r"^([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9])?$"
 
 _MOMENT: Final[Schema] = {
     "type": "string",
     "pattern": _ISO,
     "description": "ISO 8601 with offset, such as 2026-11-01T00:00:00+08:00",
 }
-_MOMENT_OR_TEMPLATE: Final[Schema] = {"anyOf": [_MOMENT, {"type": "string", "pattern": r"\{[{%]"}]}
+_MOMENT_OR_TEMPLATE: Final[Schema] = {"anyOf": [_MOMENT, {"type": "string", "pattern": _TEMPLATE}]}
 _DURATION: Final[Schema] = {"type": "string", "pattern": DURATION_PATTERN, "description": "such as 90s, 30m, 1d12h"}
 _SCALAR: Final[Schema] = {"type": ["string", "number", "boolean"]}
 _ORDERED: Final[Schema] = {"type": ["string", "number"]}
@@ -80,7 +83,10 @@ _ARGUMENTS: Final[dict[str, tuple[Schema, str]]] = {
     "not_contains": (_SCALAR, "the opposite of contains; holds for what is missing"),
     "starts_with": (_TEXT, "a text that begins like this"),
     "ends_with": (_TEXT, "a text that ends like this"),
-    "matches": (_TEXT, "a text in which this RE2 regular expression is found"),
+    "matches": (
+        {"type": "string", "not": {"pattern": _TEMPLATE}},
+        "a text in which this RE2 regular expression is found",
+    ),
     "exists": ({"type": "boolean"}, "whether there is a value that is not null"),
     "before": (_MOMENT_OR_TEMPLATE, "an ISO time before this moment"),
     "after": (_MOMENT_OR_TEMPLATE, "an ISO time after this moment"),
@@ -169,10 +175,10 @@ _KEYS: Final[dict[str, dict[str, str]]] = {
         "version": "Raise it with every change: who is inside finishes the version they began.",
         "state": "draft: checked, never runs. live. paused: nobody enters, journeys stand still. ended: nobody "
         "enters, those inside run to their end.",
-        "title": "For people.",
-        "description": "For people.",
-        "owner": "For people.",
-        "labels": "For people.",
+        "title": "What people call it.",
+        "description": "What it is for.",
+        "owner": "Whom to ask about it.",
+        "labels": "Whatever you sort flows by.",
         "timezone": "IANA name such as Asia/Shanghai: the time zone of users whose profile.timezone is none.",
         "active": "The period in which users may enter; those inside run to the end.",
         "priority": "Higher goes first when several flows act on one user in the same instant.",
@@ -198,7 +204,7 @@ _KEYS: Final[dict[str, dict[str, str]]] = {
         "holdout": "This share of users gets no journey, always the same users: to see what the flow is worth.",
     },
     "ReentryAfter": {"after": "So long after the last entry."},
-    "ReentryAtMost": {"at_most": "So many entries", "within": "in this rolling window."},
+    "ReentryAtMost": {"at_most": "Refused with so many entries in the window.", "within": "The rolling window."},
     "ExitRule": {"goal": "true: counts the journey as converted.", "label": "The reason in the journal."},
     "Awaited": {"at_least": "So many of them."},
     "Did": {
@@ -280,9 +286,10 @@ _MORE_OF_KEYS: Final[dict[tuple[str, str], Schema]] = {
     ("Flow", "steps"): {"minItems": 1},
     ("Send", "send"): {"examples": list(DEFAULT_ADDRESSES)},
     ("Set", "set"): {"propertyNames": {"pattern": r"^[^.]+$"}},
+    ("WaitForm", "until"): {"type": ["string", "null"]},
     ("Did", "since"): {"enum": ["entry", None]},
-    ("LocalTime", "after"): {"type": ["string", "null"], "pattern": r"^([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9])?$"},
-    ("LocalTime", "before"): {"type": ["string", "null"], "pattern": r"^([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9])?$"},
+    ("LocalTime", "after"): {"type": ["string", "null"], "pattern": _TIME_OF_DAY},
+    ("LocalTime", "before"): {"type": ["string", "null"], "pattern": _TIME_OF_DAY},
 }
 
 
@@ -314,7 +321,7 @@ def _definitions(*models: type[Model]) -> Schema:
     short = {name: name.removesuffix("Model") for name in made["$defs"]}
     definitions: Schema = {short[name]: _tidied(schema, short) for name, schema in made["$defs"].items()}
     for name, schema in definitions.items():
-        schema["title"] = name.lower()
+        schema["title"] = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
         schema.update(_MORE.get(name, {}))
         for key, value in schema["properties"].items():
             value.update(_MORE_OF_KEYS.get((name, key), {}))
@@ -407,7 +414,7 @@ _TIME_OUT: Final[Schema] = {"type": "string", "pattern": rf"^{_DATE}T[0-9]{{2}}:
 _TIME_IN: Final[Schema] = {
     "anyOf": [
         {"type": "string", "pattern": _ISO},
-        {"type": "number", "exclusiveMinimum": -1, "exclusiveMaximum": TIME_MS_END},
+        {"type": "number", "exclusiveMinimum": -1, "exclusiveMaximum": TIME_MS_MAX + 1},
         {"type": "null"},
     ]
 }
@@ -497,8 +504,8 @@ def action_schema() -> Schema:
         "channel": _described(_NAME, "Where it goes."),
         "user_id": _described(_USER, "Whom it is for; the Kafka key."),
         "to": _described(_TEXT_OR_NULL, "The address; null where the channel needs none."),
-        "flow": _described(_NAME, "The flow that sends it"),
-        "version": _described(_FROM_ONE, "and its version."),
+        "flow": _described(_NAME, "The flow that sends it."),
+        "version": _described(_FROM_ONE, "The version of the flow."),
         "journey_id": {"type": "string", "pattern": _ID, "description": "The user's passage through the flow."},
         "step": _described(_TEXT, "The step that sends it."),
         "visit": _described(_FROM_ONE, "How often this journey has begun this step."),
@@ -543,8 +550,8 @@ def journal_schema() -> Schema:
         "at": _described(_TIME_OUT, "The stream time at which it happened."),
         "user_id": _described(_USER, "To whom; the Kafka key."),
         "seq": _described(_FROM_ONE, "Counts the user's records from 1 without gaps."),
-        "flow": _described(_NAME, "In which flow"),
-        "version": _described(_FROM_ONE, "and version of it."),
+        "flow": _described(_NAME, "In which flow."),
+        "version": _described(_FROM_ONE, "In which version of it."),
         "journey_id": _described(_TEXT_OR_NULL, "The user's passage through the flow; null: entry was refused."),
         "kind": {"enum": _KINDS_OF_RECORDS, "description": "What happened."},
         "step": _described(_TEXT, "At which step."),
@@ -563,7 +570,7 @@ def journal_schema() -> Schema:
         "properties": properties,
         "allOf": [
             of("refused", refused, {"properties": {"journey_id": {"type": "string", "pattern": _ID}}}),
-            of("suppressed", {"required": ["step"], **reasons(_SEND_REASONS)}),
+            of("suppressed", {**reasons(_SEND_REASONS), "required": ["step", "reason"]}),
             of("sent", {"required": ["step", "detail"], "properties": {"detail": sent}}),
         ],
     }

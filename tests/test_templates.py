@@ -807,28 +807,34 @@ CONDITIONS = st.builds(
     st.sampled_from(["==", "!=", "<", ">=", "contains", "and", "or"]),
     VALUES | st.sampled_from(["empty", "blank"]),
 )
-PIECES: st.SearchStrategy[str] = st.deferred(
-    lambda: (
-        st.sampled_from(["text", " \n", "{% increment n %}", "{% break %}", "{% continue %}"])
-        | st.builds(
-            lambda value, filters: f"{{{{ {value}{''.join(filters)} }}}}", VALUES, st.lists(FILTER_USES, max_size=3)
-        )
-        | st.builds(
-            lambda value, filters: f"{{% assign x = {value}{''.join(filters)} %}}",
-            VALUES,
-            st.lists(FILTER_USES, max_size=2),
-        )
-        | st.builds("{{% cycle {}, {} %}}".format, VALUES, VALUES)
-        | st.builds("{{% if {} %}}{}{{% else %}}{}{{% endif %}}".format, CONDITIONS, PIECES, PIECES)
-        | st.builds("{{% unless {} %}}{}{{% endunless %}}".format, CONDITIONS, PIECES)
-        | st.builds("{{% case {} %}}{{% when {}, {} %}}{}{{% endcase %}}".format, VALUES, VALUES, VALUES, PIECES)
-        | st.builds("{{% for x in {} reversed %}}{}{{% endfor %}}".format, VALUES, PIECES)
-        | st.builds("{{% for y in {} limit: {} offset: {} %}}{}{{% endfor %}}".format, VALUES, VALUES, VALUES, PIECES)
-        | st.builds("{{% tablerow x in {} cols: {} %}}{}{{% endtablerow %}}".format, VALUES, VALUES, PIECES)
-        | st.builds("{{% capture x %}}{}{{% endcapture %}}{{{{ x }}}}".format, PIECES)
-        | st.builds("{{% ifchanged %}}{}{{% endifchanged %}}".format, PIECES)
+LEAVES = (
+    st.sampled_from(["text", " \n", "{% increment n %}", "{% break %}", "{% continue %}"])
+    | st.builds(
+        lambda value, filters: f"{{{{ {value}{''.join(filters)} }}}}", VALUES, st.lists(FILTER_USES, max_size=3)
     )
+    | st.builds(
+        lambda value, filters: f"{{% assign x = {value}{''.join(filters)} %}}",
+        VALUES,
+        st.lists(FILTER_USES, max_size=2),
+    )
+    | st.builds("{{% cycle {}, {} %}}".format, VALUES, VALUES)
 )
+
+
+def around(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    return (
+        st.builds("{{% if {} %}}{}{{% else %}}{}{{% endif %}}".format, CONDITIONS, inner, inner)
+        | st.builds("{{% unless {} %}}{}{{% endunless %}}".format, CONDITIONS, inner)
+        | st.builds("{{% case {} %}}{{% when {}, {} %}}{}{{% endcase %}}".format, VALUES, VALUES, VALUES, inner)
+        | st.builds("{{% for x in {} reversed %}}{}{{% endfor %}}".format, VALUES, inner)
+        | st.builds("{{% for y in {} limit: {} offset: {} %}}{}{{% endfor %}}".format, VALUES, VALUES, VALUES, inner)
+        | st.builds("{{% tablerow x in {} cols: {} %}}{}{{% endtablerow %}}".format, VALUES, VALUES, inner)
+        | st.builds("{{% capture x %}}{}{{% endcapture %}}{{{{ x }}}}".format, inner)
+        | st.builds("{{% ifchanged %}}{}{{% endifchanged %}}".format, inner)
+    )
+
+
+PIECES = LEAVES | around(LEAVES) | around(LEAVES | around(LEAVES))
 
 
 class TestAnyTemplateAndData:

@@ -1,0 +1,232 @@
+"""A shard gives the same records however its input is cut up, delayed, committed, crashed and replayed."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dataflow.flows import FlowText, compile_texts
+from dataflow.shard import CLOSED, OPEN, Delivery, Shard
+from operators.deployment import Deployment
+from operators.flow import Workspace
+from operators.values import HOUR, MINUTE
+from state.records import Input
+from state.store import MemoryBackend, ShardStore
+
+START = 1_795_435_200_000
+FLOWS = """
+flow: cart
+priority: 1
+trigger: {event: cart, count: {at_least: 2, within: 1h}}
+entry: {concurrent: 2}
+exit: [{event: buy, goal: true}]
+steps:
+  - wait: 30m
+  - branch:
+      - when: {did: {event: view, within: 2h}}
+        steps: [{send: webhook, template: viewed}]
+      - else: [{send: webhook, template: blind}]
+  - wait_for: {back: {event: view}}
+    timeout: 3h
+---
+flow: view
+trigger: {event: view}
+entry: {reentry: {after: 2h}}
+steps:
+  - {set: {last: "{{ now }}"}}
+  - wait: 45m
+  - {send: webhook, template: "seen", vars: {last: "{{ profile.last }}"}}
+"""
+
+
+def deployment(text: str = FLOWS, **states: str) -> Deployment:
+    texts = []
+    for number, flow in enumerate(text.split("---\n")):
+        name = flow.strip().split("\n")[0].removeprefix("flow: ")
+        state = f"state: {states[name]}\n" if name in states else ""
+        texts.append(FlowText(f"{number}.yaml", state + flow))
+    checked = compile_texts(texts, Workspace())
+    assert not checked.has_errors, checked.problems
+    return Deployment(checked.programs)
+
+
+def record(deployed: Deployment, user: str, name: str, at: int, offset: int, source: int = 0) -> Input:
+    hits = deployed.index.match(name, {})
+    return Input(user, at, name, f"m-{source}-{offset}", False, at, {}, None, hits, source, offset)
+
+
+def emitted(shard: Shard) -> list[Any]:
+    """Return what the shard has emitted, in an order that depends on the users alone."""
+    records = [*shard.out.actions, *shard.out.journal]
+    return sorted(records, key=lambda one: (one["user_id"], one["seq"], one.get("channel", "")))
+
+
+EVENTS = st.lists(
+    st.tuples(st.sampled_from("abc"), st.sampled_from(["cart", "view", "buy"]), st.integers(0, 90 * MINUTE)),
+    max_size=25,
+)
+
+
+def history(deployed: Deployment, events: list[tuple[str, str, int]]) -> list[Input]:
+    at, records = START, []
+    for offset, (user, name, pause) in enumerate(events):
+        at += pause
+        records.append(record(deployed, user, name, at, offset))
+    return records
+
+
+def run(deployed: Deployment, deliveries: list[list[Delivery]], **more: Any) -> list[Any]:
+    shard = Shard(ShardStore(MemoryBackend()), deployed, sources=1, until_ms=START + 1000 * HOUR, **more)
+    for delivery in deliveries:
+        shard.take(delivery)
+    return emitted(shard)
+
+
+def copied(records: list[Input]) -> list[Input]:
+    return msgspec.convert(msgspec.to_builtins(records), list[Input])
+
+
+def whole(records: list[Input]) -> list[list[Delivery]]:
+    return [[(0, max((one.now for one in records), default=START), CLOSED, copied(records))]]
+
+
+@given(EVENTS, st.randoms(use_true_random=False))
+@settings(max_examples=150, deadline=None)
+def test_how_the_records_are_cut_into_deliveries_changes_nothing(
+    events: list[tuple[str, str, int]], chance: random.Random
+) -> None:
+    deployed = deployment()
+    records = history(deployed, events)
+    deliveries: list[list[Delivery]] = []
+    left, mark = copied(records), START
+    while left:
+        size = chance.randint(0, 4)
+        part, left = left[:size], left[size:]
+        mark = max([mark, *(one.now for one in part)])
+        if left:  # A wall clock may have come as far as the next record.
+            mark = chance.choice([mark, chance.randint(mark, left[0].now)])
+        deliveries.append([(0, mark, OPEN, part)])
+    deliveries.append([(0, mark, CLOSED, [])])
+    assert run(deployed, deliveries) == run(deployed, whole(records))
+
+
+@given(EVENTS, st.randoms(use_true_random=False))
+@settings(max_examples=150, deadline=None)
+def test_a_crash_loses_and_repeats_nothing_when_its_replay_is_told_apart_by_seq(
+    events: list[tuple[str, str, int]], chance: random.Random
+) -> None:
+    deployed = deployment()
+    records = history(deployed, events)
+    expected = run(deployed, whole(records))
+    backend = MemoryBackend()
+    found: dict[tuple[str, str, int], Any] = {}
+    resumed, committed = 0, 0
+    for life in range(4):
+        last = life == 3
+        store = ShardStore(backend, cached_users=chance.choice([0, 100]), changed_users=chance.choice([1, 100]))
+        store.roll_back(committed)
+        shard = Shard(store, deployed, sources=1, until_ms=START + 1000 * HOUR)
+        position = resumed
+        stop = len(records) if last else chance.randint(position, len(records))
+        while position < stop:
+            size = chance.randint(1, 4)
+            part = copied(records[position : min(stop, position + size)])
+            position += len(part)
+            shard.take([(0, part[-1].now, OPEN, part)])
+            if chance.random() < 0.3:
+                shard.settle()
+                committed, resumed = store.commit(), position
+        if last:
+            mark = records[-1].now if records else START
+            shard.take([(0, mark, CLOSED, [])])
+        for one in [*shard.out.actions, *shard.out.journal]:
+            key = (one.get("channel", "journal"), one["user_id"], one["seq"])
+            assert found.setdefault(key, one) == one, "a replay decided otherwise"
+    assert sorted(found.values(), key=lambda one: (one["user_id"], one["seq"], one.get("channel", ""))) == expected
+
+
+@given(EVENTS, st.randoms(use_true_random=False))
+@settings(max_examples=100, deadline=None)
+def test_records_of_several_topics_are_taken_in_order_of_time_topic_and_offset(
+    events: list[tuple[str, str, int]], chance: random.Random
+) -> None:
+    deployed = deployment()
+    records = history(deployed, events)
+    sources: list[list[Input]] = [[], []]
+    for one in records:
+        one.source = chance.randint(0, 1)
+        one.message_id = f"m-{one.now}-{one.offset}"
+        sources[one.source].append(one)
+    expected = sorted(records, key=lambda one: (one.now, one.source, one.offset))
+    shard = Shard(ShardStore(MemoryBackend()), deployed, sources=2, ordered=False, until_ms=START + 1000 * HOUR)
+    left = [copied(part) for part in sources]
+    while left[0] or left[1]:
+        source = chance.choice([number for number in (0, 1) if left[number]])
+        size = chance.randint(1, 3)
+        part, left[source] = left[source][:size], left[source][size:]
+        shard.take([(source, part[-1].now, OPEN, part)])
+        if chance.random() < 0.2:
+            shard.settle()
+            shard.store.commit()
+            out = shard.out
+            shard = Shard(shard.store, deployed, sources=2, ordered=False, until_ms=START + 1000 * HOUR)
+            shard.out.actions, shard.out.journal = out.actions, out.journal
+    end = max((one.now for one in records), default=START)
+    shard.take([(0, end, CLOSED, []), (1, end, CLOSED, [])])
+    assert emitted(shard) == run(deployed, whole(expected))
+
+
+def test_time_waits_for_the_slowest_partition() -> None:
+    deployed = deployment()
+    shard = Shard(ShardStore(MemoryBackend()), deployed, sources=2)
+    shard.take([(0, START, OPEN, [record(deployed, "a", "view", START, 0)])])
+    shard.take([(0, START + 10 * HOUR, OPEN, [])])
+    assert shard.out.actions == []
+    shard.take([(1, START + HOUR, OPEN, [])])
+    assert [(one["user_id"], one["at"]) for one in shard.out.actions] == [("a", "2026-11-23T12:45:00.000Z")]
+
+
+def test_a_paused_flow_stands_still_and_its_wake_ups_act_as_of_the_resume() -> None:
+    backend = MemoryBackend()
+    live, paused = deployment(), deployment(view="paused")
+    shard = Shard(ShardStore(backend, due_of=live.due_of), live, sources=1)
+    shard.take([(0, START, OPEN, [record(live, "a", "view", START, 0)])])
+    shard.settle()
+    shard.store.commit()
+
+    shard = Shard(ShardStore(backend, due_of=paused.due_of), paused, sources=1)
+    shard.take([(0, START + 5 * HOUR, OPEN, [record(paused, "b", "view", START + 5 * HOUR, 1)])])
+    assert shard.out.actions == []
+    assert [one["reason"] for one in shard.out.journal if one["kind"] == "refused"] == ["paused"]
+    shard.settle()
+    shard.store.commit()
+
+    shard = Shard(ShardStore(backend, due_of=live.due_of), live, sources=1)
+    shard.take([(0, START + 6 * HOUR, OPEN, [])])
+    assert [(one["user_id"], one["at"]) for one in shard.out.actions] == [("a", "2026-11-23T17:00:00.000Z")]
+
+
+def test_a_step_that_raises_ends_its_journey_as_failed_and_nobody_elses(monkeypatch: pytest.MonkeyPatch) -> None:
+    from operators.steps.send import SendStep
+
+    deployed = deployment()
+    enter = SendStep.enter
+
+    def broken(self: SendStep, visit: Any) -> Any:
+        if visit.user_id == "a":
+            raise ZeroDivisionError("made to fail")
+        return enter(self, visit)
+
+    monkeypatch.setattr(SendStep, "enter", broken)
+    shard = Shard(ShardStore(MemoryBackend()), deployed, sources=1)
+    shard.take([(0, START, OPEN, [record(deployed, user, "view", START, n) for n, user in enumerate("ab")])])
+    shard.take([(0, START + HOUR, CLOSED, [])])
+    failed = [one for one in shard.out.journal if one["kind"] == "failed"]
+    assert [(one["user_id"], one["reason"], one["step"]) for one in failed] == [("a", "error", "steps.2")]
+    assert "made to fail" in failed[0]["detail"]["error"]
+    assert [one["user_id"] for one in shard.out.actions] == ["b"]
