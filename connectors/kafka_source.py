@@ -13,6 +13,7 @@ from connectors.kafka import ANSWER_TIMEOUT_S, Options, client_options
 from connectors.sources import Batch, Reached, SourceError
 
 PROBE_EVERY_S: Final = 0.1
+BATCH_PATIENCE_S: Final = 0.05
 
 _HOPELESS: Final = (
     KafkaError.TOPIC_AUTHORIZATION_FAILED,
@@ -133,7 +134,10 @@ class KafkaPartition:
         self._log(f"Kafka source {self._place}: {error.str()}")
 
     def poll(self, records_max: int) -> Batch:
-        messages = self._consumer.consume(records_max, timeout=0)
+        # With much ahead, a moment's wait makes large batches, which cost less; at the end nothing waits.
+        ahead = self.lag()
+        patience_s = BATCH_PATIENCE_S if ahead is not None and ahead > records_max else 0
+        messages = self._consumer.consume(records_max, timeout=patience_s)
         if any(message.error() is not None for message in messages):
             messages = [message for message in messages if message.error() is None or self._heed(message)]
         if messages:

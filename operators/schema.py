@@ -392,6 +392,10 @@ def flow_schema() -> Schema:
     for kind, model in KINDS.items():
         name = model.__name__.removesuffix("Model")
         definitions[name]["title"] = kind
+        required = definitions[name].get("required", [])
+        definitions[name]["required"] = list(
+            dict.fromkeys([*required, kind])
+        )  # Else a step without kind were an `end`.
         kinds.append(_ref(name))
     definitions["Step"] = {
         "title": "step",
