@@ -177,6 +177,8 @@ def _add_trigger(program: Program, flow: Flow, build: Build) -> None:
             flow.entry.key,
         ]
         counter = "t" + hashlib.blake2b(orjson.dumps(what), digest_size=6).hexdigest()
+        while any(counter == other.counter for other in program.alternatives):
+            counter += "+"  # Two alternatives that ask the same have a counter each.
         program.alternatives.append(Alternative(ask, trigger.count.at_least, trigger.count.within, counter))
 
 

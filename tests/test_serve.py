@@ -1,0 +1,621 @@
+"""What a job says of itself over HTTP: metrics for Prometheus, health for whatever supervises it."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import structlog
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from dataflow import serve as serving
+from dataflow.flows import UsageError
+from dataflow.run import Running
+from dataflow.serve import METRICS, OF_A_PROCESS, Health, JobCollector, Server, serve
+from tests.jobs import REPO, RunningJob
+from tests.scenarios.scenario_files import instant
+
+NOON_S = 1_795_435_200.0  # 2026-11-23T12:00:00Z
+NOON_MS = int(NOON_S * 1000)
+CART = "cart\x1f3"
+
+
+def status(process: int = 0, **fields: Any) -> dict[str, Any]:
+    """Return what a process reports, with *fields* of it replaced."""
+    return {
+        "process": process,
+        "records": 0,
+        "relevant": 0,
+        "unsupported": 0,
+        "dead": {},
+        "duplicates": 0,
+        "actions": 0,
+        "journal": 0,
+        "dead_letters": 0,
+        "skipped": 0,
+        "time_ms": None,
+        "positions": {},
+        "totals": {},
+        "checkpoints": 0,
+        "checkpoint_s": 0.0,
+        "shards": 0,
+        **fields,
+    }
+
+
+class FakeRunner:
+    """A job of which only the outside is there: processes that report what a test says."""
+
+    def __init__(self, processes: int = 2) -> None:
+        programs = [
+            SimpleNamespace(name="cart", version=3, state="live"),
+            SimpleNamespace(name="later", version=1, state="draft"),
+        ]
+        checked = SimpleNamespace(programs=programs)
+        self.job = SimpleNamespace(processes=processes, loaded=SimpleNamespace(checked=checked))
+        self.running = Running()
+        self.stopping = threading.Event()
+        self.log = structlog.get_logger()
+        self._children: list[Any] = []
+
+    def start(self) -> None:
+        self._children = [SimpleNamespace(returncode=None, pid=os.getpid()) for _ in range(self.job.processes)]
+
+    def report(self, process: int = 0, **fields: Any) -> None:
+        self.running.by_process[process] = status(process, **fields)
+
+    def end(self, process: int, returncode: int) -> None:
+        self._children[process].returncode = returncode
+
+
+@pytest.fixture
+def runner() -> FakeRunner:
+    return FakeRunner()
+
+
+@pytest.fixture
+def server(runner: FakeRunner) -> Iterator[Server]:
+    made = serve(0, runner, host="127.0.0.1")  # type: ignore[arg-type]
+    yield made
+    made.close()
+
+
+def collector(runner: FakeRunner, now_s: float = NOON_S) -> JobCollector:
+    return JobCollector(runner, wall_clock=lambda: now_s)  # type: ignore[arg-type]
+
+
+Answer = tuple[int, dict[str, str], str]
+
+
+def ask(server: Server, path: str, method: str = "GET", headers: dict[str, str] | None = None) -> Answer:
+    """Return status, headers and body of an answer."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+    try:
+        connection.request(method, path, headers=headers or {})
+        response = connection.getresponse()
+        return response.status, dict(response.getheaders()), response.read().decode()
+    finally:
+        connection.close()
+
+
+def samples(text: str) -> dict[str, float]:
+    """Return the samples of an exposition, as `name{label="value"}`."""
+    found = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            labels = ",".join(f'{key}="{value}"' for key, value in sorted(sample.labels.items()))
+            found[sample.name + (f"{{{labels}}}" if labels else "")] = sample.value
+    return found
+
+
+# ---- metrics -------------------------------------------------------------------------------------------------------
+
+
+def test_metrics_add_up_what_all_processes_report(runner: FakeRunner, server: Server) -> None:
+    runner.start()
+    runner.report(
+        0,
+        records=1000,
+        relevant=90,
+        actions=7,
+        journal=30,
+        duplicates=2,
+        unsupported=1,
+        skipped=4,
+        dead={"no_user": 3},
+        totals={CART: {"entered": 5, "sent:sms": 4, "ended": 1, "ended:cold": 1, "refused:reentry": 2}},
+        positions={"events-0": [120, 30, NOON_MS]},
+        time_ms=NOON_MS,
+        checkpoints=3,
+        checkpoint_s=0.25,
+    )
+    runner.report(
+        1,
+        records=500,
+        relevant=10,
+        actions=1,
+        journal=5,
+        dead={"no_user": 1, "not_json": 1},
+        totals={CART: {"entered": 2, "exited": 1, "failed:loop": 1, "suppressed:no_address": 6, "converted": 1}},
+        positions={"events-1": [80, None, -1]},
+        time_ms=NOON_MS - 5000,
+        checkpoints=2,
+        checkpoint_s=0.5,
+    )
+    code, headers, body = ask(server, "/metrics")
+    found = samples(body)
+    assert code == 200
+    assert headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+    flow = 'flow="cart"'
+    wanted = {
+        "nudge_records_total": 1500,
+        "nudge_relevant_records_total": 100,
+        "nudge_actions_total": 8,
+        "nudge_journal_records_total": 35,
+        "nudge_duplicates_total": 2,
+        "nudge_unsupported_records_total": 1,
+        "nudge_skipped_replayed_records_total": 4,
+        'nudge_dead_letters_total{reason="no_user"}': 4,
+        'nudge_dead_letters_total{reason="not_json"}': 1,
+        'nudge_dead_letters_total{reason="too_deep"}': 0,
+        f'nudge_entered_total{{{flow},version="3"}}': 7,
+        f'nudge_converted_total{{{flow},version="3"}}': 1,
+        f'nudge_ended_total{{{flow},reason="",version="3"}}': 1,
+        f'nudge_ended_total{{{flow},reason="cold",version="3"}}': 1,
+        f'nudge_exited_total{{{flow},reason="",version="3"}}': 1,
+        f'nudge_failed_total{{{flow},reason="loop",version="3"}}': 1,
+        f'nudge_failed_total{{{flow},reason="error",version="3"}}': 0,
+        f'nudge_refused_total{{{flow},reason="reentry",version="3"}}': 2,
+        f'nudge_suppressed_total{{{flow},reason="no_address",version="3"}}': 6,
+        f'nudge_sent_total{{channel="sms",{flow},version="3"}}': 4,
+        f'nudge_journeys_inside{{{flow},version="3"}}': 3,
+        'nudge_source_offset{partition="events-0"}': 120,
+        'nudge_source_offset{partition="events-1"}': 80,
+        'nudge_source_lag_records{partition="events-0"}': 30,
+        'nudge_stream_time_seconds{partition="events-0"}': NOON_S,
+        'nudge_checkpoints_total{process="0"}': 3,
+        'nudge_checkpoints_total{process="1"}': 2,
+        'nudge_checkpoint_seconds{process="0"}': 0.25,
+        'nudge_checkpoint_seconds{process="1"}': 0.5,
+        "nudge_processes": 2,
+        'nudge_process_up{process="0"}': 1,
+        'nudge_process_up{process="1"}': 1,
+    }
+    clock = ("nudge_time_held_back_seconds", "process_", "nudge_process_")
+    told = {name: value for name, value in found.items() if not name.startswith(clock) or name in wanted}
+    assert told == wanted
+
+
+def test_every_metric_has_its_type_and_a_unit_that_fits(runner: FakeRunner, server: Server) -> None:
+    _, _, body = ask(server, "/metrics")
+    types = dict(re.findall(r"^# TYPE (\S+) (\S+)$", body, re.MULTILINE))
+    for family in METRICS:
+        assert types[family.name] == family.kind
+        assert family.name.endswith("_total") == (family.kind == "counter")
+        assert f"# HELP {family.name} {family.text}" in body
+
+
+def test_nothing_is_known_before_a_process_has_reported(runner: FakeRunner) -> None:
+    measured = collector(runner).measure()
+    assert measured["nudge_records_total"] == {(): 0}
+    assert measured["nudge_entered_total"] == {("cart", "3"): 0}  # A draft does not run.
+    assert measured["nudge_journeys_inside"] == {}  # Not zero: millions may be waiting.
+    assert measured["nudge_time_held_back_seconds"] == {}
+    assert measured["nudge_process_up"] == {("0",): 0, ("1",): 0}
+
+
+def test_time_is_held_back_by_the_shard_that_is_furthest_behind(runner: FakeRunner) -> None:
+    runner.report(0, time_ms=NOON_MS - 90_500)
+    runner.report(1, time_ms=NOON_MS - 1_000)
+    assert collector(runner).measure()["nudge_time_held_back_seconds"] == {(): 90.5}
+
+
+def test_a_shard_without_time_says_nothing_about_it(runner: FakeRunner) -> None:
+    runner.report(0, time_ms=-1)
+    runner.report(1, time_ms=None)
+    assert collector(runner).measure()["nudge_time_held_back_seconds"] == {}
+
+
+def test_counters_go_on_when_an_execution_of_the_run_ends(runner: FakeRunner) -> None:
+    asked = collector(runner)
+    counters = [family.name for family in METRICS if family.kind == "counter"]
+
+    def told() -> dict[tuple[str, ...], float]:
+        measured = asked.measure()
+        return {(name, *labels): n for name in counters for labels, n in measured.get(name, {}).items()}
+
+    def report(number: int) -> None:
+        totals = {CART: dict.fromkeys(("entered", "ended:cold", "failed:loop", "refused:limit", "sent:sms"), number)}
+        runner.report(
+            records=number, actions=number, skipped=number, dead={"no_user": number}, checkpoints=number, totals=totals
+        )
+
+    report(10)
+    first = told()
+    report(15)  # Nobody asks before the execution ends, and these must not be lost.
+    runner.running.end_execution()
+    between = told()
+    report(3)
+    last = told()
+    counted = [key for key, number in first.items() if number]
+    assert len(counted) == 10
+    assert [first[key] for key in counted] == [10] * 10
+    assert [between[key] for key in counted] == [15] * 10
+    assert [last[key] for key in counted] == [18] * 10
+
+
+def test_what_the_state_remembers_of_earlier_runs_is_not_counted_again(runner: FakeRunner) -> None:
+    """After a crash totals go back with the state, which Prometheus would take for a new start from zero."""
+    runner.report(0, totals={CART: {"entered": 1_000_000, "ended": 999_990}}, counted={CART: {"entered": 4}})
+    measured = collector(runner).measure()
+    assert measured["nudge_entered_total"] == {("cart", "3"): 4}
+    assert measured["nudge_journeys_inside"] == {("cart", "3"): 10}
+
+
+def test_labels_can_hold_anything(runner: FakeRunner, server: Server) -> None:
+    odd = 'file:/tmp/a "b"\\c\nd-ü-{}'
+    runner.report(positions={odd: [1, 0, NOON_MS]})
+    _, _, body = ask(server, "/metrics")
+    (family,) = [one for one in text_string_to_metric_families(body) if one.name == "nudge_source_offset"]
+    assert [sample.labels for sample in family.samples] == [{"partition": odd}]
+
+
+def test_processes_of_the_system_are_told_apart(runner: FakeRunner, server: Server) -> None:
+    runner.start()
+    found = samples(ask(server, "/metrics")[2])
+    assert found["process_resident_memory_bytes"] > 0
+    assert found['nudge_process_resident_memory_bytes{process="1"}'] > 0
+    assert found['nudge_process_cpu_seconds_total{process="0"}'] > 0
+    assert {re.sub(r"\{.*", "", name) for name in found if "process_" in name} >= set(OF_A_PROCESS)
+    runner.end(1, 0)
+    found = samples(ask(server, "/metrics")[2])
+    assert 'nudge_process_resident_memory_bytes{process="1"}' not in found
+    assert found['nudge_process_up{process="1"}'] == 0
+
+
+# ---- health --------------------------------------------------------------------------------------------------------
+
+
+def test_a_job_is_ready_once_all_processes_have_reported(runner: FakeRunner, server: Server) -> None:
+    assert ask(server, "/readyz")[0] == 503
+    runner.start()
+    runner.report(0)
+    code, _, body = ask(server, "/readyz")
+    assert (code, body) == (503, "1 of 2 processes have reported\n")
+    runner.report(1)
+    assert ask(server, "/readyz")[0] == 200
+
+
+def test_a_job_is_not_ready_between_two_executions(runner: FakeRunner, server: Server) -> None:
+    runner.start()
+    runner.report(0)
+    runner.report(1)
+    runner.running.end_execution()
+    assert ask(server, "/readyz")[0] == 503
+    assert ask(server, "/healthz")[0] == 200
+
+
+def test_a_job_is_alive_while_it_starts_works_and_stops(runner: FakeRunner, server: Server) -> None:
+    assert ask(server, "/healthz")[0] == 200
+    runner.start()
+    runner.report(0)
+    assert ask(server, "/healthz")[0::2] == (200, "alive\n")
+    runner.stopping.set()
+    runner.end(0, 0)
+    assert ask(server, "/healthz")[0::2] == (200, "stopping\n")
+
+
+def test_a_job_is_dead_when_one_of_its_processes_is(runner: FakeRunner, server: Server) -> None:
+    runner.start()
+    runner.end(1, -signal.SIGKILL)
+    code, _, body = ask(server, "/healthz")
+    assert (code, body) == (503, "process 1 has ended with status -9\n")
+
+
+def test_a_process_that_no_longer_reports_is_stuck(runner: FakeRunner) -> None:
+    now = 0.0
+    health = Health(runner, monotonic=lambda: now)  # type: ignore[arg-type]
+    runner.start()
+    for second in range(0, 60, 10):
+        now = float(second)
+        runner.report(0)
+        if second < 30:
+            runner.report(1)
+        assert health.alive()[0], second
+    now = 61.0
+    runner.report(0)
+    assert health.alive() == (False, "process 1 has not reported for 41 s")
+    runner.report(1)
+    assert health.alive()[0]
+
+
+def test_a_process_that_has_ended_well_need_not_report(runner: FakeRunner) -> None:
+    now = 0.0
+    health = Health(runner, monotonic=lambda: now)  # type: ignore[arg-type]
+    runner.start()
+    runner.report(1)
+    assert health.alive()[0]
+    runner.end(1, 0)
+    now = 1000.0
+    assert health.alive()[0]
+
+
+# ---- over HTTP -----------------------------------------------------------------------------------------------------
+
+
+def test_port_0_takes_a_free_port(runner: FakeRunner) -> None:
+    made = serve(0, runner, host="127.0.0.1")  # type: ignore[arg-type]
+    try:
+        assert made.port > 0
+        with pytest.raises(UsageError, match=f"--metrics-port {made.port}: .*choose another one"):
+            serve(made.port, runner, host="127.0.0.1")  # type: ignore[arg-type]
+    finally:
+        made.close()
+        made.close()
+    with pytest.raises(ConnectionRefusedError):
+        ask(made, "/healthz")
+
+
+@pytest.mark.parametrize("path", ["/", "/metrics/", "/metricsx", "/healthz/../metrics", "*", "/%6detrics"])
+def test_there_is_nothing_else(server: Server, path: str) -> None:
+    code, headers, body = ask(server, path)
+    assert code == 404
+    assert headers["Content-Type"].startswith("text/plain")
+    assert path not in body.split() or path == "/"
+
+
+def test_a_query_changes_nothing(server: Server) -> None:
+    assert ask(server, "/metrics?name[]=nudge_records_total")[0] == 200
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/healthz", "/nowhere"])
+def test_head_answers_without_a_body(server: Server, path: str) -> None:
+    code, headers, body = ask(server, path, "HEAD")
+    assert code == ask(server, path)[0]
+    assert body == ""
+    assert int(headers["Content-Length"]) > 0
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "TRACE", "CONNECT", "get", "PROPFIND"])
+def test_other_methods_are_refused(server: Server, method: str) -> None:
+    assert ask(server, "/metrics", method)[0] == 501
+    assert ask(server, "/healthz")[0] == 200
+
+
+ODD = [
+    b"",
+    b"\r\n",
+    b"\r\n\r\n",
+    b"GET\r\n\r\n",
+    b"GET /metrics\r\n",
+    b"GET /metrics HTTP/9.9\r\n\r\n",
+    b"GET /metrics HTTP/1.1 extra\r\n\r\n",
+    b"GET " + b"/" * 70_000 + b" HTTP/1.1\r\n\r\n",
+    b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 200 + b"\r\n",
+    b"GET / HTTP/1.1\r\nX: " + b"y" * 70_000 + b"\r\n\r\n",
+    b"GET /metrics HTTP/1.1\r\nContent-Length: 99999999999\r\n\r\nabc",
+    b"GET /metrics HTTP/1.1\r\nContent-Length: -1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    b"GET /\x00\xff\xfe HTTP/1.1\r\n\r\n",
+    b"GET /<script>alert(1)</script> HTTP/1.1\r\n\r\n",
+    b"GET /\r\nSet-Cookie: a=b HTTP/1.1\r\n\r\n",
+    b"GET /healthz HTTP/1.1\r\nHost: a\r\nHost: b\r\n: c\r\nno colon\r\n\r\n",
+    b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(range(200)),
+    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+]
+
+
+@pytest.mark.parametrize("sent", ODD, ids=range(len(ODD)))
+def test_odd_requests_do_no_harm(server: Server, sent: bytes, capfd: pytest.CaptureFixture[str]) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+        connection.sendall(sent)
+        connection.shutdown(socket.SHUT_WR)
+        answer = b""
+        try:
+            while piece := connection.recv(65536):
+                answer += piece
+        except ConnectionResetError:
+            pass
+    assert b"<script>" not in answer
+    assert b"Set-Cookie" not in answer
+    assert ask(server, "/healthz")[0] == 200
+    assert capfd.readouterr().err == ""
+
+
+def test_who_asks_for_nothing_keeps_nobody_out(runner: FakeRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connections are few and short, so that the next probe gets its turn."""
+    monkeypatch.setattr(serving, "REQUEST_MAX_S", 0.5)
+    made = serve(0, runner, host="127.0.0.1")  # type: ignore[arg-type]
+    before = threading.active_count()
+    idle = []
+    try:
+        for _ in range(100):
+            idle.append(socket.create_connection(("127.0.0.1", made.port), timeout=20))
+            idle[-1].send(b"GET /met")
+        assert threading.active_count() - before <= serving.CONNECTIONS_MAX
+        for _ in range(1000):
+            try:
+                if ask(made, "/healthz")[0] == 200:
+                    break
+            except OSError:
+                time.sleep(0.05)
+        else:
+            pytest.fail("nobody else was let in")
+    finally:
+        for one in idle:
+            one.close()
+        made.close()
+
+
+def test_a_failure_of_ours_is_an_error_for_who_asks_and_nothing_else(
+    runner: FakeRunner, server: Server, capfd: pytest.CaptureFixture[str]
+) -> None:
+    runner.running.by_process[0] = {"process": 0}
+    code, _, body = ask(server, "/metrics")
+    assert (code, body) == (500, "the log says why\n")
+    assert "Traceback" not in capfd.readouterr().err
+    runner.report(0)
+    assert ask(server, "/metrics")[0] == 200
+
+
+def test_the_number_of_series_is_bounded_by_the_flows(runner: FakeRunner) -> None:
+    """A thousand journeys more make no series more."""
+
+    def series() -> int:
+        return sum(len(values) for values in collector(runner).measure().values())
+
+    runner.report(records=10, totals={CART: {"entered": 1, "sent:sms": 1}}, positions={"events-0": [1, 0, NOON_MS]})
+    before = series()
+    runner.report(
+        records=10_000, totals={CART: {"entered": 1001, "sent:sms": 999}}, positions={"events-0": [9, 0, NOON_MS]}
+    )
+    assert series() == before
+
+
+# ---- a real job ----------------------------------------------------------------------------------------------------
+
+FLOW = {
+    "flow": "cart",
+    "trigger": {"event": "add_to_cart"},
+    "steps": [{"send": "webhook", "template": "t"}, {"wait": "1h"}, {"end": "cold"}],
+}
+
+
+def test_a_real_job_tells_what_it_did(tmp_path: Path) -> None:
+    """The names that the processes report under are those that are read here."""
+    from dataflow.flows import load
+    from dataflow.run import Job, JobRunner
+    from dataflow.urls import SinkUrl, SourceUrl
+
+    (tmp_path / "flows").mkdir()
+    (tmp_path / "flows" / "cart.json").write_text(json.dumps(FLOW))
+    lines = [json.dumps({"user_id": f"u{n}", "event": "add_to_cart", "timestamp": instant("08:00")}) for n in range(20)]
+    (tmp_path / "events.jsonl").write_text("\n".join([*lines, "no json"]) + "\n")
+    job = Job(
+        loaded=load([tmp_path / "flows"], None),
+        sources=[SourceUrl("file", "", str(tmp_path / "events.jsonl"))],
+        sink=SinkUrl("file", folder=str(tmp_path / "out")),
+        state=tmp_path / "state",
+        processes=2,
+        shards=4,
+        stop_at_end=True,
+        log_level="error",
+    )
+    runner = JobRunner(job, structlog.get_logger())
+    made = serve(0, runner, host="127.0.0.1")
+    try:
+        runner.run()
+        code, _, body = ask(made, "/metrics")
+        ready = ask(made, "/readyz")[0]
+        alive = ask(made, "/healthz")[0]
+    finally:
+        made.close()
+    assert (code, ready, alive) == (200, 200, 200)
+    found = samples(body)
+    assert found["nudge_records_total"] == 21
+    assert found["nudge_actions_total"] == 20
+    assert found['nudge_dead_letters_total{reason="not_json"}'] == 1
+    assert found['nudge_entered_total{flow="cart",version="1"}'] == 20
+    assert found['nudge_sent_total{channel="webhook",flow="cart",version="1"}'] == 20
+    assert found['nudge_journeys_inside{flow="cart",version="1"}'] == 20
+    assert found["nudge_processes"] == 2
+    partition = f'{{partition="file:{tmp_path / "events.jsonl"}"}}'
+    assert found[f"nudge_source_offset{partition}"] == 22
+    assert found[f"nudge_stream_time_seconds{partition}"] == NOON_S - 4 * 3600
+
+
+def test_a_port_that_is_taken_is_wrong_use(tmp_path: Path) -> None:
+    (tmp_path / "cart.json").write_text(json.dumps(FLOW))
+    (tmp_path / "events.jsonl").write_text("")
+    with socket.socket() as taken:
+        taken.bind(("0.0.0.0", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        source, sink = f"file:{tmp_path / 'events.jsonl'}", "stdout:"
+        arguments: list[str | Path] = [tmp_path / "cart.json", "--source", source, "--sink", sink, "--stop-at-end"]
+        job = RunningJob([*arguments, "--metrics-port", port], tmp_path / "log")
+        assert job.status() == 2
+    assert f"--metrics-port {port}: Address already in use" in job.tail()
+
+
+# ---- dashboard and alerts ------------------------------------------------------------------------------------------
+
+NAMES = {family.name for family in METRICS} | set(OF_A_PROCESS)
+DASHBOARD = REPO / "docs" / "grafana-dashboard.json"
+ALERTS = REPO / "docs" / "prometheus-alerts.yaml"
+
+
+def expressions(of: Path) -> list[str]:
+    """Return all PromQL in a dashboard or a file of alerts."""
+    if of == ALERTS:
+        groups = yaml.safe_load(of.read_text())["groups"]
+        return [rule["expr"] for group in groups for rule in group["rules"]]
+    board = json.loads(of.read_text())
+    panels = [target["expr"] for panel in board["panels"] for target in panel.get("targets", ())]
+    return panels + [one["query"]["query"] for one in board["templating"]["list"] if one["type"] == "query"]
+
+
+@pytest.mark.parametrize("path", [DASHBOARD, ALERTS], ids=lambda path: path.name)
+def test_every_metric_that_is_asked_for_exists(path: Path) -> None:
+    named = set(re.findall(r"\b(?:nudge|process)_[a-z_]+", path.read_text()))
+    assert named - NAMES == set()
+    assert named
+
+
+@pytest.mark.parametrize("path", [DASHBOARD, ALERTS], ids=lambda path: path.name)
+def test_counters_are_asked_for_their_rise_and_gauges_are_not(path: Path) -> None:
+    counters = {family.name for family in METRICS if family.kind == "counter"} | {"nudge_process_cpu_seconds_total"}
+    for expression in expressions(path):
+        for function, name in re.findall(r"(?:(\w+)\()?\b((?:nudge|process)_[a-z_]+)", expression):
+            assert (function in ("rate", "increase")) == (name in counters), expression
+
+
+@pytest.mark.parametrize("path", [DASHBOARD, ALERTS], ids=lambda path: path.name)
+def test_labels_that_are_asked_for_exist(path: Path) -> None:
+    known = {label for family in METRICS for label in family.labels} | {"job", "instance"}
+    for expression in expressions(path):
+        assert expression.count("(") == expression.count(")"), expression
+        for listed in re.findall(r"\b(?:by|without|on|ignoring) \(([a-z, ]*)\)", expression):
+            assert {label.strip() for label in listed.split(",")} <= known, expression
+
+
+def test_the_dashboard_is_one_that_grafana_can_take() -> None:
+    board = json.loads(DASHBOARD.read_text())
+    assert board["uid"]
+    assert board["id"] is None
+    ids = [panel["id"] for panel in board["panels"]]
+    assert len(set(ids)) == len(ids)
+    taken: set[tuple[int, int]] = set()
+    for panel in board["panels"]:
+        place = panel["gridPos"]
+        assert place["x"] + place["w"] <= 24
+        cells = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
+        assert not cells & taken, panel["title"]
+        taken |= cells
+        assert panel["type"] == "row" or panel["description"], panel["title"]
+        assert panel.get("datasource", {"uid": "${datasource}"})["uid"] == "${datasource}"
+
+
+def test_every_alert_says_what_happened_and_what_next() -> None:
+    groups = yaml.safe_load(ALERTS.read_text())["groups"]
+    rules = [rule for group in groups for rule in group["rules"]]
+    assert len({rule["alert"] for rule in rules}) == len(rules)
+    for rule in rules:
+        assert rule["labels"]["severity"] in ("page", "ticket")
+        assert rule["annotations"]["summary"]
+        assert rule["annotations"]["description"]
