@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import signal
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import structlog
 
@@ -70,7 +71,7 @@ def run_command(flows: Sequence[Path], flags: Mapping[str, Any], config: Path | 
         return 0
     configure_logs(job.log_level, job.log_format)
     log = structlog.get_logger()
-    runner = JobRunner(job, log)
+    runner = JobRunner(job, log, _Progress(log))
     for one in (signal.SIGTERM, signal.SIGINT):
         signal.signal(one, lambda *_: runner.stop())
     server = None
@@ -86,6 +87,33 @@ def run_command(flows: Sequence[Path], flags: Mapping[str, Any], config: Path | 
             server.close()
     _print_summary(running, as_json=bool(settings["json"].value))
     return 0
+
+
+class _Progress:
+    """Logs how far the job has come, every ten seconds."""
+
+    EVERY_S: Final = 10.0
+
+    def __init__(self, log: Any) -> None:
+        self._log = log
+        self._last = time.monotonic()
+        self._records = 0
+
+    def __call__(self, running: Running) -> None:
+        now = time.monotonic()
+        if now - self._last < self.EVERY_S:
+            return
+        records = running.total("records")
+        lags = [position[1] for position in running.merged("positions").values() if position[1] is not None]
+        self._log.info(
+            "progress",
+            events=records,
+            events_per_second=round((records - self._records) / (now - self._last)),
+            actions=running.total("actions"),
+            dead_letters=running.total("dead_letters"),
+            lag=sum(lags),
+        )
+        self._last, self._records = now, records
 
 
 def _print_summary(running: Running, *, as_json: bool) -> None:

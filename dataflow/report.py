@@ -64,7 +64,8 @@ def print_simulation(simulation: Simulation, deployment: Deployment, *, as_json:
     console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
     console.print(table)
     dead = ", ".join(f"{reason} {number}" for reason, number in sorted(simulation.dead.items())) or "none"
-    console.print(f"{simulation.records} records, {simulation.duplicates} duplicates, dead letters: {dead}")
+    repeats = "1 duplicate" if simulation.duplicates == 1 else f"{simulation.duplicates} duplicates"
+    console.print(f"{simulation.records} records, {repeats}, dead letters: {dead}")
     if simulation.unsupported:
         console.print(f"{simulation.unsupported} receipts and memberships were left alone: not supported yet")
 

@@ -128,7 +128,13 @@ def _parsed(kind: str, value: Any) -> Any:
 
 def shown(settings: Mapping[str, Value], kafka: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Return (name, value, origin) of everything in force, without secrets."""
-    rows = [(name, _hidden_in_url(name, value.value), value.origin) for name, value in settings.items()]
+    kinds = {setting.name: setting.kind for setting in SETTINGS}
+    rows = []
+    for name, value in settings.items():
+        text = _hidden_in_url(name, value.value)
+        if kinds.get(name) == "duration" and value.value is not None:
+            text = f"{value.value / 1000:g}s"
+        rows.append((name, text, value.origin))
     for name, option in kafka.items():
         secret = any(word in name for word in SECRET_WORDS)
         rows.append((f"kafka.{name}", "(hidden)" if secret else str(option), "nudge.yaml"))

@@ -135,7 +135,8 @@ class Build:
         self.clauses: list[tuple[Clause, Ask]] = []
         self._path: Path = ()
         self._after: Node | None = None
-        self._ids: dict[str, Path] = {}
+        self._ids: dict[str, Path] = {}  # Every id that is taken: a step with one of its own keeps its path, too.
+        self._own_ids: dict[str, Path] = {}
 
     # ---- what a step asks for ----------------------------------------------------------------------------------
 
@@ -209,9 +210,11 @@ class Build:
         first = self._list(self.flow.steps, ("steps",), None)
         for reference in self.references:
             reference.node = self.nodes.get(reference.name)
-            if reference.node is None and reference.name not in self._ids:
+            if reference.name not in self._own_ids:
                 message = f"{shown(reference.name)} is not a step of this flow"
-                hint = did_you_mean(reference.name, self._ids)
+                place = self._ids.get(reference.name)
+                own = next((name for name, path in self._own_ids.items() if path == place), None)
+                hint = f"that step is called '{own}'" if own else did_you_mean(reference.name, self._own_ids)
                 self.problems.add(reference.path, "unknown-step", message, hint)
         return first
 
@@ -229,6 +232,7 @@ class Build:
         own = raw.get("id") if isinstance(raw, dict) else None
         place = ".".join(str(part) for part in path)
         names = [place, own] if isinstance(own, str) and own != place else [place]
+        self._own_ids.setdefault(names[-1], path)
         for name in names:
             if name in self._ids and self._ids[name] != path:
                 at = (*path, "id") if name == own else self._ids[name]

@@ -149,9 +149,7 @@ def time_test_holds(name: str, value: Any, argument: Any, now: int) -> bool:
     raise NotImplementedError(name)
 
 
-def when_holds(
-    when: dict[str, Any] | None, flow: dict[str, Any], now: int, fields: Fields, count_of: CountOf
-) -> bool:
+def when_holds(when: dict[str, Any] | None, flow: dict[str, Any], now: int, fields: Fields, count_of: CountOf) -> bool:
     """Conditions on the user: as `where`, with `profile.`, `entry.` and the keys of the user."""
 
     def is_so(name: str, value: Any) -> bool:

@@ -158,10 +158,7 @@ class World:
                 for user in self.users.values()
                 for journey in user.journeys
                 if journey.open
-                and (
-                    journey.wake_at < now
-                    or (journey.wake_at == now and (user_id is None or user.id <= user_id))
-                )
+                and (journey.wake_at < now or (journey.wake_at == now and (user_id is None or user.id <= user_id)))
             ]
             if not due:
                 return
@@ -204,9 +201,7 @@ class World:
             for number, clause in enumerate(journey.flow.clauses):
                 if "within" not in clause and self.concerns(journey, clause, event, now):
                     journey.since_entry[number] += 1
-        for (
-            flow
-        ) in self.flows:  # A `did` within a window leaves its trace here; what it counts, `count_of` says.
+        for flow in self.flows:  # A `did` within a window leaves its trace here; what it counts, `count_of` says.
             if flow.state in ("live", "paused"):  # W16
                 for clause in [*flow.clauses, *entry_clauses(flow)]:
                     if "within" in clause:
@@ -288,9 +283,9 @@ class World:
         """
         key = key_of(flow, event)
         for counter in self.counters:
-            if (
-                counter.flow is flow and counter.alternative == number and counter.user_id == event.user_id
-            ) and (same(counter.key, key) or (counter.key is None and key is None)):
+            if (counter.flow is flow and counter.alternative == number and counter.user_id == event.user_id) and (
+                same(counter.key, key) or (counter.key is None and key is None)
+            ):
                 return counter
         self.counters.append(Counted(flow, number, event.user_id, key))
         return self.counters[-1]
@@ -388,9 +383,7 @@ class World:
             step_id = goes_to
         self.end(journey, now)
 
-    def end(
-        self, journey: Journey, now: int, *, step: str | None = None, reason: str | None = None
-    ) -> Closed:
+    def end(self, journey: Journey, now: int, *, step: str | None = None, reason: str | None = None) -> Closed:
         self.tell("ended", journey, now, step=step, reason=reason)
         journey.open = False
         return Closed()
@@ -445,8 +438,7 @@ class World:
         """`did`: "the number of such events in the rolling window `within` that ends now"."""
         start = now - duration_ms(clause["within"])
         return sum(
-            start < event.stands_at <= now and asks_for(clause, event, event.now, None)
-            for event in user.history
+            start < event.stands_at <= now and asks_for(clause, event, event.now, None) for event in user.history
         )
 
     def set(self, journey: Journey, step: Step, now: int) -> str | None:
@@ -484,9 +476,7 @@ class World:
         assert until_moment is not None
         return self.hold(journey, step, until_moment, now) if until_moment > now else step.after
 
-    def wait_for_date(
-        self, journey: Journey, step: Step, written: dict[str, Any], now: int
-    ) -> str | Closed | None:
+    def wait_for_date(self, journey: Journey, step: Step, written: dict[str, Any], now: int) -> str | Closed | None:
         """S6: "text as in T2, or a number of epoch milliseconds; anything else is missing"."""
         zone = zone_of(self.users[journey.user_id].profile, journey.flow.written)
         try:
@@ -515,9 +505,7 @@ class World:
         except Missing:
             return self.suppress(journey, step, "no_address", now)
         variables = {}
-        for name, value in (
-            written.get("vars") or {}
-        ).items():  # L6: "in written order; the first .. decides"
+        for name, value in (written.get("vars") or {}).items():  # L6: "in written order; the first .. decides"
             try:
                 variables[name] = render(value, self.fields(journey, now))
             except Failed:
@@ -608,9 +596,7 @@ def cause_of(event: Record) -> dict[str, Any]:
     return {"message_id": event.message_id, "event": event.event}
 
 
-def template_fields(
-    profile: dict[str, Any], trigger: Record, moved_by: Record, flow: Flow, now: int
-) -> Fields:
+def template_fields(profile: dict[str, Any], trigger: Record, moved_by: Record, flow: Flow, now: int) -> Fields:
     """L4: "`entry.x` and `event.x` are properties; `flow` is the flow's name; `now` is stream time"."""
     return {
         "profile": profile,

@@ -298,9 +298,7 @@ class Maker:
 
     def local_time(self) -> Json:
         after, before = self.rng.sample(self.clocks, 2)
-        made: Json = self.rng.choice(
-            [{"after": after}, {"before": before}, {"after": after, "before": before}, {}]
-        )
+        made: Json = self.rng.choice([{"after": after}, {"before": before}, {"after": after, "before": before}, {}])
         made = dict(made)
         if not made or self.chance(25):
             made["days"] = self.rng.sample(DAYS, self.rng.randint(2, 5))
@@ -361,9 +359,7 @@ class Maker:
     def send(self) -> Json:
         made: Json = {"send": self.rng.choice(["sms", "sms", "email", "push", "webhook"]), "template": "t-1"}
         if made["send"] != "webhook" and self.chance(15):
-            made["to"] = self.rng.choice(
-                ["{{ profile.email }}", "+49 1", "{{ event.sku }}", "tel:{{ entry.n }}"]
-            )
+            made["to"] = self.rng.choice(["{{ profile.email }}", "+49 1", "{{ event.sku }}", "tel:{{ entry.n }}"])
         if self.chance(55):
             names = ["a", "b", "c"][: self.rng.randint(1, 3)]
             made["vars"] = {name: self.rng.choice(TEMPLATED_VARS) for name in names}
@@ -460,9 +456,7 @@ class Maker:
             made.append(twin)
             for one in (first, twin):
                 if self.chance(60):
-                    one["state"] = self.rng.choice(
-                        ["draft", "ended", "paused", "paused", "live", "live", "live"]
-                    )
+                    one["state"] = self.rng.choice(["draft", "ended", "paused", "paused", "live", "live", "live"])
         self.rng.shuffle(made)
         return made
 
@@ -570,9 +564,7 @@ class Maker:
             "n": (70, [0, 0, 1, 2, 4]),
             "tier": (20, ["gold", "A"]),
         }
-        return {
-            name: self.rng.choice(some) for name, (percent, some) in values.items() if self.chance(percent)
-        }
+        return {name: self.rng.choice(some) for name, (percent, some) in values.items() if self.chance(percent)}
 
     def traits(self) -> Json:
         values: dict[str, list[Any]] = {
@@ -683,9 +675,7 @@ class Stream:
         if self.maker.chance(8):
             record["traits"] = self.maker.traits()
         if self.maker.chance(10):
-            record |= self.rng.choice(
-                [{"context": {"app": "ios"}}, {"type": "track"}, {"traits": None}, {"x": [1]}]
-            )
+            record |= self.rng.choice([{"context": {"app": "ios"}}, {"type": "track"}, {"traits": None}, {"x": [1]}])
         self.send(self.timed(record))
 
     def identify(self) -> None:

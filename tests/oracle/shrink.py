@@ -54,11 +54,7 @@ def simpler_flows(flow: Json) -> Iterator[Json]:
             yield {key: value for key, value in flow.items() if key != name}
     for name in flow.get("entry") or {}:
         entry = {key: value for key, value in flow["entry"].items() if key != name}
-        yield (
-            flow | {"entry": entry}
-            if entry
-            else {key: value for key, value in flow.items() if key != "entry"}
-        )
+        yield (flow | {"entry": entry} if entry else {key: value for key, value in flow.items() if key != "entry"})
     for path, position in places(flow["steps"]):
         simpler = copy.deepcopy(flow)
         steps = simpler["steps"]
@@ -69,9 +65,7 @@ def simpler_flows(flow: Json) -> Iterator[Json]:
             yield simpler
 
 
-def places(
-    value: Any, path: tuple[Any, ...] = (), *, of_steps: bool = True
-) -> Iterator[tuple[tuple[Any, ...], int]]:
+def places(value: Any, path: tuple[Any, ...] = (), *, of_steps: bool = True) -> Iterator[tuple[tuple[Any, ...], int]]:
     """Where each step stands: the path to its list, and its position there."""
     if isinstance(value, list):
         for position, step in enumerate(value):

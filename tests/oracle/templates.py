@@ -88,9 +88,7 @@ def render_tokens(tokens: list[str], fields: dict[str, Any], *, writing: bool) -
     return out, []
 
 
-def render_if(
-    test: str, tokens: list[str], fields: dict[str, Any], *, writing: bool
-) -> tuple[str, list[str]]:
+def render_if(test: str, tokens: list[str], fields: dict[str, Any], *, writing: bool) -> tuple[str, list[str]]:
     taken = is_true(test, fields) if writing else False
     out, tokens = render_tokens(tokens, fields, writing=writing and taken)
     if tokens[0][2:-2].strip() == "else":
@@ -147,11 +145,7 @@ def divide(left: Any, right: Any) -> Any:
 
 
 def operand(text: str, fields: dict[str, Any]) -> Any:
-    return (
-        reference(text, fields)
-        if re.fullmatch(PATH, text) and text not in ("true", "false")
-        else literal(text)
-    )
+    return reference(text, fields) if re.fullmatch(PATH, text) and text not in ("true", "false") else literal(text)
 
 
 def literal(text: str) -> Any:

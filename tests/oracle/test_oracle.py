@@ -8,7 +8,8 @@ import pytest
 
 from tests.oracle.compare import difference
 from tests.oracle.engine import Result, simulate
-from tests.oracle.generate import random_full_case, statistics
+from tests.oracle.generate import Case, random_full_case, statistics
+from tests.oracle.shrink import shrink
 from tests.oracle.values import duration_ms, next_clock, parse_time, time_of_day, to_iso
 from tests.oracle.values import zone_of as zone_of_profile
 
@@ -276,10 +277,7 @@ def test_traits_merge_shallowly_and_null_removes() -> None:
     steps = flow({**SEND, "vars": {"a": "{{ profile.a }}", "b": "{{ profile.b }}"}})
     lines = [identify("07:00", a={"x": 1}, b=1), identify("07:30", a={"y": None})]
     assert sent(simulate([steps], [*lines, ev("08:00")]), "vars") == [{"a": {"y": None}, "b": 1}]
-    assert (
-        kinds(simulate([steps], [*lines, ev("08:00", traits={"b": None})]))[1]
-        == "suppressed missing_variable"
-    )
+    assert kinds(simulate([steps], [*lines, ev("08:00", traits={"b": None})]))[1] == "suppressed missing_variable"
 
 
 def test_the_last_of_duplicate_keys_wins() -> None:
@@ -316,9 +314,7 @@ def test_the_last_of_duplicate_keys_wins() -> None:
         ({"within_next": "1h"}, [f"{DAY}T08:00", f"{DAY}T09:00"], [f"{DAY}T07:59:59", f"{DAY}T09:00:01"]),
     ],
 )
-def test_a_where_holds_for_these_values_and_not_for_those(
-    test: Any, holds: list[Any], fails: list[Any]
-) -> None:
+def test_a_where_holds_for_these_values_and_not_for_those(test: Any, holds: list[Any], fails: list[Any]) -> None:
     flows = [flow(trigger={"event": "go", "where": {"x": test}})]
     for value, expected in [*[(v, True) for v in holds], *[(v, False) for v in fails]]:
         lines = [ev("08:00", x=value)]
@@ -458,6 +454,12 @@ def test_alternatives_count_apart_and_give_one_trigger() -> None:
     flows = [flow(SEND, trigger={"any": either})]
     lines = [ev("08:00", n=1), ev("08:01", n=1), ev("08:02"), ev("08:03")]
     assert sent(simulate(flows, lines)) == ["08:00", "08:01", "08:03"]
+
+
+def test_equal_alternatives_count_apart_too() -> None:
+    twice = {"event": "go", "count": {"at_least": 2}}
+    flows = [flow(SEND, trigger={"any": [twice, twice]})]
+    assert sent(simulate(flows, [ev(f"08:0{n}") for n in range(4)])) == ["08:01", "08:03"]
 
 
 def test_a_trigger_without_count_fires_however_old_the_event_is() -> None:
@@ -853,9 +855,7 @@ def test_addresses_are_non_empty_texts_of_the_profile_or_of_to() -> None:
         result = simulate([flow({"template": "t", **send})], [ev("08:00", traits=traits)], config=config)
         return result.actions[0]["to"] if result.actions else kinds(result)[1]
 
-    config: Json = {
-        "channels": {"inapp": {"address": "app_id"}, "crm": {}, "push": {"topic": "p"}, "email": None}
-    }
+    config: Json = {"channels": {"inapp": {"address": "app_id"}, "crm": {}, "push": {"topic": "p"}, "email": None}}
     config["channels"]["wechat"] = {"address": None}
     assert address({"send": "sms"}, phone="+1") == "+1"
     for phone in ("", None, 5, ["+1"]):
@@ -868,9 +868,7 @@ def test_addresses_are_non_empty_texts_of_the_profile_or_of_to() -> None:
     assert address({"send": "webhook"}) is None
     assert address({"send": "sms", "to": "tel:{{ profile.n }}"}, n=5) == "tel:5"
     assert address({"send": "sms", "to": "{{ profile.n }}"}, n=5) == "suppressed no_address"
-    assert (
-        address({"send": "sms", "to": "{{ 1 | divided_by: profile.n }}"}, n=0) == "suppressed template_error"
-    )
+    assert address({"send": "sms", "to": "{{ 1 | divided_by: profile.n }}"}, n=0) == "suppressed template_error"
 
 
 @pytest.mark.parametrize(
@@ -981,6 +979,17 @@ def test_difference_overlooks_details_and_sees_the_rest() -> None:
     actions[0]["visit"] = True  # Equal to 1 for Python, not for JSON.
     assert "visit: 1 != True" in str(difference(expected, actions, journal, []))
     assert "product: nothing" in str(difference(expected, [], journal, []))
+
+
+def test_shrinking_keeps_what_fails_and_little_else() -> None:
+    def exits(case: Case) -> bool:
+        return "exited" in kinds(case.run())
+
+    case = next(case for case in map(random_full_case, range(50)) if exits(case))
+    small = shrink(case, exits)
+    assert exits(small)
+    assert len(small.flows) == 1
+    assert len([line for line in small.lines if line]) <= 3
 
 
 def test_random_cases_are_repeatable_and_show_every_kind_and_reason() -> None:

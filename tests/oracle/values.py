@@ -92,9 +92,7 @@ def local_to_ms(naive: datetime, zone: ZoneInfo) -> int:
     first = naive.replace(tzinfo=zone, fold=0).astimezone(UTC)
     if first.astimezone(zone).replace(tzinfo=None) == naive:
         return (first - EPOCH) // timedelta(milliseconds=1)
-    before_gap = naive.replace(tzinfo=zone, fold=1).astimezone(
-        UTC
-    )  # Reads the skipped time by the later offset.
+    before_gap = naive.replace(tzinfo=zone, fold=1).astimezone(UTC)  # Reads the skipped time by the later offset.
     offset_after = first.astimezone(zone).utcoffset()
     low, high = before_gap, first  # The change lies in (low, high].
     while high - low > timedelta(seconds=1):

@@ -1,0 +1,44 @@
+# syntax=docker/dockerfile:1
+# The job in a container. Settings come as flags, or as NUDGE_<SETTING>; see docs/operations.md.
+#
+#   docker build -t nudge .
+#   docker run --rm -v ./flows:/flows:ro nudge check /flows
+#   docker run -v ./flows:/flows:ro -v nudge-state:/var/lib/nudge -p 9100:9100 --stop-timeout 90 nudge \
+#       run /flows --source kafka://kafka:9092/events --sink kafka://kafka:9092
+
+FROM python:3.12-slim AS build
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
+RUN python -m venv /opt/nudge
+WORKDIR /src
+# What it needs changes seldom and takes long, so it comes first, as a layer of its own.
+COPY pyproject.toml constraints.txt README.md ./
+RUN mkdir dataflow operators connectors state \
+    && /opt/nudge/bin/pip install --constraint constraints.txt . \
+    && /opt/nudge/bin/pip uninstall --yes nudge
+COPY connectors connectors
+COPY dataflow dataflow
+COPY operators operators
+COPY state state
+RUN /opt/nudge/bin/pip install --constraint constraints.txt --no-deps .
+
+FROM python:3.12-slim
+COPY --from=build /opt/nudge /opt/nudge
+# The state belongs to a user without rights, under a number that Kubernetes can name (runAsUser, fsGroup).
+RUN groupadd --gid 10001 nudge \
+    && useradd --uid 10001 --gid nudge --no-create-home --home-dir /var/lib/nudge --shell /usr/sbin/nologin nudge \
+    && install --directory --owner nudge --group nudge --mode 0700 /var/lib/nudge
+ENV PATH=/opt/nudge/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    NUDGE_STATE=/var/lib/nudge \
+    NUDGE_METRICS_PORT=9100 \
+    NUDGE_LOG_FORMAT=json
+USER nudge
+WORKDIR /var/lib/nudge
+VOLUME /var/lib/nudge
+EXPOSE 9100
+# 503 means that a process is dead or stuck. Ports other than 9100 are found by the same setting.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
+    CMD ["python", "-c", "import os, urllib.request as r; r.urlopen(f'http://127.0.0.1:{os.environ[\"NUDGE_METRICS_PORT\"]}/healthz', timeout=4)"]
+ENTRYPOINT ["nudge"]
+CMD ["--help"]

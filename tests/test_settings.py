@@ -1,0 +1,65 @@
+"""Settings: flags, then environment, then nudge.yaml; what is in force can be seen, secrets cannot."""
+
+from __future__ import annotations
+
+import pytest
+
+from dataflow.flows import UsageError
+from dataflow.settings import kafka_options, resolve, shown
+from dataflow.urls import parse_sink, parse_source
+
+FLAGS = {"epoch": None, "processes": None, "source": None}
+
+
+def test_a_flag_wins_over_the_environment_and_that_over_the_workspace() -> None:
+    workspace = {"epoch": "30s", "processes": 2, "slack": "3s"}
+    environment = {"NUDGE_EPOCH": "20s", "NUDGE_PROCESSES": "3"}
+    found = resolve({**FLAGS, "epoch": "5s"}, workspace, "nudge.yaml", environment)
+    assert (found["epoch"].value, found["epoch"].origin) == (5_000, "--epoch")
+    assert (found["processes"].value, found["processes"].origin) == (3, "NUDGE_PROCESSES")
+    assert (found["slack"].value, found["slack"].origin) == (3_000, "nudge.yaml")
+    assert (found["log_level"].value, found["log_level"].origin) == ("info", "default")
+
+
+@pytest.mark.parametrize(
+    ("workspace", "said"),
+    [
+        ({"epoch": "soon"}, "nudge.yaml: run.epoch: 'soon' is not a duration"),
+        ({"epok": "1s"}, "run.epok: there is no such setting"),
+        ({"processes": 0}, "run.processes"),
+        ({"stop_at_end": "perhaps"}, "neither true nor false"),
+        ({"log_level": "loud"}, "none of debug, info, warning, error"),
+    ],
+)
+def test_a_bad_setting_is_named_with_its_place(workspace: dict[str, object], said: str) -> None:
+    with pytest.raises(UsageError, match=said.replace(".", r"\.")):
+        resolve({}, workspace, "nudge.yaml", {})
+
+
+def test_secrets_come_from_the_environment_and_are_never_shown() -> None:
+    options = kafka_options({"security.protocol": "SASL_SSL"}, {"NUDGE_KAFKA_SASL_PASSWORD": "hunter2"})
+    assert options == {"security.protocol": "SASL_SSL", "sasl.password": "hunter2"}
+    source = {"source": ["kafka://me:hunter2@broker:9092/events"]}
+    rows = shown(resolve(source, {}, "", {}), options)
+    assert "hunter2" not in str(rows)
+    assert ("epoch", "10s", "default") in rows
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["kafka://host:9092", "kafka:///events", "events.jsonl", "file:", "kafka://h/t?format=odd", "kafka://h/t?x=1"],
+)
+def test_a_source_that_names_nothing_is_refused_with_an_example(url: str) -> None:
+    with pytest.raises(UsageError, match="--source"):
+        parse_source(url)
+
+
+@pytest.mark.parametrize("url", ["kafka://host/topic", "kafka://h?odd=1", "file:", "redis://x", "stdout:x"])
+def test_a_sink_that_names_nothing_is_refused_with_an_example(url: str) -> None:
+    with pytest.raises(UsageError, match="--sink"):
+        parse_sink(url)
+
+
+def test_a_kafka_url_without_port_means_9092() -> None:
+    assert parse_source("kafka://a,b:19092/events").bootstrap == "a:9092,b:19092"
+    assert parse_sink("kafka://a?prefix=x.").options == {"prefix": "x."}
