@@ -1,4 +1,3 @@
-# syntax=docker/dockerfile:1
 # The job in a container. Settings come as flags, or as NUDGE_<SETTING>; see docs/operations.md.
 #
 #   docker build -t nudge .
@@ -7,7 +6,7 @@
 #       run /flows --source kafka://kafka:9092/events --sink kafka://kafka:9092
 
 FROM python:3.12-slim AS build
-ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 RUN python -m venv /opt/nudge
 WORKDIR /src
 # What it needs changes seldom and takes long, so it comes first, as a layer of its own.
@@ -28,17 +27,18 @@ RUN groupadd --gid 10001 nudge \
     && useradd --uid 10001 --gid nudge --no-create-home --home-dir /var/lib/nudge --shell /usr/sbin/nologin nudge \
     && install --directory --owner nudge --group nudge --mode 0700 /var/lib/nudge
 ENV PATH=/opt/nudge/bin:$PATH \
-    PYTHONDONTWRITEBYTECODE=1 \
-    PYTHONUNBUFFERED=1 \
     NUDGE_STATE=/var/lib/nudge \
-    NUDGE_METRICS_PORT=9100 \
-    NUDGE_LOG_FORMAT=json
-USER nudge
+    NUDGE_METRICS_PORT=9100
+USER 10001:10001
 WORKDIR /var/lib/nudge
 VOLUME /var/lib/nudge
 EXPOSE 9100
-# 503 means that a process is dead or stuck. Ports other than 9100 are found by the same setting.
-HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
-    CMD ["python", "-c", "import os, urllib.request as r; r.urlopen(f'http://127.0.0.1:{os.environ[\"NUDGE_METRICS_PORT\"]}/healthz', timeout=4)"]
+# 503 means that a process is dead or stuck. Another port belongs into the setting, where this finds it, not into a flag.
+# No proxy is asked, as urllib would where HTTP_PROXY is set.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 CMD ["python", "-c", "\
+import http.client, os, sys; \
+job = http.client.HTTPConnection('127.0.0.1', int(os.environ['NUDGE_METRICS_PORT']), timeout=4); \
+job.request('GET', '/healthz'); \
+sys.exit(job.getresponse().status != 200)"]
 ENTRYPOINT ["nudge"]
 CMD ["--help"]

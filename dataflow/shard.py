@@ -107,7 +107,7 @@ class Shard:
         if slot.due <= record.now:
             on_due(deployment, user_id, user, record.now, self.out)
         on_record(deployment, user, record, self.out)
-        due = deployment.due_of(user) if user.journeys else NEVER
+        due = deployment.due_of(user)
         if due != slot.due or not slot.changed:
             self.store.touch(user_id, slot, due)
 

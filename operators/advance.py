@@ -12,9 +12,10 @@ from typing import Any, Final
 
 from operators.conditions import dig
 from operators.deployment import Deployment, Plan, Window
-from operators.entry import forget_entries, try_to_enter
+from operators.entry import try_to_enter
 from operators.ids import key_text
 from operators.journey import hear, leave, wake
+from operators.memory import REPEAT_MS
 from operators.outbox import Outbox
 from operators.program import Alternative, Program
 from operators.values import DAY
@@ -22,7 +23,6 @@ from operators.visit import Visit
 from state.records import Input
 from state.user import Branch, Journey, User
 
-REPEAT_MS: Final = DAY  # So long is a message id remembered.
 SEEN_PRUNED_AT: Final = 32
 
 
@@ -36,13 +36,16 @@ def on_record(deployment: Deployment, user: User, record: Input, out: Outbox) ->
             out.duplicates += 1
             return
         if len(seen) >= SEEN_PRUNED_AT and len(seen) % SEEN_PRUNED_AT == 0:
-            _forget(user, now, deployment)
+            deployment.memory.forget_ids(user, now)
+            deployment.memory.forget_entries(user, now)
         seen[message_id] = now
+        user.day = now // DAY
     if record.traits is not None:
         _merge(user.profile, record.traits)
     hits = record.hits
     if not hits:
         return
+    user.day = now // DAY
     plan = deployment.plan(hits)
     for window in plan.windows:
         _enter_window(user, record, window, out)
@@ -69,9 +72,11 @@ def on_due(deployment: Deployment, user_id: str, user: User, now: int, out: Outb
                     if first is None or rank < first:
                         first, found = rank, (program, journey, branch)
         if first is None or found is None:
-            return
+            break
         program, journey, branch = found
         wake(Visit(user_id, user, program, first[0], out), journey, branch)
+    if not user.journeys and deployment.memory.due(user) <= now:
+        deployment.memory.forget(user, now)
 
 
 def _visit(user: User, record: Input, program: Program, out: Outbox) -> Visit:
@@ -80,14 +85,6 @@ def _visit(user: User, record: Input, program: Program, out: Outbox) -> Visit:
     visit.heard_cause = (record.message_id, record.name)
     visit.hits = record.hits
     return visit
-
-
-def _forget(user: User, now: int, deployment: Deployment) -> None:
-    """Forget what nobody can ask for any more."""
-    seen = user.seen
-    for old in [known for known, at in seen.items() if now - at >= REPEAT_MS]:
-        del seen[old]
-    forget_entries(user, deployment.entering_by_name, now)
 
 
 def _merge(profile: dict[str, Any], traits: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from operators.build import Interest
 from operators.conditions import Condition
 from operators.match import Hits, MatchIndex
+from operators.memory import Memory
 from operators.program import Alternative, Program
 from state.user import NEVER, User
 
@@ -51,6 +52,12 @@ class Deployment:
         self._plans: dict[Hits, Plan] = {}
         self.index = self._number_interests(running)
         self._collect_windows(running)
+        reaches: dict[str, int | None] = {
+            window.id: window.reach_ms for windows in self._windows.values() for window in windows
+        }
+        for program in self.entering:
+            reaches.update({alternative.counter: alternative.within for alternative in program.alternatives})
+        self.memory = Memory(running, self.entering_by_name, reaches)
         for order, program in enumerate(self.entering):
             for alternative in program.alternatives:
                 number = alternative.ask.interest.number
@@ -108,7 +115,12 @@ class Deployment:
         return self.programs[(flow, version)]
 
     def due_of(self, user: User) -> int:
-        """Return the earliest wake-up of *user* in a flow that is not paused, or `NEVER`."""
+        """Return when *user* has to be looked at: at the earliest wake-up in a flow that is not paused.
+
+        Without any journey it is when what is remembered of the user can go; `NEVER` for none of both.
+        """
+        if not user.journeys:
+            return self.memory.due(user)
         due = NEVER
         for journey in user.journeys:
             if self.paused and self.programs[(journey.flow, journey.version)].is_paused:

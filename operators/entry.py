@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from state.iso import format_ms
-
 from operators.conditions import dig, equal
 from operators.flow import ReentryAfter, ReentryAtMost
 from operators.ids import Key, key_text, share_of
 from operators.journey import begin
 from operators.outbox import REFUSED
 from operators.program import Program
-from operators.values import DAY
 from operators.visit import Visit
+from state.iso import format_ms
 from state.user import User
 
 
@@ -104,17 +102,3 @@ def _remember(user: User, program: Program, key: Key, now: int) -> None:
     keep = rule.at_most if isinstance(rule, ReentryAtMost) else 1
     name = memory_key(program, key)
     user.entries[name] = [*user.entries.get(name, []), now][-keep:]
-
-
-def forget_entries(user: User, programs: dict[str, Program], now: int) -> None:
-    """Drop the memories per key value that the rule of their flow can no longer ask for."""
-    for name in [name for name in user.entries if "\x1f" in name]:
-        program = programs.get(name.partition("\x1f")[0])
-        if program is None:
-            continue
-        rule = program.rules.reentry
-        horizon = (
-            rule.after if isinstance(rule, ReentryAfter) else rule.within if isinstance(rule, ReentryAtMost) else None
-        )
-        if horizon is not None and user.entries[name][-1] <= now - max(horizon, DAY):
-            del user.entries[name]

@@ -61,7 +61,8 @@ class User(msgspec.Struct, array_like=True, gc=False):
     `seq` is the number of the last journal record; `journeys_begun` numbers the journeys. `seen` maps message ids to
     the stream time at which they were taken. `windows` holds, for each counted condition (and key value), the sorted
     times of the latest matching events, or their bare number where there is no window. `entries` holds, per flow
-    (and key value), the times of the latest entries.
+    (and key value), the times of the latest entries. `day` is the day, counted from 1970 UTC, of the last record from
+    which anything was remembered.
     """
 
     format: int = USER_FORMAT
@@ -72,6 +73,7 @@ class User(msgspec.Struct, array_like=True, gc=False):
     seen: dict[str, int] = {}
     windows: dict[str, list[int] | int] = {}
     entries: dict[str, list[int]] = {}
+    day: int = 0
 
     @property
     def is_blank(self) -> bool:

@@ -8,8 +8,11 @@ import os
 import re
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -618,3 +621,84 @@ def test_every_alert_says_what_happened_and_what_next() -> None:
         assert rule["labels"]["severity"] in ("page", "ticket")
         assert rule["annotations"]["summary"]
         assert rule["annotations"]["description"]
+
+
+# ---- containers ----------------------------------------------------------------------------------------------------
+
+DOCKERFILE = (REPO / "Dockerfile").read_text()
+COMPOSE = yaml.safe_load((REPO / "compose.yaml").read_text())
+
+
+def test_the_image_is_built_from_what_is_there_and_let_in() -> None:
+    let_in = {line[1:].rstrip("/") for line in (REPO / ".dockerignore").read_text().splitlines() if line[:1] == "!"}
+    copied = re.findall(r"^COPY (?!--from)(.+) \S+$", DOCKERFILE, re.MULTILINE)
+    names = {name for line in copied for name in line.split()}
+    assert names == let_in
+    assert all((REPO / name).exists() for name in names)
+    packages = tomllib.loads((REPO / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"]["include"]
+    assert {package.rstrip("*") for package in packages} <= names
+
+
+def test_the_image_runs_without_rights() -> None:
+    users = re.findall(r"^USER (.+)$", DOCKERFILE, re.MULTILINE)
+    assert users
+    assert re.fullmatch(r"[1-9]\d+:[1-9]\d+", users[-1])  # Kubernetes cannot tell that a name is not root's.
+
+
+def test_the_health_check_of_the_image_asks_the_job(runner: FakeRunner, server: Server) -> None:
+    found = re.search(r"^HEALTHCHECK .*?CMD (\[.*?\])$", DOCKERFILE.replace("\\\n", ""), re.MULTILINE)
+    assert found is not None
+    program, *arguments = json.loads(found[1])
+    assert program == "python"
+
+    def check() -> int:
+        environment = {**os.environ, "NUDGE_METRICS_PORT": str(server.port), "HTTP_PROXY": "http://127.0.0.1:1"}
+        return subprocess.run(
+            [sys.executable, *arguments], env=environment, check=False, capture_output=True, timeout=60
+        ).returncode
+
+    runner.start()
+    assert check() == 0
+    runner.end(0, 1)
+    assert check() == 1
+
+
+def test_compose_runs_the_examples_on_the_kafka_that_is_tested() -> None:
+    services = COMPOSE["services"]
+    tested = re.search(r"<kafka.version>(.+)</kafka.version>", (REPO / "tests" / "kafka" / "pom.xml").read_text())
+    assert tested is not None
+    assert {services[name]["image"] for name in ("kafka", "topics")} == {f"apache/kafka:{tested[1]}"}
+    assert "message.timestamp.type=LogAppendTime" in services["topics"]["command"]
+    assert all(one["condition"] in ("service_healthy", "service_completed_successfully") for one in waited_for())
+    mounts = [mount for service in services.values() for mount in service.get("volumes", ())]
+    for mount in mounts:
+        source = mount.partition(":")[0]
+        assert (REPO / source).exists() if source.startswith(".") else source in COMPOSE["volumes"]
+    assert all(port.startswith("127.0.0.1:") for service in services.values() for port in service.get("ports", ()))
+
+
+def waited_for() -> list[dict[str, str]]:
+    return [one for service in COMPOSE["services"].values() for one in service.get("depends_on", {}).values()]
+
+
+def test_compose_starts_a_job_that_can_be_started() -> None:
+    from dataflow.command_run import job_of
+
+    command = COMPOSE["services"]["job"]["command"]
+    assert command[:2] == ["run", "/flows"]
+    flags = dict(zip(command[2::2], command[3::2], strict=True))
+    source, sink = [flags.pop("--source")], flags.pop("--sink")
+    assert flags == {}
+    job, _ = job_of([REPO / "examples" / "shop"], {"source": source, "sink": sink}, None)
+    assert job.sources[0].bootstrap == job.sink.bootstrap == "kafka:19092"
+    assert job.sources[0].name in COMPOSE["services"]["topics"]["command"]
+    assert len(job.loaded.checked.programs) == 3
+
+
+def test_prometheus_in_compose_scrapes_the_job_under_the_name_that_the_alerts_expect() -> None:
+    config = yaml.safe_load(COMPOSE["configs"]["prometheus"]["content"])
+    (scrape,) = config["scrape_configs"]
+    named = set(re.findall(r'job="(\w+)"', ALERTS.read_text()))
+    assert named == {scrape["job_name"]}
+    assert scrape["static_configs"] == [{"targets": ["job:9100"]}]
+    assert "NUDGE_METRICS_PORT=9100" in DOCKERFILE

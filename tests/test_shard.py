@@ -230,3 +230,24 @@ def test_a_step_that_raises_ends_its_journey_as_failed_and_nobody_elses(monkeypa
     assert [(one["user_id"], one["reason"], one["step"]) for one in failed] == [("a", "error", "steps.2")]
     assert "made to fail" in failed[0]["detail"]["error"]
     assert [one["user_id"] for one in shard.out.actions] == ["b"]
+
+
+def test_of_an_idle_user_only_what_has_no_end_stays() -> None:
+    deployed = deployment()
+    backend = MemoryBackend()
+    shard = Shard(ShardStore(backend, due_of=deployed.due_of), deployed, sources=1)
+    first, second = record(deployed, "a", "cart", START, 0), record(deployed, "b", "view", START, 1)
+    first.id_sent = second.id_sent = True
+    shard.take([(0, START, OPEN, [first, second])])
+    shard.settle()
+    shard.store.commit()
+    assert {user_id for user_id, _ in shard.store.scan_users()} == {"a", "b"}
+    shard = Shard(ShardStore(backend, due_of=deployed.due_of), deployed, sources=1)
+    shard.take([(0, START + 100 * HOUR, CLOSED, [])])
+    shard.settle()
+    shard.store.commit()
+    left = dict(shard.store.scan_users())
+    assert set(left) == {"b"}, "nothing is known of somebody who did nothing that lasts"
+    assert (left["b"].seq, left["b"].seen, left["b"].windows) == (5, {}, {})
+    assert left["b"].entries == {"view": [START]}
+    assert shard.next_due() is None
