@@ -76,7 +76,7 @@ class Shard:
 
     def take(self, deliveries: Sequence[Delivery]) -> None:
         """Take in what the sources have sent, and do what follows from it."""
-        self.store.prefetch({record.user_id for delivery in deliveries for record in delivery[3]})
+        self.store.prefetch([record.user_id for delivery in deliveries for record in delivery[3]])
         for source, mark, phase, records in deliveries:
             if self._ordered:
                 self._handle_all(records)

@@ -21,7 +21,7 @@ import msgspec
 import structlog
 
 from connectors.sinks import Ends, Sink
-from dataflow.emit import Emitter
+from dataflow.emit import DEAD_LETTERS, JOURNAL, Emitter
 from dataflow.intake import Counts, Intake, head_time
 from dataflow.logs import configure_logs
 from dataflow.plan import PartitionPlan, Plan, channel_topics, load_plan
@@ -54,6 +54,7 @@ def open_sink(
             kafka,
             create=partitions if create else None,
             prefix=url.options.get("prefix", ""),
+            patient=(JOURNAL, DEAD_LETTERS),
             log=log,
         )
     from connectors.file_sink import FileSink, StdoutSink
@@ -83,7 +84,7 @@ class Worker:
         self._say = Throttled(log.warning)
         self.sink = open_sink(plan.sink_url, plan.kafka, create=plan.create_topics, log=self._say, output=output)
         self.emitter = Emitter(self.sink, topics, plan.job)
-        self.sink.open_topics(sorted({*topics.values(), "journal", "dead-letters"}))
+        self.sink.open_topics(sorted({*topics.values(), JOURNAL, DEAD_LETTERS}))
         if plan.read_back is not None:
             self.emitter.read_back(plan.read_back)
         self._probes: dict[str, Any] = {}

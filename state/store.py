@@ -268,14 +268,16 @@ class ShardStore:
     def prefetch(self, user_ids: Iterable[str]) -> None:
         """Bring the users that are not in memory there, with one look-up for all."""
         young, old = self._young, self._old
+        strangers = [user_id for user_id in user_ids if user_id not in young]
+        if not strangers:
+            return
         absent = []
-        for user_id in user_ids:
-            if user_id not in young:
-                slot = old.pop(user_id, None)
-                if slot is None:
-                    absent.append(user_id)
-                else:
-                    young[user_id] = slot
+        for user_id in dict.fromkeys(strangers):
+            slot = old.pop(user_id, None)
+            if slot is None:
+                absent.append(user_id)
+            else:
+                young[user_id] = slot
         if absent:
             rows = self._backend.get_many([b"u" + user_id.encode() for user_id in absent])
             for user_id, row in zip(absent, rows, strict=True):

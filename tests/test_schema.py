@@ -6,6 +6,7 @@ import copy
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import orjson
@@ -21,6 +22,7 @@ from operators.flowfile import read_flow_text
 from operators.schema import SCHEMAS
 from operators.steps import KINDS
 from state.records import Reject
+from tests.oracle.generate import random_case
 from tests.scenarios.scenario_files import load
 
 Capture = pytest.CaptureFixture[str]
@@ -349,23 +351,56 @@ def test_what_check_refuses_for_its_shape_the_schema_refuses(text: str) -> None:
     assert complaints(FLOW, read(text))
 
 
-def mappings(data: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
-    """Yield the place of every mapping in *data*."""
-    if isinstance(data, dict):
-        yield path
+Place = tuple[str | int, ...]
+
+
+def places(data: Any, path: Place = ()) -> Iterator[Place]:
+    """Yield the place of every value in *data*."""
+    yield path
     items = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
     for key, value in items:
-        yield from mappings(value, (*path, key))
+        yield from places(value, (*path, key))
 
 
-@pytest.mark.parametrize("path", list(mappings(read(FULL))), ids=lambda path: ".".join(map(str, path)) or "top")
-def test_an_unknown_key_is_refused_at_the_same_places(path: tuple[str | int, ...]) -> None:
-    flow = copy.deepcopy(read(FULL))
-    at = flow
+def value_at(data: Any, path: Place) -> Any:
     for part in path:
-        at = at[part]
-    at["unheard-of"] = 1
+        data = data[part]
+    return data
+
+
+MAPPINGS = [path for path in places(read(FULL)) if isinstance(value_at(read(FULL), path), dict)]
+
+
+@pytest.mark.parametrize("path", MAPPINGS, ids=lambda path: ".".join(map(str, path)) or "top")
+def test_an_unknown_key_is_refused_at_the_same_places(path: Place) -> None:
+    flow = read(FULL)
+    value_at(flow, path)["unheard-of"] = 1
     assert bool(complaints(FLOW, flow)) == bool(codes(flow))
+
+
+JUNK: list[Any] = [
+    None, 1, -1, 1.5, True, "", [], {}, "1h", "x", "a.b", "{{ entry.x }}", ["a"], {"a": 1}, "end", {"event": "a"},
+    [{"end": "x"}], "2026-11-01", "10%", "09:00", [None], {"eq": 1}, "always", {"at_least": 2},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_random_edits_of_random_flows_raise_no_false_alarm(seed: int) -> None:
+    chance = Random(seed)
+    for flow in random_case(seed)[0]:
+        assert complaints(FLOW, flow) == []
+        for _ in range(5):
+            edited = copy.deepcopy(flow)
+            *path, last = chance.choice([place for place in places(edited) if place])
+            at = value_at(edited, tuple(path))
+            if chance.random() < 0.25:
+                del at[last]
+            else:
+                at[last] = copy.deepcopy(chance.choice(JUNK))
+                if last in ("where", "when") and at[last] is None:
+                    continue  # The one exception; see below.
+            if not codes(edited):
+                assert complaints(FLOW, edited) == [], f"seed {seed}, {[*path, last]}"
 
 
 def test_a_where_or_when_with_nothing_behind_it_is_refused() -> None:
