@@ -1,6 +1,9 @@
 # Everything here works on a bare machine with Python 3.11 or 3.12; the tests also want Java 17 or newer and Maven.
 
-PYTHON ?= $(shell command -v python3.12 || command -v python3.11 || command -v python3)
+# The first one that runs and has a version that the engine has wheels for.
+PYTHON ?= $(shell for python in python3.12 python3.11 python3 /usr/bin/python3; do \
+	if $$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; \
+	then echo $$python; break; fi; done)
 VENV := .venv
 BIN := $(VENV)/bin
 SECONDS_OF_SOAK ?= 3600
@@ -34,9 +37,7 @@ soak: $(VENV)/.installed ## kill a running job at random for as long as SECONDS_
 	$(BIN)/python -m tests.crash.soak --seconds $(SECONDS_OF_SOAK) $(ARGS)
 
 $(VENV)/.installed: pyproject.toml constraints.txt
-	@test -n "$(PYTHON)" || { echo "no Python found: install Python 3.11 or 3.12"; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' \
-	  || { echo "$(PYTHON) is $$($(PYTHON) --version): Python 3.11 or 3.12 is needed; name one with make PYTHON=..."; exit 1; }
+	@test -n "$(PYTHON)" || { echo "no Python 3.11 or 3.12 found: install one, or name it with make PYTHON=..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
