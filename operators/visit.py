@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
-from state.iso import format_ms
-
 from operators.conditions import dig, equal
 from operators.localtime import zone_of
 from operators.outbox import Outbox
 from operators.templates import MISSING, Template, TemplateFailed
 from operators.when import Clause
+from state.iso import format_ms
 from state.user import Branch, Journey, User
 
 if TYPE_CHECKING:
