@@ -24,7 +24,7 @@ from rich.live import Live
 
 from dataflow.demo_view import DemoSnapshot, DemoView, FlowCounts, ShownAction
 from dataflow.emit import DEAD_LETTERS, JOURNAL
-from dataflow.flows import load
+from dataflow.flows import UsageError, load
 from dataflow.logs import configure_logs
 from dataflow.plan import channel_topics
 from dataflow.run import Job, JobRunner, Running
@@ -167,6 +167,8 @@ class _Meter:
 
 def run_demo(*, seconds: int | None, speed: int, flows: Sequence[Path] | None) -> int:
     """Show the demo until Ctrl-C, or for *seconds*; return the exit status."""
+    if not flows and not EXAMPLES.is_dir():
+        raise UsageError("the demo's flows are not installed: run it in the source folder, or name others with --flows")
     configure_logs("error", "text")
     demo = _Demo(speed, list(flows) if flows else [EXAMPLES / "flows"])
     for one in (signal.SIGINT, signal.SIGTERM):

@@ -29,6 +29,7 @@ from dataflow.progress import ProgressLog, read_progress
 from dataflow.shard import Shard
 from dataflow.statedir import StateDir
 from dataflow.urls import SinkUrl
+from operators.outbox import Totals
 from state.store import RocksBackend, ShardStore
 
 STATUS_EVERY_S: Final = 0.5
@@ -73,6 +74,7 @@ class Worker:
         self.deployment, workspace = plan.deployment()
         self.stopping = threading.Event()
         self.shards: dict[int, Shard] = {}
+        self.opened_with: dict[int, Totals] = {}
         self.counts: dict[str, Counts] = {}
         self.positions: dict[str, tuple[int, int | None, int]] = {}
         self.checkpoints = 0
@@ -97,6 +99,7 @@ class Worker:
         each = max(100, self.plan.cached_users * self.plan.processes // self.plan.shards)
         store = ShardStore(backend, cached_users=each, changed_users=each, due_of=self.deployment.due_of)
         store.roll_back(commit)
+        self.opened_with[number] = {flow: dict(counts) for flow, counts in store.meta.totals.items()}
         shard = Shard(
             store,
             self.deployment,
@@ -189,15 +192,18 @@ class Worker:
 
     def status(self) -> dict[str, Any]:
         """Return what the parent adds up and shows."""
-        totals: dict[str, dict[str, int]] = {}
+        totals: Totals = {}
+        counted: Totals = {}  # Totals go back with the state after a crash; this is since the process started.
         duplicates, time_ms = 0, None
-        for shard in list(self.shards.values()):
+        for number, shard in list(self.shards.items()):
             duplicates += shard.out.duplicates
             time_ms = shard.time_ms if time_ms is None else min(time_ms, shard.time_ms)
             for flow, counts in list(shard.out.totals.items()):
-                kept = totals.setdefault(flow, {})
-                for what, number in list(counts.items()):
-                    kept[what] = kept.get(what, 0) + number
+                kept, new = totals.setdefault(flow, {}), counted.setdefault(flow, {})
+                before = self.opened_with[number].get(flow, {})
+                for what, count in list(counts.items()):
+                    kept[what] = kept.get(what, 0) + count
+                    new[what] = new.get(what, 0) + count - before.get(what, 0)
         dead: dict[str, int] = {}
         for read in list(self.counts.values()):
             for reason, number in list(read.dead.items()):
@@ -216,6 +222,7 @@ class Worker:
             "time_ms": time_ms,
             "positions": self.positions,
             "totals": totals,
+            "counted": counted,
             "checkpoints": self.checkpoints,
             "checkpoint_s": self.checkpoint_s,
             "shards": len(self.shards),

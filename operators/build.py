@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from operators.conditions import Condition, key_text, parse_value_template, parse_where
+from operators.conditions import NOWHERE, Condition, key_text, parse_condition, parse_value_template, parse_where
 from operators.flow import Asked, Flow, M, Workspace, checked
 from operators.problems import BadValue, Path, Problems, did_you_mean
 from operators.templates import MISSING, Template, TemplateFailed
@@ -155,6 +155,8 @@ class Build:
         """Return what *asked* wants, noted as an interest of this program."""
         because = "a trigger is judged before there is a journey"
         path = (*self._path, *place, "where")
+        if asked.where is None and "where" in asked.model_fields_set:
+            parse_condition(None, path, self.problems, NOWHERE)  # A `where` with nothing behind it lets all through.
         where = parse_where(asked.where, path, self.problems, templates=templates, because=because)
         return self._ask(asked.event, where.fixed, where.live)
 

@@ -379,6 +379,9 @@ def where_field(key: str) -> tuple[str, tuple[str, ...]]:
     return "properties", parts
 
 
+NOWHERE: Final = Dialect(where_field, templates=False)
+
+
 def parse_where(raw: object, path: Path, problems: Problems, *, templates: bool, because: str = "") -> Where:
     """Return the parsed `where` of an event; None for raw means no condition."""
     if raw is None:
@@ -389,6 +392,9 @@ def parse_where(raw: object, path: Path, problems: Problems, *, templates: bool,
 
 def parse_condition(raw: object, path: Path, problems: Problems, dialect: Dialect) -> Condition | None:
     """Return the condition that is written in *raw*, or None after noting why not."""
+    if raw is None:
+        problems.add(path, "empty-condition", "this condition asks for nothing", "leave it out, or say what must hold")
+        return None
     if not isinstance(raw, dict):
         problems.add(path, "bad-condition", f"a condition is a mapping, not {shown(raw)}", "write {amount: {gte: 50}}")
         return None

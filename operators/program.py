@@ -183,7 +183,8 @@ def _add_trigger(program: Program, flow: Flow, build: Build) -> None:
 
 
 def _entry_rules(entry: Entry, build: Build) -> EntryRules:
-    when = None if entry.when is None else build.when(entry.when, "entry", "when", at_entry=True)
+    written = "when" in entry.model_fields_set
+    when = build.when(entry.when, "entry", "when", at_entry=True) if written else None
     holdout = 0.0 if entry.holdout is None else float(entry.holdout / 100)
     return EntryRules(when, entry.reentry, entry.concurrent, holdout)
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final, Protocol
 from pydantic import Field
 
 from operators.conditions import (
+    NOWHERE,
     All,
     Condition,
     Context,
@@ -194,6 +195,9 @@ def _parse_clause(
 ) -> Clause | None:
     model = checked(DidModel, raw, path, problems)
     if model is None:
+        return None
+    if model.where is None and "where" in model.model_fields_set:
+        parse_condition(None, (*path, "where"), problems, NOWHERE)
         return None
     rolling = model.within is not None
     if model.since is not None and model.since != "entry":
