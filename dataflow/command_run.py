@@ -12,9 +12,10 @@ from typing import Any, Final
 
 import structlog
 
+from dataflow.course import Job
 from dataflow.flows import UsageError, load
 from dataflow.logs import configure_logs
-from dataflow.run import Job, JobRunner, Running
+from dataflow.run import JobRunner, Running
 from dataflow.settings import Value, folder, kafka_options, resolve, shown
 from dataflow.urls import parse_sink, parse_source
 

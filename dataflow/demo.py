@@ -22,12 +22,13 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from rich.console import Console
 from rich.live import Live
 
+from dataflow.course import Job
 from dataflow.demo_view import DemoSnapshot, DemoView, FlowCounts, ShownAction
 from dataflow.emit import DEAD_LETTERS, JOURNAL
 from dataflow.flows import UsageError, load
 from dataflow.logs import configure_logs
 from dataflow.plan import channel_topics
-from dataflow.run import Job, JobRunner, Running
+from dataflow.run import JobRunner, Running
 from dataflow.shop import Shop, Tracker
 from dataflow.urls import SinkUrl, SourceUrl
 from operators.outbox import inside

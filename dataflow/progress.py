@@ -10,10 +10,10 @@ A log is a row of segments, `<partition>.<number>`, one per epoch; a line is `<n
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Final
 from urllib.parse import quote
+
+from dataflow.files import Appending, Folder
 
 EPOCHS_KEPT: Final = 3  # As the store keeps undo: whatever the engine goes on from, its log is there.
 
@@ -25,29 +25,28 @@ class ProgressLog:
         position: where the partition goes on; what lies before is no longer needed.
     """
 
-    def __init__(self, folder: Path, partition: str, position: int) -> None:
+    def __init__(self, folder: Folder, partition: str, position: int) -> None:
         self._folder = folder
         self._name = quote(partition, safe="")
         self._snapshots = [position]
         segments = _segments(folder, self._name)
-        self._ends: dict[int, int] = {number: _last_offset(path) for number, path in segments}
+        self._ends: dict[int, int] = {number: _last_offset(folder.read(name)) for number, name in segments}
         self._number = max(self._ends, default=0) + 1
         self._file = self._open()
         self._last_offset = position
 
-    def _open(self) -> int:
-        path = self._folder / f"{self._name}.{self._number}"
-        return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    def _open(self) -> Appending:
+        return self._folder.append(f"{self._name}.{self._number}")
 
     def note(self, next_offset: int, stream_ms: int) -> None:
         """Note that everything before *next_offset* is about to be sent, and time up to *stream_ms*."""
-        os.write(self._file, b"%d %d\n" % (next_offset, stream_ms))
+        self._file.write(b"%d %d\n" % (next_offset, stream_ms))
         self._last_offset = next_offset
 
     def roll(self, position: int) -> None:
         """Begin a new segment at the end of an epoch, and drop those that nothing can go back to."""
-        os.fdatasync(self._file)
-        os.close(self._file)
+        self._file.sync()
+        self._file.close()
         self._ends[self._number] = self._last_offset
         self._number += 1
         self._file = self._open()
@@ -56,38 +55,38 @@ class ProgressLog:
         if len(self._snapshots) > EPOCHS_KEPT:
             recent = self._number - EPOCHS_KEPT  # Their times may be newer than those of the oldest snapshot.
             for number in [one for one, end in self._ends.items() if one < recent and end <= self._snapshots[0]]:
-                (self._folder / f"{self._name}.{number}").unlink(missing_ok=True)
+                self._folder.remove(f"{self._name}.{number}")
                 del self._ends[number]
 
     def close(self) -> None:
-        os.close(self._file)
+        self._file.close()
 
 
-def read_progress(folder: Path, partition: str) -> list[tuple[int, int]]:
+def read_progress(folder: Folder, partition: str) -> list[tuple[int, int]]:
     """Return the (next offset, stream time) pairs of *partition*, in the order in which they were noted."""
     found = []
-    for _, path in _segments(folder, quote(partition, safe="")):
-        found.extend(_pairs(path))
+    for _, name in _segments(folder, quote(partition, safe="")):
+        found.extend(_pairs(folder.read(name)))
     return found
 
 
-def _segments(folder: Path, name: str) -> list[tuple[int, Path]]:
+def _segments(folder: Folder, name: str) -> list[tuple[int, str]]:
     found = []
-    for path in folder.glob(f"{name.replace('[', '[[]')}.*"):
-        stem, _, number = path.name.rpartition(".")
+    for file in folder.names():
+        stem, _, number = file.rpartition(".")
         if stem == name and number.isdigit():
-            found.append((int(number), path))
+            found.append((int(number), file))
     return sorted(found)
 
 
-def _pairs(path: Path) -> list[tuple[int, int]]:
+def _pairs(data: bytes) -> list[tuple[int, int]]:
     pairs = []
-    for line in path.read_bytes().split(b"\n")[:-1]:  # A last line without its end was torn by a crash.
+    for line in data.split(b"\n")[:-1]:  # A last line without its end was torn by a crash.
         offset, _, stream_ms = line.partition(b" ")
         if offset.isdigit() and stream_ms.lstrip(b"-").isdigit():
             pairs.append((int(offset), int(stream_ms)))
     return pairs
 
 
-def _last_offset(path: Path) -> int:
-    return max((offset for offset, _ in _pairs(path)), default=-1)
+def _last_offset(data: bytes) -> int:
+    return max((offset for offset, _ in _pairs(data)), default=-1)

@@ -18,9 +18,11 @@ from uuid import uuid4
 
 import msgspec
 
+from dataflow.files import DiskFolder, Folder
 from dataflow.flows import UsageError
 
 STATE_FORMAT: Final = 1
+STATE_FILE: Final = "nudge.json"
 LOCK_PATIENCE_S: Final = 3.0  # The processes of a job that was killed die a moment after it.
 
 
@@ -79,8 +81,13 @@ class StateDir:
         return self.root / "recovery"
 
     @property
-    def progress(self) -> Path:
-        return self.root / "progress"
+    def files(self) -> Folder:
+        """The folder that `nudge.json` is in."""
+        return DiskFolder(self.root)
+
+    @property
+    def progress(self) -> Folder:
+        return DiskFolder(self.root / "progress")
 
     def shard(self, number: int) -> Path:
         return self.root / "shards" / f"{number:02d}"
@@ -97,7 +104,7 @@ class StateDir:
             UsageError: it cannot be made or written to.
         """
         try:
-            for folder in (self.root, self.recovery, self.progress, self.root / "shards"):
+            for folder in (self.root, self.recovery, self.root / "progress", self.root / "shards"):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             probe = self.root / ".writable"
             probe.touch(mode=0o600)
@@ -128,48 +135,40 @@ class StateDir:
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
 
-    def read(self) -> StateFile | None:
-        """Return `nudge.json`, None when nothing has run here yet.
-
-        Raises:
-            UsageError: it is of a newer format or cannot be read.
-        """
-        path = self.root / "nudge.json"
-        try:
-            data = path.read_bytes()
-        except FileNotFoundError:
-            return None
-        try:
-            format = msgspec.json.decode(data, type=_OnlyFormat).format
-            if format > STATE_FORMAT:
-                raise UsageError(
-                    f"{path}: this state has format {format}, this version of nudge reads up to {STATE_FORMAT}: "
-                    "use the version that wrote it, or a newer one"
-                )
-            return msgspec.json.decode(data, type=StateFile)
-        except msgspec.DecodeError as error:
-            raise UsageError(f"{path}: cannot be read ({error}): restore the directory from a backup") from None
-
-    def write(self, file: StateFile) -> None:
-        """Replace `nudge.json`: after a crash the old one or the new one is there."""
-        path = self.root / "nudge.json"
-        draft = self.root / "nudge.json.new"
-        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as stream:
-            stream.write(msgspec.json.format(msgspec.json.encode(file), indent=1))
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(draft, path)
-        folder = os.open(self.root, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
     def release(self) -> None:
         """Give the lock back."""
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
+
+
+def read_state_file(folder: Folder) -> StateFile | None:
+    """Return the `nudge.json` in *folder*, None when nothing has run there yet.
+
+    Raises:
+        UsageError: it is of a newer format or cannot be read.
+    """
+    try:
+        data = folder.read(STATE_FILE)
+    except FileNotFoundError:
+        return None
+    try:
+        format = msgspec.json.decode(data, type=_OnlyFormat).format
+        if format > STATE_FORMAT:
+            raise UsageError(
+                f"{folder}/{STATE_FILE}: this state has format {format}, "
+                f"this version of nudge reads up to {STATE_FORMAT}: use the version that wrote it, or a newer one"
+            )
+        return msgspec.json.decode(data, type=StateFile)
+    except msgspec.DecodeError as error:
+        raise UsageError(
+            f"{folder}/{STATE_FILE}: cannot be read ({error}): restore the directory from a backup"
+        ) from None
+
+
+def write_state_file(folder: Folder, file: StateFile) -> None:
+    """Replace the `nudge.json` in *folder*: after a crash the old one or the new one is there."""
+    folder.replace(STATE_FILE, msgspec.json.format(msgspec.json.encode(file), indent=1))
 
 
 class _OnlyFormat(msgspec.Struct):

@@ -12,65 +12,38 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 import structlog
 
-from connectors.sinks import Ends, Sink
+from connectors.sinks import Ends
+from connectors.sources import SourcePartition
 from dataflow.emit import DEAD_LETTERS, JOURNAL, Emitter
 from dataflow.intake import Counts, Intake, head_time
 from dataflow.logs import configure_logs
-from dataflow.plan import PartitionPlan, Plan, channel_topics, load_plan
+from dataflow.outside import Machine, Outside
+from dataflow.plan import Plan, channel_topics, load_plan
 from dataflow.progress import ProgressLog, read_progress
 from dataflow.shard import Shard
-from dataflow.statedir import StateDir
-from dataflow.urls import SinkUrl
 from operators.outbox import Totals
-from state.store import RocksBackend, ShardStore
+from state.store import ShardStore
 
 STATUS_EVERY_S: Final = 0.5
-COMMIT_THREADS: Final = 8
 
 Log = structlog.stdlib.BoundLogger
-
-
-def open_sink(
-    url: SinkUrl, kafka: dict[str, Any], *, create: bool, log: Callable[[str], None], output: int = 1
-) -> Sink:
-    """Return the sink that *url* names.
-
-    Args:
-        output: the file descriptor of standard output.
-    """
-    if url.kind == "kafka":
-        from connectors.kafka_sink import KafkaSink
-
-        partitions = int(url.options.get("partitions", "4"))
-        return KafkaSink(
-            url.bootstrap,
-            kafka,
-            create=partitions if create else None,
-            prefix=url.options.get("prefix", ""),
-            patient=(JOURNAL, DEAD_LETTERS),
-            log=log,
-        )
-    from connectors.file_sink import FileSink, StdoutSink
-
-    return FileSink(Path(url.folder)) if url.kind == "file" else StdoutSink(output)
 
 
 class Worker:
     """What one process has open: its shards, its sink, its source partitions."""
 
-    def __init__(self, plan: Plan, index: int, log: Log, output: int) -> None:
+    def __init__(self, plan: Plan, index: int, log: Log, outside: Outside) -> None:
         self.plan = plan
         self.index = index
         self.log = log
-        self.state = StateDir(Path(plan.state))
+        self.outside = outside
         self.deployment, workspace = plan.deployment()
         self.stopping = threading.Event()
         self.shards: dict[int, Shard] = {}
@@ -79,23 +52,19 @@ class Worker:
         self.positions: dict[str, tuple[int, int | None, int]] = {}
         self.checkpoints = 0
         self.checkpoint_s = 0.0
-        self._pool = ThreadPoolExecutor(COMMIT_THREADS, thread_name_prefix="commit")
         self._uncommitted = False
         self._ends: Ends = {}
         topics = channel_topics(self.deployment, workspace)
-        self._say = Throttled(log.warning)
-        self.sink = open_sink(plan.sink_url, plan.kafka, create=plan.create_topics, log=self._say, output=output)
-        self.emitter = Emitter(self.sink, topics, plan.job)
-        self.sink.open_topics(sorted({*topics.values(), JOURNAL, DEAD_LETTERS}))
+        self.emitter = Emitter(outside.sink, topics, plan.job)
+        outside.sink.open_topics(sorted({*topics.values(), JOURNAL, DEAD_LETTERS}))
         if plan.read_back is not None:
             self.emitter.read_back(plan.read_back)
-        self._probes: dict[str, Any] = {}
 
     # ---- shards ------------------------------------------------------------------------------------------------
 
     def open_shard(self, number: int, commit: int) -> Shard:
         """Return shard *number* as of *commit*."""
-        backend = RocksBackend(self.state.shard(number))
+        backend = self.outside.backend(number)
         each = max(100, self.plan.cached_users * self.plan.processes // self.plan.shards)
         store = ShardStore(backend, cached_users=each, changed_users=each, due_of=self.deployment.due_of)
         store.roll_back(commit)
@@ -135,8 +104,7 @@ class Worker:
                 changes = shard.store.prepare()
                 if changes is not None:
                     prepared.append((shard.store, changes))
-            for done in [self._pool.submit(store.write, changes) for store, changes in prepared]:
-                done.result()
+            self.outside.all_at_once([partial(store.write, changes) for store, changes in prepared])
             for store, _ in prepared:
                 store.finish()
             self._uncommitted = False
@@ -146,11 +114,11 @@ class Worker:
 
     # ---- sources -----------------------------------------------------------------------------------------------
 
-    def open_partition(self, number: int, resumed: list[int] | None) -> tuple[Any, Intake, ProgressLog]:
+    def open_partition(self, number: int, resumed: list[int] | None) -> tuple[SourcePartition, Intake, ProgressLog]:
         """Return the reader, the intake and the progress log of source partition *number*."""
         plan = self.plan.partitions[number]
         position, stream_ms = resumed if resumed is not None else (plan.start, -1)
-        noted = [pair for pair in read_progress(self.state.progress, plan.key) if pair[0] >= position]
+        noted = [pair for pair in read_progress(self.outside.progress, plan.key) if pair[0] >= position]
         decode = self._decoder()
         is_file = plan.kind == "file"
         intake = Intake(
@@ -167,26 +135,12 @@ class Worker:
         )
         intake.raise_at(position)
         self.counts[plan.key] = intake.counts
-        return self._reader(plan, position), intake, ProgressLog(self.state.progress, plan.key, position)
+        return self.outside.reader(plan, position), intake, ProgressLog(self.outside.progress, plan.key, position)
 
     def _decoder(self) -> Any:
         from connectors.native import NativeDecoder
 
         return NativeDecoder(self.deployment.index.events)
-
-    def _reader(self, plan: PartitionPlan, position: int) -> Any:
-        if plan.kind == "file":
-            from connectors.file_source import FilePartition
-
-            return FilePartition(Path(plan.topic), position)
-        from connectors.kafka_source import EndProbe, KafkaPartition
-
-        bootstrap = plan.bootstrap
-        if bootstrap not in self._probes:
-            there = [(one.topic, one.partition) for one in self.plan.partitions if one.bootstrap == bootstrap]
-            self._probes[bootstrap] = EndProbe(bootstrap, self.plan.kafka, there, wall_clock_ms)
-        probe = self._probes[bootstrap]
-        return KafkaPartition(bootstrap, self.plan.kafka, plan.topic, plan.partition, position, probe, self._say)
 
     # ---- telling the parent ------------------------------------------------------------------------------------
 
@@ -232,32 +186,7 @@ class Worker:
         """Close everything, after the engine has stopped."""
         for shard in self.shards.values():
             shard.store.close()
-        for probe in self._probes.values():
-            probe.close()
-        self.sink.close()
-        self._pool.shutdown()
-
-
-class Throttled:
-    """Passes a message on unless the same one was passed on a moment ago: a broker that is away is one event."""
-
-    EVERY_S: Final = 10.0
-
-    def __init__(self, log: Callable[[str], Any]) -> None:
-        self._log = log
-        self._said: dict[str, float] = {}
-
-    def __call__(self, message: str) -> None:
-        now = time.monotonic()
-        kind = message[:60]
-        if now - self._said.get(kind, -self.EVERY_S) >= self.EVERY_S:
-            self._said[kind] = now
-            self._log(message)
-
-
-def wall_clock_ms() -> int:
-    """Return the time of day in ms since 1970 UTC."""
-    return time.time_ns() // 1_000_000
+        self.outside.close()
 
 
 def _report(worker: Worker, pipe: int, done: threading.Event) -> None:
@@ -296,7 +225,7 @@ def main(arguments: list[str]) -> int:
     configure_logs(plan.log_level, plan.log_format)
     log: Log = structlog.get_logger().bind(process=index)
     try:
-        worker = Worker(plan, index, log, output)
+        worker = Worker(plan, index, log, Machine(plan, log.warning, output))
     except Exception as error:
         log.error("cannot start", error=f"{type(error).__name__}: {error}", exc_info=is_unexpected(error))
         return 1

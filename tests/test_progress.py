@@ -6,6 +6,7 @@ from pathlib import Path
 
 from connectors.native import NativeDecoder
 from connectors.sources import Batch
+from dataflow.files import DiskFolder
 from dataflow.intake import Intake
 from dataflow.progress import ProgressLog, read_progress
 from operators.match import MatchIndex
@@ -13,7 +14,7 @@ from state.records import Input
 
 
 def test_what_was_noted_is_read_back_and_a_torn_line_is_not(tmp_path: Path) -> None:
-    log = ProgressLog(tmp_path, "events-0", 0)
+    log = ProgressLog(DiskFolder(tmp_path), "events-0", 0)
     log.note(10, 1000)
     log.roll(10)
     log.note(20, 2000)
@@ -21,33 +22,33 @@ def test_what_was_noted_is_read_back_and_a_torn_line_is_not(tmp_path: Path) -> N
     newest = max(tmp_path.iterdir(), key=lambda path: int(path.suffix[1:]))
     with newest.open("ab") as file:
         file.write(b"30 30")
-    assert read_progress(tmp_path, "events-0") == [(10, 1000), (20, 2000)]
-    assert read_progress(tmp_path, "events-1") == []
+    assert read_progress(DiskFolder(tmp_path), "events-0") == [(10, 1000), (20, 2000)]
+    assert read_progress(DiskFolder(tmp_path), "events-1") == []
 
 
 def test_a_partition_that_stands_still_keeps_a_handful_of_segments(tmp_path: Path) -> None:
-    log = ProgressLog(tmp_path, "events[0]/x", 5)
+    log = ProgressLog(DiskFolder(tmp_path), "events[0]/x", 5)
     for epoch in range(50):
         log.note(5, epoch)
         log.roll(5)
     log.close()
     assert len(list(tmp_path.iterdir())) <= 6
-    assert (5, 49) in read_progress(tmp_path, "events[0]/x")
+    assert (5, 49) in read_progress(DiskFolder(tmp_path), "events[0]/x")
 
 
 def test_what_a_dead_run_noted_ahead_of_the_replay_stays_until_the_replay_is_past_it(tmp_path: Path) -> None:
-    dead = ProgressLog(tmp_path, "p", 0)
+    dead = ProgressLog(DiskFolder(tmp_path), "p", 0)
     dead.note(100, 7777)
     dead.close()
-    log = ProgressLog(tmp_path, "p", 0)
+    log = ProgressLog(DiskFolder(tmp_path), "p", 0)
     for position in range(10, 60, 10):
         log.note(position, position)
         log.roll(position)
-    assert (100, 7777) in read_progress(tmp_path, "p")
+    assert (100, 7777) in read_progress(DiskFolder(tmp_path), "p")
     for position in range(110, 160, 10):
         log.note(position, 8000)
         log.roll(position)
-    assert (100, 7777) not in read_progress(tmp_path, "p")
+    assert (100, 7777) not in read_progress(DiskFolder(tmp_path), "p")
 
 
 def intake(raises: list[tuple[int, int]], stream_ms: int = -1) -> Intake:

@@ -497,8 +497,9 @@ FLOW = {
 
 def test_a_real_job_tells_what_it_did(tmp_path: Path) -> None:
     """The names that the processes report under are those that are read here."""
+    from dataflow.course import Job
     from dataflow.flows import load
-    from dataflow.run import Job, JobRunner
+    from dataflow.run import JobRunner
     from dataflow.urls import SinkUrl, SourceUrl
 
     (tmp_path / "flows").mkdir()
