@@ -169,14 +169,17 @@ class Shard:
     def _look_at_paused_flows(self) -> None:
         """After a deployment that pauses or resumes flows: wake-ups that fell due meanwhile act as of now."""
         store, deployment = self.store, self.deployment
-        resumed = set(store.meta.paused) - set(deployment.paused)
+        before, after = set(store.meta.paused), set(deployment.paused)
         now = max(self.time_ms, self.newest_ms)
         for user_id, user in store.scan_users():
-            if not user.journeys:
+            labels = {f"{journey.flow}\x1f{journey.version}" for journey in user.journeys}
+            if labels.isdisjoint(before ^ after):
                 continue
             slot = store.slot(user_id)
+            # The slot was loaded as the flows are now, but the user's timer row is from before.
+            slot.row_due = slot.due = deployment.due_of(slot.user, store.meta.paused)
             for journey in slot.user.journeys:
-                if f"{journey.flow}\x1f{journey.version}" in resumed:
+                if f"{journey.flow}\x1f{journey.version}" in before - after:
                     for branch in journey.branches:
                         branch.wake_ms = max(branch.wake_ms, now)
             store.touch(user_id, slot, deployment.due_of(slot.user))

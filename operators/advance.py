@@ -39,13 +39,13 @@ def on_record(deployment: Deployment, user: User, record: Input, out: Outbox) ->
             deployment.memory.forget_ids(user, now)
             deployment.memory.forget_entries(user, now)
         seen[message_id] = now
-        user.day = now // DAY
+        user.day = now // DAY + deployment.memory.days
     if record.traits is not None:
         _merge(user.profile, record.traits)
     hits = record.hits
     if not hits:
         return
-    user.day = now // DAY
+    user.day = now // DAY + deployment.memory.days
     plan = deployment.plan(hits)
     for window in plan.windows:
         _enter_window(user, record, window, out)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from operators.build import Interest
@@ -114,16 +114,21 @@ class Deployment:
         """Return the program of a journey; a state whose journeys lack theirs is refused before it runs."""
         return self.programs[(flow, version)]
 
-    def due_of(self, user: User) -> int:
+    def due_of(self, user: User, paused: Sequence[str] | None = None) -> int:
         """Return when *user* has to be looked at: at the earliest wake-up in a flow that is not paused.
 
         Without any journey it is when what is remembered of the user can go; `NEVER` for none of both.
+
+        Args:
+            paused: the labels of the flow versions that stand still; None for those of this deployment.
         """
         if not user.journeys:
             return self.memory.due(user)
+        if paused is None:
+            paused = self.paused
         due = NEVER
         for journey in user.journeys:
-            if self.paused and self.programs[(journey.flow, journey.version)].is_paused:
+            if paused and f"{journey.flow}\x1f{journey.version}" in paused:
                 continue
             for branch in journey.branches:
                 if branch.wake_ms < due:  # noqa: PLR1730 - a call of min() per branch shows in profiles.

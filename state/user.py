@@ -61,8 +61,8 @@ class User(msgspec.Struct, array_like=True, gc=False):
     `seq` is the number of the last journal record; `journeys_begun` numbers the journeys. `seen` maps message ids to
     the stream time at which they were taken. `windows` holds, for each counted condition (and key value), the sorted
     times of the latest matching events, or their bare number where there is no window. `entries` holds, per flow
-    (and key value), the times of the latest entries. `day` is the day, counted from 1970 UTC, of the last record from
-    which anything was remembered.
+    (and key value), the times of the latest entries. `day` is the day, counted from 1970 UTC, at which what nobody asks
+    for any more is dropped, 0 when nothing of it is left.
     """
 
     format: int = USER_FORMAT

@@ -17,6 +17,7 @@ from operators.flow import Workspace
 from operators.values import HOUR, MINUTE
 from state.records import Input
 from state.store import MemoryBackend, ShardStore
+from state.user import NEVER
 
 START = 1_795_435_200_000
 FLOWS = """
@@ -251,3 +252,74 @@ def test_of_an_idle_user_only_what_has_no_end_stays() -> None:
     assert (left["b"].seq, left["b"].seen, left["b"].windows) == (5, {}, {})
     assert left["b"].entries == {"view": [START]}
     assert shard.next_due() is None
+
+
+def test_a_wake_up_of_a_flow_that_was_paused_is_not_lost_whatever_else_the_user_waits_for() -> None:
+    """While `view` stood still, the user's timer was that of `cart`; at the resume nobody had the one of `view`."""
+    backend = MemoryBackend()
+    deployed = {"live": deployment(), "paused": deployment(cart="paused")}
+
+    def life(state: str, deliveries: list[Delivery]) -> Shard:
+        now = deployed[state]
+        shard = Shard(ShardStore(backend, due_of=now.due_of), now, sources=1)
+        shard.take(deliveries)
+        shard.settle()
+        shard.store.commit()
+        return shard
+
+    first = [record(deployed["live"], "a", name, START, n) for n, name in enumerate(("cart", "cart"))]
+    later = [record(deployed["live"], "a", "view", START + 10 * MINUTE, 2)]
+    life("live", [(0, START + 10 * MINUTE, OPEN, first + later)])  # `cart` wakes after 30 minutes, `view` after 55.
+    shard = life("paused", [(0, START + HOUR, OPEN, [])])
+    assert [one["template"] for one in shard.out.actions] == ["seen"]
+    shard = life("live", [(0, START + 2 * HOUR, OPEN, [])])
+    assert [(one["template"], one["at"]) for one in shard.out.actions] == [("viewed", "2026-11-23T13:00:00.000Z")]
+
+
+LIVES = st.lists(
+    st.tuples(
+        st.sampled_from(["live", "cart", "view", "both", "longer"]),
+        EVENTS,
+        st.sampled_from([0, MINUTE, 30 * MINUTE, HOUR, 26 * HOUR]),
+        st.booleans(),
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+@given(LIVES, st.sampled_from([1, 100]))
+@settings(max_examples=200, deadline=None)
+def test_every_user_has_the_one_timer_row_they_need_whatever_is_deployed_paused_and_crashed(
+    lives: list[tuple[str, list[tuple[str, str, int]], int, bool]], changed: int
+) -> None:
+    deployed = {
+        "live": deployment(),
+        "cart": deployment(cart="paused"),
+        "view": deployment(view="paused"),
+        "both": deployment(cart="paused", view="paused"),
+        "longer": deployment(FLOWS.replace("within: 2h", "within: 20d")),
+    }
+    backend, at, offset, committed = MemoryBackend(), START, 0, 0
+    for state, events, pause, crashes in [*lives, ("live", [], 2000 * HOUR, False)]:
+        now = deployed[state]
+        store = ShardStore(backend, due_of=now.due_of, cached_users=changed, changed_users=changed)
+        store.roll_back(committed)
+        shard = Shard(store, now, sources=1)
+        for user, name, wait in events:
+            at, offset = at + wait, offset + 1
+            one = record(now, user, name, at, offset)
+            one.id_sent = True
+            shard.take([(0, at, OPEN, [one])])
+        at += pause
+        shard.take([(0, at, OPEN, [])])
+        if crashes:
+            continue
+        shard.settle()
+        committed = store.commit()
+        left = ShardStore(backend)
+        needed = {(now.due_of(user, left.meta.paused), user_id) for user_id, user in left.scan_users()}
+        rows = [(int.from_bytes(key[1:9], "big"), key[9:].decode()) for key, _ in backend.scan(b"t", b"u")]
+        assert rows == sorted(one for one in needed if one[0] < NEVER)
+        assert all(due > shard.time_ms for due, _ in rows), "nothing is overdue"
+    assert [user for _, user in ShardStore(backend).scan_users() if user.journeys or user.seen or user.windows] == []
