@@ -12,6 +12,7 @@ import sqlite3
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 FLOW_ID = "nudge"
 SOURCE_STEP = "read"
@@ -37,27 +38,46 @@ class Cut:
 
 
 def last_cut(folder: Path) -> Cut:
-    """Return the cut of the last complete epoch under *folder*, an empty one when nothing has run yet."""
-    cut = Cut()
+    """Return the cut of the last complete epoch under *folder*, an empty one when nothing has run yet.
+
+    Works beside a running job, and leaves the files of a stopped one alone.
+    """
     files = sorted(folder.glob("*.sqlite3")) if folder.is_dir() else []
-    connections = [sqlite3.connect(f"file:{path}?mode=ro", uri=True) for path in files]
-    try:
-        cut.epoch = _resume_epoch(connections)
-        newest: dict[tuple[str, str], int] = {}
-        for connection in connections:
-            rows = connection.execute(
-                "SELECT step_id, state_key, snap_epoch, ser_change FROM snaps WHERE snap_epoch < ?", (cut.epoch,)
-            )
-            for step, key, epoch, change in rows:
-                if newest.get((step, key), -1) >= epoch:
-                    continue
-                newest[(step, key)] = epoch
-                kept = {f"{FLOW_ID}.{SOURCE_STEP}": cut.sources, f"{FLOW_ID}.{SHARD_STEP}": cut.shards}.get(step)
-                if kept is not None and change is not None:
-                    kept[key] = _PlainUnpickler(io.BytesIO(change)).load()
-    finally:
-        for connection in connections:
-            connection.close()
+    while True:
+        # Even a reader of a write-ahead log makes files of its own. Where there is no such log, nobody writes.
+        is_idle = not _logs(folder)
+        mode = "immutable=1" if is_idle else "mode=ro"
+        connections = [sqlite3.connect(f"file:{quote(str(path))}?{mode}", uri=True) for path in files]
+        try:
+            for connection in connections:
+                # One transaction: between two the engine may complete an epoch and drop the snapshots before it.
+                connection.execute("BEGIN")
+            cut = _read(connections)
+        finally:
+            for connection in connections:
+                connection.close()
+        if not (is_idle and _logs(folder)):  # Else a job has started meanwhile.
+            return cut
+
+
+def _logs(folder: Path) -> list[Path]:
+    return list(folder.glob("*.sqlite3-wal"))
+
+
+def _read(connections: list[sqlite3.Connection]) -> Cut:
+    cut = Cut(_resume_epoch(connections))
+    newest: dict[tuple[str, str], int] = {}
+    for connection in connections:
+        rows = connection.execute(
+            "SELECT step_id, state_key, snap_epoch, ser_change FROM snaps WHERE snap_epoch < ?", (cut.epoch,)
+        )
+        for step, key, epoch, change in rows:
+            if newest.get((step, key), -1) >= epoch:
+                continue
+            newest[(step, key)] = epoch
+            kept = {f"{FLOW_ID}.{SOURCE_STEP}": cut.sources, f"{FLOW_ID}.{SHARD_STEP}": cut.shards}.get(step)
+            if kept is not None and change is not None:
+                kept[key] = _PlainUnpickler(io.BytesIO(change)).load()
     return cut
 
 

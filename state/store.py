@@ -16,7 +16,9 @@ Keys of the backend, all bytes:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import tempfile
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator
 from heapq import heappop, heappush
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -30,10 +32,15 @@ UNDO_KEPT: Final = 3  # The engine's resume epoch may lag by one; one more for a
 TIMER_ROWS_AT_ONCE: Final = 1000
 
 _META_KEY: Final = b"m"
+_UNDO_END: Final = b"{"  # Behind every undo row.
 
 
 class StoreError(Exception):
     """The store cannot be brought to the state that was asked for; the message says what to do."""
+
+
+class NewerStoreError(StoreError):
+    """A part of the state was written by a later version of the software."""
 
 
 class Changes(Protocol):
@@ -50,7 +57,7 @@ class Backend(Protocol):
     def get_many(self, keys: list[bytes]) -> list[bytes | None]: ...
 
     def scan(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """Yield the rows with `start <= key < stop`, in order of the key."""
+        """Yield the rows with `start <= key < stop`, in order of the key, as they are when the scan begins."""
         ...
 
     def changes(self) -> Changes: ...
@@ -83,8 +90,7 @@ class MemoryBackend:
         return [self.rows.get(key) for key in keys]
 
     def scan(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
-        for key in sorted(key for key in self.rows if start <= key < stop):
-            yield key, self.rows[key]
+        yield from sorted((key, row) for key, row in self.rows.items() if start <= key < stop)
 
     def changes(self) -> _DictChanges:
         return _DictChanges()
@@ -105,18 +111,26 @@ class RocksBackend:
     """A backend in one RocksDB database.
 
     Small write buffers, because a process has many of these databases open at once.
+
+    Args:
+        read_only: open it as it is at this moment, also beside a process that writes to it, and leave every file alone.
+
+    Raises:
+        StoreError: it cannot be opened. Read-only beside a writer that may pass: files come and go.
     """
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         import rocksdict
 
+        self._links: tempfile.TemporaryDirectory[str] | None = None
         options = rocksdict.Options(raw_mode=True)
         options.create_if_missing(not read_only)
         options.set_write_buffer_size(8 * 2**20)
         options.set_max_write_buffer_number(3)
         options.set_max_total_wal_size(64 * 2**20)
         options.set_keep_log_file_num(2)
-        options.set_max_open_files(64)
+        # Whoever only reads opens all files at once: the writer may delete any of them later.
+        options.set_max_open_files(-1 if read_only else 64)
         options.set_compression_type(rocksdict.DBCompressionType.lz4())
         table = rocksdict.BlockBasedOptions()
         table.set_bloom_filter(10, False)
@@ -124,8 +138,10 @@ class RocksBackend:
         options.set_block_based_table_factory(table)
         access = rocksdict.AccessType.read_only() if read_only else rocksdict.AccessType.read_write()
         try:
-            self._db = rocksdict.Rdict(str(path), options, access_type=access)
+            folder = self._linked(path) if read_only else path
+            self._db = rocksdict.Rdict(str(folder), options, access_type=access)
         except Exception as error:  # rocksdict raises bare Exception with RocksDB's message.
+            self._unlink()
             raise StoreError(f"cannot open {path}: {error}") from error
         self._rocksdict: Any = rocksdict
         self._synced = rocksdict.WriteOptions()
@@ -153,6 +169,21 @@ class RocksBackend:
 
     def close(self) -> None:
         self._db.close()
+        self._unlink()
+
+    def _linked(self, path: Path) -> Path:
+        """Return a folder of links to the database's files: rocksdict writes a file of its own even to read."""
+        self._links = tempfile.TemporaryDirectory(prefix="nudge-read-")
+        folder = Path(self._links.name)
+        for file in path.iterdir():
+            if file.suffix in (".sst", ".log") or file.name.startswith(("CURRENT", "IDENTITY", "MANIFEST-")):
+                (folder / file.name).symlink_to(file.absolute())
+        return folder
+
+    def _unlink(self) -> None:
+        if self._links is not None:
+            self._links.cleanup()
+            self._links = None
 
 
 class Meta(msgspec.Struct, array_like=True):
@@ -219,6 +250,109 @@ def _commit_of(undo_key: bytes) -> int:
     return int.from_bytes(undo_key[1:9], "big")
 
 
+def read_meta(backend: Backend) -> Meta:
+    """Return the shard's own record.
+
+    Raises:
+        StoreError: it is of a newer format.
+    """
+    return _meta_of(backend.get_many([_META_KEY])[0])
+
+
+def _meta_of(row: bytes | None) -> Meta:
+    meta = Meta() if row is None else _decode_meta(row)
+    if meta.format > STORE_FORMAT:
+        raise NewerStoreError(
+            f"the state has format {meta.format}, this software reads up to {STORE_FORMAT}: use the newer one"
+        )
+    return meta
+
+
+def rows_before(backend: Backend, commit: int) -> dict[bytes, bytes | None]:
+    """Return what has to be put (or, None, deleted) to bring the rows of *backend* back to *commit*.
+
+    It takes back every later commit, and whatever was spilled after the last one. Empty when there is none.
+
+    Raises:
+        StoreError: the store never reached *commit*, or no longer has what is needed to undo a later one.
+    """
+    last = read_meta(backend).commit
+    if commit > last:
+        raise StoreError(
+            f"the state is at commit {last}, but {commit} is needed: part of it is older than the rest; "
+            "restore the whole state directory from one backup"
+        )
+    undo = list(backend.scan(_undo_key(commit + 1, 0), _UNDO_END))
+    missing = set(range(commit + 1, last + 1)) - {_commit_of(key) for key, _ in undo}
+    if missing:
+        raise StoreError(
+            f"the state is at commit {last} and cannot go back to {commit}: the undo of commit {min(missing)} "
+            "is gone; restore the whole state directory from one backup"
+        )
+    before: dict[bytes, bytes | None] = {}
+    for undo_key, row in reversed(undo):
+        undone = _decode_undo(row)
+        for one in undone.users:
+            key = one.user_id.encode()
+            before[b"u" + key] = one.old_row
+            if one.new_due < NEVER:
+                before[_timer_key(one.new_due, key)] = None
+            if one.old_due < NEVER:
+                before[_timer_key(one.old_due, key)] = b""
+        if undone.meta is not None:
+            before[_META_KEY] = undone.meta or None
+        before[undo_key] = None
+    return before
+
+
+class AsOf:
+    """A backend as it was at an earlier commit: reads through to *backend*, and never writes.
+
+    What later commits have changed is held in memory.
+
+    Raises:
+        StoreError: as `rows_before`.
+    """
+
+    def __init__(self, backend: Backend, commit: int) -> None:
+        self._backend = backend
+        self._before = rows_before(backend, commit)
+        self._sorted = sorted(self._before)
+
+    def get_many(self, keys: list[bytes]) -> list[bytes | None]:
+        rows = self._backend.get_many(keys)
+        if self._before:
+            rows = [self._before.get(key, row) for key, row in zip(keys, rows, strict=True)]
+        return rows
+
+    def scan(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
+        before = self._before
+        changed = self._sorted[bisect_left(self._sorted, start) : bisect_left(self._sorted, stop)]
+        if not changed:
+            yield from self._backend.scan(start, stop)
+            return
+        put = iter([(key, row) for key in changed if (row := before[key]) is not None])
+        following = next(put, None)
+        for key, row in self._backend.scan(start, stop):
+            while following is not None and following[0] <= key:
+                yield following
+                following = next(put, None)
+            if key not in before:
+                yield key, row
+        while following is not None:
+            yield following
+            following = next(put, None)
+
+    def changes(self) -> Changes:
+        raise AssertionError("a look at an earlier commit changes nothing")
+
+    def write(self, changes: Changes, *, sync: bool) -> None:
+        raise AssertionError("a look at an earlier commit changes nothing")
+
+    def close(self) -> None:
+        self._backend.close()
+
+
 class ShardStore:
     """The users and timers of one shard, as of a commit plus what has changed since.
 
@@ -254,12 +388,7 @@ class ShardStore:
 
     def _load(self) -> None:
         row = self._backend.get_many([_META_KEY])[0]
-        meta = Meta() if row is None else _decode_meta(row)
-        if meta.format > STORE_FORMAT:
-            raise StoreError(
-                f"the state has format {meta.format}, this software reads up to {STORE_FORMAT}: use the newer one"
-            )
-        self.meta = meta
+        self.meta = _meta_of(row)
         self._meta_row = row
         self._rows_from: tuple[int, str] = (0, "")  # The first timer row that the heap may lack: (due, user).
 
@@ -348,9 +477,11 @@ class ShardStore:
             if slot.due == due:
                 heappush(self._heap, (due, user_id))
             elif slot.row_due != due:
-                # The flow that the row waited for stands still now, so the slot was loaded with another due time.
+                # Nobody has this row in the books: it goes with the next commit, and the user is timed anew.
                 slot.row_due = due
                 self.touch(user_id, slot, slot.due)
+                if slot.due < NEVER:
+                    heappush(self._heap, (slot.due, user_id))
 
     # ---- commits -----------------------------------------------------------------------------------------------
 
@@ -455,45 +586,17 @@ class ShardStore:
             StoreError: the store never reached *commit*, or no longer has what is needed to undo a later one.
         """
         assert not self._changed, "a store is rolled back before it is used"
-        last = self.meta.commit
-        if commit > last:
-            raise StoreError(
-                f"the state is at commit {last}, but {commit} is needed: part of it is older than the rest; "
-                "restore the whole state directory from one backup"
-            )
-        undo = list(self._backend.scan(_undo_key(commit + 1, 0), b"{"))
-        missing = set(range(commit + 1, last + 1)) - {_commit_of(key) for key, _ in undo}
-        if missing:
-            raise StoreError(
-                f"the state is at commit {last} and cannot go back to {commit}: the undo of commit {min(missing)} "
-                "is gone; restore the whole state directory from one backup"
-            )
-        if undo:
-            self._undo(undo)
+        before = rows_before(self._backend, commit)
+        if before:
+            changes = self._backend.changes()
+            for key, row in before.items():
+                if row is None:
+                    changes.delete(key)
+                else:
+                    changes.put(key, row)
+            self._backend.write(changes, sync=True)
         self._young, self._old, self._heap, self._spilled, self.meta_changed = {}, {}, [], 0, False
         self._load()
-
-    def _undo(self, undo: Sequence[tuple[bytes, bytes]]) -> None:
-        changes = self._backend.changes()
-        for undo_key, row in reversed(undo):
-            undone = _decode_undo(row)
-            for one in undone.users:
-                key = one.user_id.encode()
-                if one.old_row is None:
-                    changes.delete(b"u" + key)
-                else:
-                    changes.put(b"u" + key, one.old_row)
-                if one.new_due < NEVER:
-                    changes.delete(_timer_key(one.new_due, key))
-                if one.old_due < NEVER:
-                    changes.put(_timer_key(one.old_due, key), b"")
-            if undone.meta is not None:
-                if undone.meta:
-                    changes.put(_META_KEY, undone.meta)
-                else:
-                    changes.delete(_META_KEY)
-            changes.delete(undo_key)
-        self._backend.write(changes, sync=True)
 
     def close(self) -> None:
         """Close the backend; what has changed since the last commit is gone."""

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from state.store import UNDO_KEPT, Backend, MemoryBackend, RocksBackend, ShardStore, StoreError
+from state.store import UNDO_KEPT, AsOf, Backend, MemoryBackend, RocksBackend, ShardStore, StoreError, rows_before
 from state.user import NEVER, Branch, Journey
 
 
@@ -159,3 +159,65 @@ def test_a_store_behaves_like_a_dict_with_snapshots_whatever_is_spilled_undone_o
             model = dict(committed[target])
             committed = {number: users for number, users in committed.items() if number <= target}
     assert drain(store, 10_000) == sorted((due, user) for user, due in model.items() if due < NEVER)
+
+
+@given(OPERATIONS, st.integers(0, 6), st.integers(0, UNDO_KEPT))
+@settings(max_examples=300, deadline=None)
+def test_a_look_at_an_earlier_commit_shows_what_rolling_back_to_it_leaves(
+    operations: list[tuple[str, object, object]], cached: int, back: int
+) -> None:
+    backend = MemoryBackend()
+    store = ShardStore(backend, cached_users=cached)
+    for operation, first, second in operations:
+        if operation == "wait":
+            assert isinstance(first, str)
+            assert isinstance(second, int)
+            waiting(store, first, second)
+        elif operation == "fire":
+            assert isinstance(first, int)
+            drain(store, first)
+        elif operation == "commit":
+            store.commit()
+        elif operation == "spill":
+            store.spill()
+    commit = max(0, store.commit_number - back)
+    rows = dict(backend.rows)
+    looked = AsOf(backend, commit)
+    ranges = [(b"", b"\xff"), (b"m", b"n"), (b"t", b"u"), (b"u", b"v"), (b"ub", b"ud"), (b"z", b"{")]
+    seen = [list(looked.scan(*one)) for one in ranges]
+    assert backend.rows == rows, "who looks changes nothing"
+    ShardStore(backend).roll_back(commit)
+    assert seen == [list(backend.scan(*one)) for one in ranges]
+    keys = sorted(set(rows) | set(backend.rows) | {b"unobody"})
+    assert looked.get_many(keys) == backend.get_many(keys)
+    assert rows_before(backend, commit) == {}
+
+
+def test_an_earlier_commit_can_be_looked_at_while_a_writer_goes_on_and_no_file_is_touched(tmp_path: Path) -> None:
+    writer = RocksBackend(tmp_path / "db")
+    store = ShardStore(writer)
+    for due in (1, 2, 3):
+        waiting(store, "a", due)
+        store.commit()
+    waiting(store, "b", 7)
+    store.spill()
+    files = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "db").iterdir()}
+    reader = RocksBackend(tmp_path / "db", read_only=True)
+    assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "db").iterdir()} == files
+    store.commit()
+    for due in range(10, 20):
+        waiting(store, "a", due)
+        store.commit()
+    looked = ShardStore(AsOf(reader, 2))
+    assert [user_id for user_id, _ in looked.scan_users()] == ["a"]
+    assert looked.next_due(100) == (2, "a", looked.slot("a"))
+    assert (looked.commit_number, store.commit_number) == (2, 14)
+    with pytest.raises(AssertionError, match="changes nothing"):
+        looked.spill()
+    looked.close()
+    writer.close()
+
+
+def test_what_rocksdb_cannot_open_is_told_with_its_path(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=str(tmp_path / "none")):
+        RocksBackend(tmp_path / "none", read_only=True)
