@@ -51,6 +51,7 @@ class KafkaSink:
         self._confirm_timeout_s = confirm_timeout_s
         self._topics = KafkaTopics(bootstrap, options, log)
         self._partitions: dict[str, list[int]] = {}
+        self._ways: dict[str, tuple[Any, str]] = {}
         self._refused: list[str] = []
         self._log = log
         self._patient = frozenset(patient)
@@ -163,23 +164,35 @@ class KafkaSink:
             consumer.close()
 
     def write(self, topic: str, key: str, value: bytes, headers: Sequence[tuple[str, bytes]] = ()) -> None:
+        produce, name = self._ways.get(topic) or self._way(topic)
+        try:
+            if headers:
+                produce(name, value, key, headers=list(headers))
+            else:
+                produce(name, value, key)
+        except BufferError:
+            self._write_when_there_is_room(topic, key, value, headers)
+
+    def _way(self, topic: str) -> tuple[Any, str]:
+        """Return what produces to *topic*, and the topic's name on the broker."""
         producer = self._patient_producer if topic in self._patient else self._prompt_producer
-        name = self._prefix + topic
-        deadline = 0.0
+        way = self._ways[topic] = (producer.produce, self._prefix + topic)
+        return way
+
+    def _write_when_there_is_room(
+        self, topic: str, key: str, value: bytes, headers: Sequence[tuple[str, bytes]]
+    ) -> None:
+        producer = self._patient_producer if topic in self._patient else self._prompt_producer
+        deadline = time.monotonic() + self._confirm_timeout_s
         while True:
+            producer.poll(0.1)
+            self._raise_refused()
             try:
-                if headers:
-                    producer.produce(name, value, key, headers=list(headers))
-                else:
-                    producer.produce(name, value, key)
+                producer.produce(self._prefix + topic, value, key, headers=list(headers))
                 return
             except BufferError:
-                now = time.monotonic()
-                deadline = deadline or now + self._confirm_timeout_s
-                self._raise_refused()
-                if now > deadline:
+                if time.monotonic() > deadline:
                     raise SinkError(f"Kafka at {self._bootstrap} takes nothing: its queue here is full") from None
-                producer.poll(0.1)
 
     def deliver(self) -> None:
         for producer in self._producers:

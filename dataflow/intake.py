@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Final, Protocol
 from zlib import crc32
@@ -95,7 +96,7 @@ class Intake:
         is_file: bool = False,
         head_ms: int = 0,
     ) -> None:
-        self._match = index.match
+        self._matchers = index.matchers
         self._decode = decode
         self._topic = topic
         self._partition = partition
@@ -115,39 +116,19 @@ class Intake:
 
     def take(self, batch: Batch, by_shard: dict[int, list[Input]]) -> list[DeadLetter]:
         """Add the inputs in *batch* to the lists of their shards, and return what could not be read."""
-        values, arrived, offsets = batch.values, batch.arrived_ms, batch.offsets
-        match, shards, stream_ms, raises = self._match, self._shards, self.stream_ms, self._raises
-        prefix, source = self._prefix, self._source
+        values, offsets = batch.values, batch.offsets
+        found, times = self._in_time(batch)
+        matchers, shards, prefix, source = self._matchers, self._shards, self._prefix, self._source
         dead: list[DeadLetter] = []
         relevant = 0
-        # Where the transport says when a record came, what is of interest to nobody need not be looked at closely.
-        # Where the records themselves say it, or where an earlier attempt is repeated, each of them counts.
-        found = enumerate(map(self._decode.decode, values)) if arrived is None or raises else None
-        last = -1
-        for position, record in self._decode.relevant(values) if found is None else found:
-            if raises and raises[-1][0] <= offsets[position]:
-                self.stream_ms = stream_ms
-                self.raise_at(offsets[position])
-                stream_ms = self.stream_ms
-            if found is None and position - last > 1:
-                assert arrived is not None
-                stream_ms = max(stream_ms, *arrived[last + 1 : position])  # Those between moved time, too.
-            last = position
+        for position, record in found:
             if record.__class__ is Reject:
                 dead.append(self._dead_letter(offsets[position], values[position], record))
                 continue
             assert isinstance(record, Record)
-            at_ms = record.at_ms
-            if arrived is not None:
-                arrived_ms: int | None = arrived[position]
-            else:
-                arrived_ms = at_ms if record.received_ms is None else record.received_ms
-                if arrived_ms is None and stream_ms < 0:
-                    arrived_ms = self._head_ms
-            if arrived_ms is not None and arrived_ms > stream_ms:
-                stream_ms = arrived_ms
             if record.kind == EVENT:
-                hits = match(record.name, record.properties)
+                matcher = matchers.get(record.name)
+                hits = NO_HITS if matcher is None else matcher(record.properties)
                 if not hits and not record.traits:
                     continue
             elif record.kind == IDENTIFY:
@@ -156,15 +137,15 @@ class Intake:
                 self.counts.unsupported += 1
                 continue
             relevant += 1
-            user_id, message_id = record.user_id, record.message_id
+            now, user_id, message_id, at_ms = times[position], record.user_id, record.message_id, record.at_ms
             offset = offsets[position]
             one = Input(
                 user_id,
-                stream_ms,
+                now,
                 record.name,
                 message_id or f"{prefix}{offset}",
                 message_id is not None,
-                stream_ms if at_ms is None else at_ms,
+                now if at_ms is None else at_ms,
                 record.properties,
                 record.traits,
                 hits,
@@ -177,13 +158,55 @@ class Intake:
                 by_shard[shard] = [one]
             else:
                 others.append(one)
-        if found is None and last + 1 < len(values):
-            assert arrived is not None
-            stream_ms = max(stream_ms, *arrived[last + 1 :])
-        self.stream_ms = stream_ms
         self.counts.records += len(values)
         self.counts.relevant += relevant
         return dead
+
+    def _in_time(self, batch: Batch) -> tuple[Sequence[tuple[int, Record | Reject]], list[int]]:
+        """Return what of *batch* has to be looked at, by position, and the stream time at each position.
+
+        Where the transport says when a record came, what is of interest to nobody need not be looked at closely.
+        Where the records themselves say it, or where an earlier attempt is repeated, each of them counts.
+        """
+        arrived = batch.arrived_ms
+        if arrived is None or self._raises:
+            return self._one_by_one(batch)
+        found = self._decode.relevant(batch.values)
+        unread = [position for position, record in found if record.__class__ is Reject]
+        if unread:
+            arrived = list(arrived)
+            for position in unread:
+                arrived[position] = -1  # What cannot be read does not move time.
+        times = list(accumulate(arrived, max, initial=self.stream_ms))
+        del times[0]
+        if times:
+            self.stream_ms = times[-1]
+        return found, times
+
+    def _one_by_one(self, batch: Batch) -> tuple[list[tuple[int, Record | Reject]], list[int]]:
+        arrived, offsets, stream_ms = batch.arrived_ms, batch.offsets, self.stream_ms
+        found: list[tuple[int, Record | Reject]] = []
+        times: list[int] = []
+        for position, value in enumerate(batch.values):
+            record = self._decode.decode(value)
+            if self._raises and self._raises[-1][0] <= offsets[position]:
+                self.stream_ms = stream_ms
+                self.raise_at(offsets[position])
+                stream_ms = self.stream_ms
+            if isinstance(record, Record):
+                arrived_ms = arrived[position] if arrived is not None else self._own_time(record, stream_ms)
+                stream_ms = max(stream_ms, arrived_ms)
+            found.append((position, record))
+            times.append(stream_ms)
+        self.stream_ms = stream_ms
+        return found, times
+
+    def _own_time(self, record: Record, stream_ms: int) -> int:
+        """Return when *record* says that it came; without a word, with the one before it."""
+        at_ms = record.at_ms if record.received_ms is None else record.received_ms
+        if at_ms is None:
+            return self._head_ms if stream_ms < 0 else stream_ms
+        return at_ms
 
     def _dead_letter(self, offset: int, value: bytes, reject: Reject) -> DeadLetter:
         dead = self.counts.dead

@@ -94,22 +94,25 @@ class Shard:
 
     def _handle_all(self, records: list[Input]) -> None:
         """Handle records in their order; a record older than the shard's time is raised to it."""
-        time_ms = self.time_ms
+        if not records:
+            return
+        time_ms, newest_ms, store, deployment, out = self.time_ms, self.newest_ms, self.store, self.deployment, self.out
+        slot_of, due_of = store.slot, deployment.due_of
         for record in records:
-            record.now = max(record.now, time_ms)
-            self.newest_ms = max(self.newest_ms, record.now)
-            self._run(record)
-
-    def _run(self, record: Input) -> None:
-        deployment, user_id = self.deployment, record.user_id
-        slot = self.store.slot(user_id)
-        user = slot.user
-        if slot.due <= record.now:
-            on_due(deployment, user_id, user, record.now, self.out)
-        on_record(deployment, user, record, self.out)
-        due = deployment.due_of(user)
-        if due != slot.due or not slot.changed:
-            self.store.touch(user_id, slot, due)
+            now = record.now
+            if now < time_ms:
+                now = record.now = time_ms
+            newest_ms = max(newest_ms, now)
+            user_id = record.user_id
+            slot = slot_of(user_id)
+            user = slot.user
+            if slot.due <= now:
+                on_due(deployment, user_id, user, now, out)
+            on_record(deployment, user, record, out)
+            due = due_of(user)
+            if due != slot.due or not slot.changed:
+                store.touch(user_id, slot, due)
+        self.newest_ms = newest_ms
 
     def advance_to(self, time_ms: int) -> None:
         """Let the shard's time reach *time_ms*: fire what is due by then, in order of due time, then user."""
@@ -161,7 +164,7 @@ class Shard:
         """Run the held records whose turn has come: those before *before_ms*, since one at it may still come."""
         held = self._held
         while held and held[0][0] < before_ms:
-            self._run(heappop(held)[3])
+            self._handle_all([heappop(held)[3]])
             self._held_changed = True
             if self.store.needs_spill:
                 self.store.spill()

@@ -46,7 +46,7 @@ def on_record(deployment: Deployment, user: User, record: Input, out: Outbox) ->
     if not hits:
         return
     user.day = now // DAY + deployment.memory.days
-    plan = deployment.plan(hits)
+    plan = deployment.plans.get(hits) or deployment.plan(hits)
     for window in plan.windows:
         _enter_window(user, record, window, out)
     fired = _fired(user, record, plan, out) if plan.triggers else None
@@ -158,7 +158,8 @@ def _counted(user: User, record: Input, program: Program, alternative: Alternati
         windows.pop(name, None)
         return True
     now, at = record.now, record.at_ms
-    at, since = (now if at > now else at), now - alternative.within
+    at = min(at, now)
+    since = now - alternative.within
     times = windows.get(name)
     if times is None:
         if at <= since:
@@ -167,7 +168,7 @@ def _counted(user: User, record: Input, program: Program, alternative: Alternati
             windows[name] = [at]
             return False
         return True
-    assert isinstance(times, list)
+    assert times.__class__ is list
     _insert(times, at, since)
     if len(times) >= alternative.at_least:
         del windows[name]

@@ -49,7 +49,7 @@ class Deployment:
         self.paused = sorted(program.label for program in running if program.is_paused)
         self._windows: dict[int, list[Window]] = {}
         self._alternatives: dict[int, list[tuple[int, Alternative]]] = {}
-        self._plans: dict[Hits, Plan] = {}
+        self.plans: dict[Hits, Plan] = {}  # What `plan` has answered before.
         self.index = self._number_interests(running)
         self._collect_windows(running)
         reaches: dict[str, int | None] = {
@@ -94,11 +94,11 @@ class Deployment:
 
     def plan(self, hits: Hits) -> Plan:
         """Return what an event that satisfies *hits* sets in motion."""
-        plan = self._plans.get(hits)
+        plan = self.plans.get(hits)
         if plan is None:
-            if len(self._plans) >= PLANS_MAX:
-                self._plans.clear()
-            plan = self._plans[hits] = self._make_plan(hits)
+            if len(self.plans) >= PLANS_MAX:
+                self.plans.clear()
+            plan = self.plans[hits] = self._make_plan(hits)
         return plan
 
     def _make_plan(self, hits: Hits) -> Plan:
@@ -122,12 +122,13 @@ class Deployment:
         Args:
             paused: the labels of the flow versions that stand still; None for those of this deployment.
         """
-        if not user.journeys:
+        journeys = user.journeys
+        if not journeys:
             return self.memory.due(user)
         if paused is None:
             paused = self.paused
         due = NEVER
-        for journey in user.journeys:
+        for journey in journeys:
             if paused and f"{journey.flow}\x1f{journey.version}" in paused:
                 continue
             for branch in journey.branches:

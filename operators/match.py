@@ -9,7 +9,7 @@ costs what it satisfies, not what there is.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from operators.codegen import Judge, compile_condition
@@ -17,6 +17,9 @@ from operators.conditions import Condition, Test, conjunction, conjuncts, dig
 
 Hits = tuple[int, ...]
 NO_HITS: Final[Hits] = ()
+
+Matcher = Callable[[dict[str, Any]], Hits]
+"""Returns the numbers of all interests that an event of one name satisfies, ascending."""
 
 _Candidate = tuple[int, Judge | None]
 
@@ -33,6 +36,11 @@ class MatchIndex:
         for number, (event, condition) in enumerate(interests):
             by_event.setdefault(event, []).append((number, condition))
         self._by_event = {event: _EventIndex(found) for event, found in by_event.items()}
+
+    @property
+    def matchers(self) -> dict[str, Matcher]:
+        """`match` per event name, for whoever asks for every event."""
+        return {event: index.match for event, index in self._by_event.items()}
 
     @property
     def events(self) -> frozenset[str]:
