@@ -41,12 +41,18 @@ def check(
     """Tell all problems of flow files; exit status 2 if any is an error."""
     from dataclasses import asdict
 
-    from dataflow.flows import compile_texts, find_workspace, read_flows, read_workspace
+    from dataflow.flows import (
+        compile_texts,
+        find_workspace,
+        read_flows,
+        read_workspace,
+        read_workspace_file,
+        shown_path,
+    )
     from operators.problems import render
 
     workspace_path = find_workspace(flows, config)
-    workspace_text = b"" if workspace_path is None else workspace_path.read_bytes()
-    workspace, found = read_workspace(str(workspace_path or ""), workspace_text)
+    workspace, found = read_workspace(shown_path(workspace_path), read_workspace_file(workspace_path))
     result = compile_texts(read_flows(flows), workspace)
     problems: list[Problem] = [*found, *result.problems]
     if as_json:
@@ -233,11 +239,12 @@ def _failed(error: Exception) -> int:
     from operators.problems import FlowError
     from state.store import StoreError
 
+    said = str(error).encode(errors="replace").decode()  # The name of a file need not be text.
     if isinstance(error, FlowError | UsageError):
-        typer.echo(str(error), err=True)
+        typer.echo(said, err=True)
         return WRONG_USE
     if isinstance(error, JobFailed | KafkaUnavailable | SinkError | SourceError | StoreError):
-        typer.echo(f"nudge: {error}", err=True)
+        typer.echo(f"nudge: {said}", err=True)
         return FAILED
     raise error
 

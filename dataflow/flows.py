@@ -10,7 +10,7 @@ from typing import Final
 
 from operators.deployment import Deployment
 from operators.flow import Channel, Workspace, checked
-from operators.flowfile import read_flow_text
+from operators.flowfile import BYTES_MAX, read_flow_text
 from operators.problems import FlowError, Problem
 from operators.program import Program, compile_flow
 
@@ -86,7 +86,7 @@ def find_workspace(arguments: Sequence[Path], config: Path | None) -> Path | Non
             found.append(beside)
     if not found:
         return None
-    if any(other.read_bytes() != found[0].read_bytes() for other in found[1:]):
+    if any(_read(other) != _read(found[0]) for other in found[1:]):
         names = ", ".join(dict.fromkeys(map(str, found)))
         raise UsageError(f"different workspace files: {names}; choose one with --config")
     first = arguments[0] if arguments[0].is_dir() else arguments[0].parent
@@ -97,7 +97,7 @@ def find_workspace(arguments: Sequence[Path], config: Path | None) -> Path | Non
 
 def read_workspace(file: str, text: bytes) -> tuple[Workspace, list[Problem]]:
     """Return the workspace in *text*, and what is wrong with it."""
-    if not text.strip():
+    if not text.removeprefix(b"\xef\xbb\xbf").strip():
         return Workspace(), []
     source, problems = read_flow_text(file, text)
     if source.data is None:
@@ -144,12 +144,28 @@ def read_flows(arguments: Sequence[Path]) -> list[FlowText]:
     """Return the texts of the flow files under *arguments*."""
     texts = []
     for path in find_flows(arguments):
-        try:
-            # What is not UTF-8 is a problem like others, told when the text is compiled.
-            texts.append(FlowText(str(path), path.read_bytes().decode("utf-8-sig", errors="surrogateescape")))
-        except OSError as error:
-            raise UsageError(f"{path}: {error.strerror}") from None
+        # What is not UTF-8 is a problem like others, told when the text is compiled.
+        texts.append(FlowText(shown_path(path), _read(path).decode("utf-8-sig", errors="surrogateescape")))
     return texts
+
+
+def read_workspace_file(path: Path | None) -> bytes:
+    """Return what the workspace file says, nothing for None."""
+    return b"" if path is None else _read(path)
+
+
+def shown_path(path: Path | None) -> str:
+    """Return *path* as it can be printed: a file's name need not be text."""
+    return "" if path is None else str(path).encode(errors="surrogateescape").decode(errors="replace")
+
+
+def _read(path: Path) -> bytes:
+    """Return the bytes of a file, no more of them than are needed to see that it is too large."""
+    try:
+        with path.open("rb") as file:
+            return file.read(BYTES_MAX + 1)
+    except OSError as error:
+        raise UsageError(f"{shown_path(path)}: {error.strerror}") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,12 +187,13 @@ def load(arguments: Sequence[Path], config: Path | None) -> Loaded:
         UsageError: there are no flows, or no one workspace.
     """
     workspace_path = find_workspace(arguments, config)
-    workspace_text = "" if workspace_path is None else workspace_path.read_text("utf-8-sig")
-    workspace_file = "" if workspace_path is None else str(workspace_path)
-    workspace, found = read_workspace(workspace_file, workspace_text.encode())
+    workspace_bytes = read_workspace_file(workspace_path)
+    workspace_file = shown_path(workspace_path)
+    workspace, found = read_workspace(workspace_file, workspace_bytes)
     result = compile_texts(read_flows(arguments), workspace)
     result.problems[:0] = found
     if result.has_errors:
         raise FlowError(result.problems, result.titles)
+    workspace_text = workspace_bytes.decode("utf-8-sig")  # It can be read, or there would be problems.
     kept = _without_settings(workspace_text)
     return Loaded(Deployment(result.programs), result, workspace, kept, workspace_file)

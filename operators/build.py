@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from operators.steps.base import Node, StepModel
     from operators.visit import Visit
 
+STEPS_MAX: Final = 10_000  # Of one flow; all of them are looked at together.
+
 DEFAULT_ADDRESSES: Final[dict[str, str | None]] = {
     "sms": "phone",
     "email": "email",
@@ -131,6 +133,7 @@ class Build:
         self.problems = problems
         self.nodes: dict[str, Node] = {}
         self.references: list[Reference] = []
+        self._steps = 0
         self.asks: list[Ask] = []
         self.clauses: list[tuple[Clause, Ask]] = []
         self._path: Path = ()
@@ -211,6 +214,8 @@ class Build:
             self.problems.add(("steps",), "too-few", "a flow needs at least one step")
         first = self._list(self.flow.steps, ("steps",), None)
         for reference in self.references:
+            if self.problems.is_full:
+                break
             reference.node = self.nodes.get(reference.name)
             if reference.name not in self._own_ids:
                 message = f"{shown(reference.name)} is not a step of this flow"
@@ -222,6 +227,11 @@ class Build:
 
     def _list(self, raw: list[Any], path: Path, after: Node | None) -> Node | None:
         # From the last to the first, so that each step knows the one after it. Ids are claimed in written order.
+        self._steps += len(raw)
+        if self._steps > STEPS_MAX:
+            message = f"a flow may have {STEPS_MAX} steps, this one has more"
+            self.problems.add(("steps",), "too-many", message, "make several flows of it")
+            return None
         for index, one in enumerate(raw):
             self._claim_ids(one, (*path, index))
         following = after

@@ -9,7 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from operators.conditions import NEGATIONS, TESTS, All, Condition, Not, Some, Test, contains, dig, iso_time, pattern
+from operators.conditions import (
+    NEGATIONS,
+    TESTS,
+    All,
+    Condition,
+    Not,
+    Some,
+    Test,
+    contains,
+    dig,
+    iso_time,
+    matches,
+    pattern,
+)
 
 Judge = Callable[[dict[str, Any]], bool]
 
@@ -34,6 +47,7 @@ class _Writer:
             "NUMBERS": frozenset((int, float)),
             "dig": dig,
             "contains": contains,
+            "matches": matches,
             "iso": iso_time,
             "TESTS": TESTS,
         }
@@ -88,7 +102,7 @@ class _Writer:
         if op == "ends_with":
             return f"({v}.__class__ is str and {v}.endswith({self._bind(wanted)}))"
         if op == "matches":
-            return f"({v}.__class__ is str and {self._bind(pattern(wanted))}.search({v}) is not None)"
+            return f"matches({v}, {self._bind(pattern(wanted))})"
         if op == "exists":
             return f"({v} is not None)" if wanted else f"({v} is None)"
         if op in ("before", "after"):

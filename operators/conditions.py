@@ -144,7 +144,7 @@ TESTS: Final[dict[str, Callable[[Value, Value, int], bool]]] = {
     "ends_with": lambda value, wanted, now: (
         value.__class__ is str and wanted.__class__ is str and value.endswith(wanted)
     ),
-    "matches": lambda value, wanted, now: value.__class__ is str and pattern(wanted).search(value) is not None,
+    "matches": lambda value, wanted, now: matches(value, pattern(wanted)),
     "exists": lambda value, wanted, now: (value is not None) is wanted,
     "before": _before,
     "after": _after,
@@ -152,10 +152,21 @@ TESTS: Final[dict[str, Callable[[Value, Value, int], bool]]] = {
     "within_next": _within_next,
 }
 NEGATIONS: Final = {"ne": "eq", "not_in": "in", "not_contains": "contains"}
+SATISFYING_TRIES_MAX: Final = 100_000  # Impossible conditions beyond this size are not found.
 TIMED: Final = frozenset(("within_last", "within_next"))  # These ask for the stream time.
 UNTEMPLATED: Final = frozenset(("matches", "exists", "within_last", "within_next"))
 
+# RE2 takes time in proportion to pattern and text. With both at their limits a search takes half a second at worst.
+PATTERN_MAX_CHARS: Final = 1_000
+PROGRAM_MAX: Final = 20_000  # Instructions; repetition makes many of few characters. `\pL{10}` has 12 000.
+MATCHED_MAX_CHARS: Final = 16_384
+
 _patterns: dict[str, Any] = {}
+
+
+def matches(value: Value, compiled: Any) -> bool:
+    """Tell whether *value* is a text, and not too long a one, in which the pattern is found."""
+    return value.__class__ is str and len(value) <= MATCHED_MAX_CHARS and compiled.search(value) is not None
 
 
 def pattern(text: str) -> Any:
@@ -164,6 +175,7 @@ def pattern(text: str) -> Any:
     if found is None:
         options = re2.Options()
         options.log_errors = False
+        options.never_capture = True  # Nobody asks what a group matched, and finding it can take 30 times as long.
         found = _patterns[text] = re2.compile(text, options)
     return found
 
@@ -527,13 +539,18 @@ def _parse_pattern(wanted: object) -> str:
         raise BadValue("bad-pattern", f"'matches' takes a regular expression, not {shown(wanted)}")
     if "{{" in wanted or "{%" in wanted:
         raise BadValue("template-not-allowed", "no template is allowed in a regular expression", "escape a brace: \\{")
+    if len(wanted) > PATTERN_MAX_CHARS:
+        message = f"a regular expression may have {PATTERN_MAX_CHARS} characters, this one has {len(wanted)}"
+        raise BadValue("bad-pattern", message, "compare with a list: in: [a, b]")
     try:
-        pattern(wanted)
+        size = pattern(wanted).programsize
     except re2.error as error:
         reason = error.args[0] if error.args else "cannot be read"
         reason = reason.decode(errors="replace") if isinstance(reason, bytes) else str(reason)
         hint = "RE2 syntax: no look-around, no back-references"
         raise BadValue("bad-pattern", f"{shown(wanted)}: {reason}", hint) from None
+    if size > PROGRAM_MAX:
+        raise BadValue("bad-pattern", f"{shown(wanted)}: too large when its repetitions are written out", "repeat less")
     return wanted
 
 
@@ -593,6 +610,8 @@ def _excluded(tests: list[Test]) -> bool:
             break
     if choices is not None:
         checked = [test for test in tests if test.op not in TIMED]
+        if len(checked) * len(choices) > SATISFYING_TRIES_MAX:
+            return False
         return not any(all(_satisfies(test, choice) for test in checked) for choice in choices)
     return _empty_range(tests)
 
@@ -617,8 +636,12 @@ def _empty_range(tests: list[Test]) -> bool:
             lows.append((test.wanted, True))
         elif test.op == "before":
             highs.append((test.wanted, True))
-    for low, low_open in lows:
-        for high, high_open in highs:
-            if not _comparable(low, high) or low > high or (low == high and (low_open or high_open)):
-                return True
-    return any(not _comparable(one, other) for one, _ in lows for other, _ in lows)
+    if not lows:
+        return False
+    if len({low.__class__ is str for low, _ in lows} | ({high.__class__ is str for high, _ in highs})) > 1:
+        return True  # Nothing is a number and a text.
+    if not highs:
+        return False
+    low, low_open = max(lows)
+    high, closed = min((high, not high_open) for high, high_open in highs)
+    return bool(low > high or (low == high and (low_open or not closed)))

@@ -27,6 +27,7 @@ from operators.values import Days, Duration, Moment, Name, Percent, Zone, shown
 
 EVENT_NAME_MAX: Final = 128
 CLAUSES_MAX: Final = 8
+COUNTED_MAX: Final = 10_000  # In a window, of which each user keeps so many times.
 
 
 def _not_yet(value: Any) -> Any:
@@ -91,7 +92,7 @@ class ReentryAfter(Model):
 class ReentryAtMost(Model):
     """At most so many entries in the rolling window."""
 
-    at_most: PositiveInt
+    at_most: Annotated[PositiveInt, Field(le=COUNTED_MAX)]
     within: Duration
 
 
@@ -195,6 +196,8 @@ def checked(model: type[M], raw: object, path: Path, problems: Problems) -> M | 
     except ValidationError as error:
         known = {field.alias or name for name, field in model.model_fields.items()}
         for detail in error.errors(include_url=False, include_context=True, include_input=True):
+            if problems.is_full:
+                break
             _note(detail, known, path, problems)
         return None
 

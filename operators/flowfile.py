@@ -7,12 +7,14 @@ and `2026-11-23` are text, `0o17` and `0x1F` are integers, and there are no merg
 from __future__ import annotations
 
 import re
+from itertools import islice
 from typing import Final
 
 import yaml
 
 from operators.problems import Path, Problems, Source
 
+BYTES_MAX: Final = 1_048_576  # As for a record. Flows that people write have a hundredth of it.
 DEPTH_MAX: Final = 64
 NODES_MAX: Final = 200_000  # Counts what aliases expand to, so that a few lines cannot become gigabytes.
 
@@ -24,6 +26,12 @@ _NOT_FINITE: Final = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 INTEGER_DIGITS_MAX: Final = 300  # A double has no more, and reading longer ones is slow.
 _FLOAT: Final = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 
+# JSON may write a character beyond the first 65 536 as two escapes, which YAML refuses; an escaped backslash is none.
+_HALVES: Final = re.compile(r"\\(?:u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})|.)", re.DOTALL)
+
+_OPENING: Final = (yaml.SequenceStartEvent, yaml.MappingStartEvent)
+_CLOSING: Final = (yaml.SequenceEndEvent, yaml.MappingEndEvent)
+
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _FAILED: Final = object()
 
@@ -32,6 +40,10 @@ def read_flow_text(file: str, text: bytes) -> tuple[Source, Problems]:
     """Return the data of *text* with its places, and the problems found; data is None when it cannot be read."""
     source = Source(file, None)
     problems = Problems(source)
+    if len(text) > BYTES_MAX:
+        message = f"the file has more than {BYTES_MAX} bytes"
+        problems.add((), "too-large", message, "make several flows of it, or ask for less in one")
+        return source, problems
     try:
         decoded = text.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -39,8 +51,15 @@ def read_flow_text(file: str, text: bytes) -> tuple[Source, Problems]:
         source.marks[()] = (line, 1)
         problems.add((), "bad-encoding", f"byte {error.start} is not UTF-8", "save the file as UTF-8")
         return source, problems
+    if file.endswith(".json"):
+        decoded = _HALVES.sub(_whole_character, decoded)
     try:
-        documents = list(yaml.compose_all(decoded, Loader=_Loader))
+        too_deep = _too_deep(decoded)
+        if too_deep is not None:
+            source.marks[()] = too_deep
+            problems.add((), "too-large", f"nested over {DEPTH_MAX} levels", "name parts of it, or write it flatter")
+            return source, problems
+        documents = list(islice(yaml.compose_all(decoded, Loader=_Loader), 2))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         source.marks[()] = (mark.line + 1, mark.column + 1) if mark else (1, 1)
@@ -62,6 +81,29 @@ def read_flow_text(file: str, text: bytes) -> tuple[Source, Problems]:
         data = _Reader(problems).value(documents[0], ())
         source.data = None if data is _FAILED else data
     return source, problems
+
+
+def _whole_character(escape: re.Match[str]) -> str:
+    if escape[1] is None:
+        return escape[0]
+    return chr(0x10000 + ((int(escape[1], 16) & 0x3FF) << 10) + (int(escape[2], 16) & 0x3FF))
+
+
+def _too_deep(text: str) -> tuple[int, int] | None:
+    """Return the line and column at which *text* nests too deeply, None for nowhere.
+
+    Asked before it is composed: the composer in C recurses without a limit, up to the end of the stack.
+    """
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        if isinstance(event, _OPENING):
+            depth += 1
+            if depth > DEPTH_MAX + 1:
+                mark = event.start_mark
+                return (mark.line + 1, mark.column + 1) if mark is not None else (1, 1)
+        elif isinstance(event, _CLOSING):
+            depth -= 1
+    return None
 
 
 class _Reader:

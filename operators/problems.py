@@ -8,9 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import Literal
+from typing import Final, Literal
 
 Path = tuple[str | int, ...]
+
+PROBLEMS_MAX: Final = 200  # Of one file. Nobody reads more, and looking for what was meant takes its time each time.
+NAMES_COMPARED_MAX: Final = 1000
+PART_SHOWN_MAX: Final = 100
+TEXT_SHOWN_MAX: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +53,19 @@ class BadValue(ValueError):
 
 def dotted(path: Path) -> str:
     """Return *path* as authors read it: `steps.2.branch.0`."""
-    return ".".join(str(part) for part in path)
+    return ".".join(shortened(str(part), PART_SHOWN_MAX) for part in path)
+
+
+def shortened(text: str, most: int) -> str:
+    """Return *text*, cut to *most* characters with a mark where more was."""
+    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return a hint that names what is closest to *name*, else what there is, else ""."""
     names = sorted(set(known))
+    if len(name) > PART_SHOWN_MAX or len(names) > NAMES_COMPARED_MAX:
+        return ""
     near = get_close_matches(name, names, n=1, cutoff=0.6)
     if near:
         return f"did you mean '{near[0]}'?"
@@ -89,6 +101,7 @@ class Problems:
     def __init__(self, source: Source) -> None:
         self.source = source
         self.found: list[Problem] = []
+        self._known: set[Problem] = set()
 
     def add(
         self,
@@ -100,11 +113,26 @@ class Problems:
         at_key: bool = False,
         severity: Literal["error", "warning"] = "error",
     ) -> None:
-        """Note a problem at *path*."""
+        """Note a problem at *path*; beyond `PROBLEMS_MAX` only that there are more."""
+        if len(self.found) >= PROBLEMS_MAX:
+            self._note_more()
+            return
         line, column = self.source.place(path, at_key=at_key)
+        message, hint = shortened(message, TEXT_SHOWN_MAX), shortened(hint, TEXT_SHOWN_MAX)
         problem = Problem(self.source.file, line, column, dotted(path), code, message, hint, severity)
-        if problem not in self.found:
+        if problem not in self._known:
+            self._known.add(problem)
             self.found.append(problem)
+
+    def _note_more(self) -> None:
+        if len(self.found) == PROBLEMS_MAX:
+            message = f"there are more than {PROBLEMS_MAX} problems in this file, the others are not told"
+            self.found.append(Problem(self.source.file, 1, 1, "", "too-many", message, "mend these first"))
+
+    @property
+    def is_full(self) -> bool:
+        """Whether further problems would not be told."""
+        return len(self.found) > PROBLEMS_MAX
 
     def add_bad(self, path: Path, bad: BadValue) -> None:
         """Note that the value at *path* is *bad*."""

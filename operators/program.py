@@ -12,12 +12,24 @@ import orjson
 
 from operators.build import Ask, Build
 from operators.conditions import Condition, key_text, where_field
-from operators.flow import Entry, Flow, ReentryAfter, ReentryAtMost, Trigger, TriggerAny, Workspace, checked
+from operators.flow import (
+    COUNTED_MAX,
+    Entry,
+    Flow,
+    ReentryAfter,
+    ReentryAtMost,
+    Trigger,
+    TriggerAny,
+    Workspace,
+    checked,
+)
 from operators.localtime import zone_of
 from operators.outbox import Outbox
-from operators.problems import BadValue, Problems
+from operators.problems import PROBLEMS_MAX, BadValue, Problems
 from operators.steps.base import Node
 from operators.when import Clause
+
+LOOP_SHOWN_MAX: Final = 12  # Steps of an endless loop that are named.
 
 _NOT_CONTENT: Final = ("flow", "version", "state", "title", "description", "owner", "labels")
 
@@ -168,6 +180,10 @@ def _add_trigger(program: Program, flow: Flow, build: Build) -> None:
         if trigger.count is None:
             program.alternatives.append(Alternative(ask, 1, None, ""))
             continue
+        if trigger.count.within is not None and trigger.count.at_least > COUNTED_MAX:
+            message = f"a window counts up to {COUNTED_MAX}, not up to {trigger.count.at_least}"
+            build.problems.add((*place, "count", "at_least"), "out-of-range", message, "ask for fewer")
+            continue
         what = [
             flow.flow,
             ask.interest.key,
@@ -224,15 +240,20 @@ def _check_paths(program: Program, problems: Problems) -> None:
             continue
         reached.add(node)
         todo.extend(following for following in node.step.ways(node) if following is not None)
-    for node in program.nodes.values():
-        if node not in reached and _begins_dead_part(node, program, reached):
+    dead = [node for node in program.nodes.values() if node not in reached]
+    inside = {following for node in dead for following in node.step.ways(node) if following is not node}
+    for node in dead:
+        if node not in inside:  # Only where a dead part begins is worth a message.
             hint = "remove it, or let a step lead here"
             problems.add(node.path, "unreachable-step", f"no way leads to '{node.id}'", hint)
     order = {node: number for number, node in enumerate(sorted(program.nodes.values(), key=_document_order))}
     for found in _loops(program):
         first = min(range(len(found)), key=lambda index: order[found[index]])
         loop = found[first:] + found[:first]
-        way = " -> ".join([node.id for node in loop] + [loop[0].id])
+        names = [node.id for node in loop]
+        if len(names) > LOOP_SHOWN_MAX:
+            names[LOOP_SHOWN_MAX - 1 : -1] = ["..."]
+        way = " -> ".join([*names, names[0]])
         hint = "put a wait on it, or end one of these paths"
         problems.add(loop[0].path, "endless-loop", f"{way}: nothing on this loop waits", hint)
 
@@ -241,19 +262,12 @@ def _document_order(node: Node) -> tuple[tuple[int, int, str], ...]:
     return tuple((0, part, "") if isinstance(part, int) else (1, 0, part) for part in node.path)
 
 
-def _begins_dead_part(node: Node, program: Program, reached: set[Node]) -> bool:
-    """Tell whether no other unreached step leads to *node*: only where a dead part begins is worth a message."""
-    return not any(
-        node in other.step.ways(other) for other in program.nodes.values() if other not in reached and other is not node
-    )
-
-
 def _loops(program: Program) -> list[list[Node]]:
-    """Return one loop for each knot of steps on which nothing waits."""
+    """Return one loop for each knot of steps on which nothing waits; no more than anybody is told of."""
     found: list[list[Node]] = []
     done: set[Node] = set()
     for start in program.nodes.values():
-        if start in done or start.step.holds:
+        if start in done or start.step.holds or len(found) >= PROBLEMS_MAX:
             continue
         path: list[Node] = []
         on_path: dict[Node, int] = {}
@@ -270,6 +284,8 @@ def _loops(program: Program) -> list[list[Node]]:
                 done.add(node)
             elif isinstance(following, Node) and not following.step.holds:
                 if following in on_path:
+                    if len(found) >= PROBLEMS_MAX:
+                        continue
                     found.append(path[on_path[following] :])
                 elif following not in done:
                     stack.append((following, following.step.ways(following)))

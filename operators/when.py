@@ -22,7 +22,7 @@ from operators.conditions import (
     parse_condition,
     parse_where,
 )
-from operators.flow import Asked, LocalTime, checked
+from operators.flow import COUNTED_MAX, Asked, LocalTime, checked
 from operators.localtime import in_local_window, local_fields
 from operators.problems import BadValue, Path, Problems, did_you_mean
 from operators.values import WEEKDAYS, Duration, parse_time_of_day
@@ -233,6 +233,11 @@ def _parse_clause(
             return None
     window_id = ""
     if rolling:
+        most = max(low, high or 0)
+        if most > COUNTED_MAX:
+            message = f"a window counts up to {COUNTED_MAX}, not up to {most}"
+            problems.add(path, "out-of-range", message, "ask for fewer, or count since entry")
+            return None
         text = f"{model.event}\x1f{key_text(where.fixed)}\x1f{key_text(where.live)}"
         window_id = "d" + hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
     clause = Clause(model.event, where, low, high, model.within, window_id)
