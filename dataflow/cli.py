@@ -190,6 +190,19 @@ def run(
         raise typer.Exit(status)
 
 
+@app.command(epilog="Example: [bold]nudge audit --state /var/lib/nudge[/bold]")
+def audit(
+    state: Annotated[Path, typer.Option("--state", help="The state of a job, stopped or running.")],
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per finding, flow and summary.")] = False,
+) -> None:
+    """Walk a state: is everybody accounted for, and is a wake-up there for all who wait? 1 if anything is found."""
+    from dataflow.command_audit import audit_command
+
+    status = audit_command(state, as_json=as_json)
+    if status:
+        raise typer.Exit(status)
+
+
 @app.command(epilog="Example: [bold]nudge schema > flow.schema.json[/bold]")
 def schema(
     what: Annotated[str, typer.Argument(help="flow, workspace, event, action or journal.")] = "flow",

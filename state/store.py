@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import tempfile
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from heapq import heappop, heappush
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -134,7 +134,7 @@ class RocksBackend:
         options.set_compression_type(rocksdict.DBCompressionType.lz4())
         table = rocksdict.BlockBasedOptions()
         table.set_bloom_filter(10, False)
-        table.set_block_cache(rocksdict.Cache(8 * 2**20))
+        table.set_block_cache(rocksdict.Cache(2**20 if read_only else 8 * 2**20))
         options.set_block_based_table_factory(table)
         access = rocksdict.AccessType.read_only() if read_only else rocksdict.AccessType.read_write()
         try:
@@ -268,10 +268,8 @@ def _meta_of(row: bytes | None) -> Meta:
     return meta
 
 
-def rows_before(backend: Backend, commit: int) -> dict[bytes, bytes | None]:
-    """Return what has to be put (or, None, deleted) to bring the rows of *backend* back to *commit*.
-
-    It takes back every later commit, and whatever was spilled after the last one. Empty when there is none.
+def undo_keys(backend: Backend, commit: int) -> list[bytes]:
+    """Return the undo rows that lead *backend* back to *commit*, oldest first.
 
     Raises:
         StoreError: the store never reached *commit*, or no longer has what is needed to undo a later one.
@@ -282,15 +280,28 @@ def rows_before(backend: Backend, commit: int) -> dict[bytes, bytes | None]:
             f"the state is at commit {last}, but {commit} is needed: part of it is older than the rest; "
             "restore the whole state directory from one backup"
         )
-    undo = list(backend.scan(_undo_key(commit + 1, 0), _UNDO_END))
-    missing = set(range(commit + 1, last + 1)) - {_commit_of(key) for key, _ in undo}
+    keys = [key for key, _ in backend.scan(_undo_key(commit + 1, 0), _UNDO_END)]
+    missing = set(range(commit + 1, last + 1)) - {_commit_of(key) for key in keys}
     if missing:
         raise StoreError(
             f"the state is at commit {last} and cannot go back to {commit}: the undo of commit {min(missing)} "
             "is gone; restore the whole state directory from one backup"
         )
+    return keys
+
+
+def rows_before(backend: Backend, commit: int) -> dict[bytes, bytes | None]:
+    """Return what has to be put (or, None, deleted) to bring the rows of *backend* back to *commit*.
+
+    It takes back every later commit, and whatever was spilled after the last one. Empty when there is none.
+
+    Raises:
+        StoreError: as `undo_keys`.
+    """
     before: dict[bytes, bytes | None] = {}
-    for undo_key, row in reversed(undo):
+    for undo_key in reversed(undo_keys(backend, commit)):
+        row = backend.get_many([undo_key])[0]
+        assert row is not None
         undone = _decode_undo(row)
         for one in undone.users:
             key = one.user_id.encode()
@@ -305,13 +316,41 @@ def rows_before(backend: Backend, commit: int) -> dict[bytes, bytes | None]:
     return before
 
 
+def user_rows(backend: Backend) -> Iterator[tuple[bytes, bytes]]:
+    """Yield (user id, row) of every user, as they are written."""
+    for key, row in backend.scan(b"u", b"v"):
+        yield key[1:], row
+
+
+def timer_rows(backend: Backend) -> Iterator[tuple[int, bytes]]:
+    """Yield (due time, user id) of every timer, in that order."""
+    for key, _ in backend.scan(b"t", b"u"):
+        yield int.from_bytes(key[1:9], "big"), key[9:]
+
+
+def users_of(backend: Backend, user_ids: Sequence[bytes]) -> list[bytes | None]:
+    """Return the rows of users, None for one who has none."""
+    return backend.get_many([b"u" + user_id for user_id in user_ids])
+
+
+def has_timers(backend: Backend, timers: Sequence[tuple[int, bytes]]) -> list[bool]:
+    """Tell for each (due time, user id) whether there is such a timer."""
+    return [row is not None for row in backend.get_many([_timer_key(due, user_id) for due, user_id in timers])]
+
+
+def undo_parts(backend: Backend) -> list[tuple[int, int]]:
+    """Return (commit, part) of every undo row, in order."""
+    keys = [key for key, _ in backend.scan(b"z", _UNDO_END)]
+    return [(_commit_of(key), int.from_bytes(key[9:], "big")) for key in keys]
+
+
 class AsOf:
     """A backend as it was at an earlier commit: reads through to *backend*, and never writes.
 
     What later commits have changed is held in memory.
 
     Raises:
-        StoreError: as `rows_before`.
+        StoreError: as `undo_keys`.
     """
 
     def __init__(self, backend: Backend, commit: int) -> None:
