@@ -146,11 +146,20 @@ class RunningJob:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
 
+def audited(state: Path) -> None:
+    """Check that `nudge audit` finds nothing in *state*, as a run that was killed, or is running, has left it."""
+    from dataflow.audit import Audit
+
+    if (state / "nudge.json").exists():  # Else it died before it had anything.
+        assert list(Audit(state).findings()) == []
+
+
 def run_with_kills(
     arguments: Sequence[str | Path], log: Path, chance: random.Random, *, kills: int, within_s: tuple[float, float]
 ) -> int:
     """Run a job that stops by itself, killing it *kills* times on the way; return how often it was killed."""
     killed = 0
+    state = Path(arguments[list(arguments).index("--state") + 1])
     while killed < kills:
         job = RunningJob(arguments, log)
         deadline = time.monotonic() + chance.uniform(*within_s)
@@ -163,5 +172,7 @@ def run_with_kills(
         else:
             job.kill()
         killed += 1
+        audited(state)
     RunningJob(arguments, log).wait()
+    audited(state)
     return killed
