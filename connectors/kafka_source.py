@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Final, overload
 
 from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, Message, TopicPartition
@@ -14,6 +15,8 @@ from connectors.sources import Batch, Reached, SourceError
 
 PROBE_EVERY_S: Final = 0.1
 BATCH_PATIENCE_S: Final = 0.05
+OUTAGE_MS: Final = 2_000  # Without an answer for so long, a broker counts as away: producers could not reach it either.
+GRACE_MAX_MS: Final = 30_000  # And no longer than this do we wait for what they have kept meanwhile.
 
 _HOPELESS: Final = (
     KafkaError.TOPIC_AUTHORIZATION_FAILED,
@@ -45,6 +48,42 @@ class _Offsets(Sequence[int]):
         return offset
 
 
+class KnownEnds:
+    """Where partitions were last known to end, and whether time may go by it.
+
+    After an outage producers need a moment to bring what they have kept, with the stamps of before. So the answers that
+    come first say where a partition ends, but move no time: for as long again as there was none, within a bound.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, int], Reached] = {}
+        self._away: dict[tuple[str, int], tuple[int, int]] = {}  # Since when, and the first answer after that.
+        self._trusted_from: dict[tuple[str, int], int] = {}
+
+    def note(self, topic: str, partition: int, offset: int, asked_ms: int) -> None:
+        """Note the answer to a question that was sent at *asked_ms*."""
+        key = (topic, partition)
+        before = self._known.get(key)
+        if before is not None and asked_ms - before.at_ms > OUTAGE_MS:
+            since, first = self._away.setdefault(key, (before.at_ms, asked_ms))
+            # The bound counts from the first answer: a broker that is slow for good does not stop time.
+            self._trusted_from[key] = min(asked_ms + (asked_ms - since), first + GRACE_MAX_MS)
+        else:
+            self._away.pop(key, None)
+        self._known[key] = Reached(offset, asked_ms)
+
+    def end(self, topic: str, partition: int) -> Reached | None:
+        """Return the last known end of a partition, None before the first answer."""
+        return self._known.get((topic, partition))
+
+    def reached(self, topic: str, partition: int, position: int) -> Reached | None:
+        """Return that *position* is the end and as of when, None when it is not, or time may not go by it."""
+        end = self._known.get((topic, partition))
+        if end is None or end.offset != position or end.at_ms < self._trusted_from.get((topic, partition), 0):
+            return None
+        return end
+
+
 class EndProbe:
     """Ask the broker, over and over, where partitions end: on a client and a thread of its own.
 
@@ -59,27 +98,25 @@ class EndProbe:
         self._admin = AdminClient(client_options(bootstrap, options))
         self._wanted = {TopicPartition(*partition): OffsetSpec.latest() for partition in partitions}
         self._clock_ms = clock_ms
-        self._known: dict[tuple[str, int], Reached] = {}
+        self.ends = KnownEnds()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="end-probe", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
         while not self._stop.wait(PROBE_EVERY_S):
-            asked_at = self._clock_ms()
+            asked_ms = self._clock_ms()
             try:
                 futures = self._admin.list_offsets(
                     self._wanted, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=ANSWER_TIMEOUT_S
                 )
-                for partition, future in futures.items():
+            except KafkaException:
+                continue
+            for partition, future in futures.items():
+                # No answer, no progress: time stands still there until the broker is back.
+                with suppress(KafkaException, TimeoutError):
                     answer = future.result(timeout=ANSWER_TIMEOUT_S + 1)
-                    self._known[(partition.topic, partition.partition)] = Reached(answer.offset, asked_at)
-            except (KafkaException, TimeoutError):
-                continue  # No answer, no progress: time stands still until the broker is back.
-
-    def end(self, topic: str, partition: int) -> Reached | None:
-        """Return the last known end of a partition, None before the first answer."""
-        return self._known.get((topic, partition))
+                    self.ends.note(partition.topic, partition.partition, answer.offset, asked_ms)
 
     def close(self) -> None:
         self._stop.set()
@@ -164,11 +201,10 @@ class KafkaPartition:
         return False
 
     def reached_end(self) -> Reached | None:
-        end = self._probe.end(self._topic, self._partition)
-        return end if end is not None and self.position == end.offset else None
+        return self._probe.ends.reached(self._topic, self._partition, self.position)
 
     def lag(self) -> int | None:
-        end = self._probe.end(self._topic, self._partition)
+        end = self._probe.ends.end(self._topic, self._partition)
         return None if end is None else max(0, end.offset - self.position)
 
     def close(self) -> None:

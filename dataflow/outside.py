@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol
 
 from connectors.sinks import Sink
 from connectors.sources import SourcePartition
+from dataflow.clock import SteadyClock
 from dataflow.emit import DEAD_LETTERS, JOURNAL
 from dataflow.files import Folder
 from dataflow.plan import PartitionPlan, Plan
@@ -28,6 +29,7 @@ class Outside(Protocol):
 
     sink: Sink
     progress: Folder
+    clock: SteadyClock
 
     def backend(self, shard: int) -> Backend:
         """Open the store of a shard."""
@@ -61,6 +63,7 @@ class Machine:
         self._plan = plan
         self._state = StateDir(Path(plan.state))
         self._say = Throttled(log)
+        self.clock = SteadyClock()
         self._probes: dict[str, Any] = {}
         self._pool = ThreadPoolExecutor(COMMIT_THREADS, thread_name_prefix="commit")
         self.progress = self._state.progress
@@ -79,7 +82,7 @@ class Machine:
         plan, bootstrap = self._plan, partition.bootstrap
         if bootstrap not in self._probes:
             there = [(one.topic, one.partition) for one in plan.partitions if one.bootstrap == bootstrap]
-            self._probes[bootstrap] = EndProbe(bootstrap, plan.kafka, there, wall_clock_ms)
+            self._probes[bootstrap] = EndProbe(bootstrap, plan.kafka, there, self.clock.now_ms)
         probe = self._probes[bootstrap]
         return KafkaPartition(bootstrap, plan.kafka, partition.topic, partition.partition, position, probe, self._say)
 
@@ -137,8 +140,3 @@ class Throttled:
         if now - self._said.get(kind, -self.EVERY_S) >= self.EVERY_S:
             self._said[kind] = now
             self._log(message)
-
-
-def wall_clock_ms() -> int:
-    """Return the time of day in ms since 1970 UTC."""
-    return time.time_ns() // 1_000_000

@@ -76,7 +76,10 @@ METRICS: Final = (
     Family("nudge_source_offset", "gauge", "Offset of the next record; of a file, its line.", ("partition",)),
     Family("nudge_source_lag_records", "gauge", "Records between there and the partition's end.", ("partition",)),
     Family("nudge_stream_time_seconds", "gauge", "Stream time of the partition, since 1970.", ("partition",)),
+    Family("nudge_source_ahead_seconds", "gauge", "How far stamps of records are ahead of the clock.", ("partition",)),
+    Family("nudge_source_late_seconds", "gauge", "How much later than the slack records came.", ("partition",)),
     Family("nudge_time_held_back_seconds", "gauge", "How far the least stream time of all users is behind the clock."),
+    Family("nudge_clock_held_back_seconds", "gauge", "A jump of the clock that no record has confirmed.", ("process",)),
     Family("nudge_checkpoints_total", "counter", "Checkpoints that had something to write.", ("process",)),
     Family("nudge_checkpoint_seconds", "gauge", "How long the last of them took.", ("process",)),
     Family("nudge_processes", "gauge", "How many processes share the work."),
@@ -186,12 +189,17 @@ class JobCollector(Collector):
         for status in statuses:
             process = (str(status["process"]),)
             found["nudge_checkpoint_seconds"][process] = status["checkpoint_s"]
+            if "clock_held_back_ms" in status:
+                found["nudge_clock_held_back_seconds"][process] = status["clock_held_back_ms"] / 1000
             for partition, (offset, lag, stream_ms) in status["positions"].items():
                 found["nudge_source_offset"][(partition,)] = offset
                 if lag is not None:
                     found["nudge_source_lag_records"][(partition,)] = lag
                 if stream_ms >= 0:
                     found["nudge_stream_time_seconds"][(partition,)] = stream_ms / 1000
+            for partition, (ahead_ms, late_ms) in status.get("disagreements", {}).items():
+                found["nudge_source_ahead_seconds"][(partition,)] = ahead_ms / 1000
+                found["nudge_source_late_seconds"][(partition,)] = late_ms / 1000
             for flow, counts in status["totals"].items():
                 kept = totals.setdefault(flow, {})
                 for what, number in counts.items():

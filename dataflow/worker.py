@@ -20,11 +20,11 @@ import msgspec
 import structlog
 
 from connectors.sinks import Ends
-from connectors.sources import SourcePartition
 from dataflow.emit import DEAD_LETTERS, JOURNAL, Emitter
 from dataflow.intake import Counts, Intake, head_time
 from dataflow.logs import configure_logs
 from dataflow.outside import Machine, Outside
+from dataflow.partition import Partition
 from dataflow.plan import Plan, channel_topics, load_plan
 from dataflow.progress import ProgressLog, read_progress
 from dataflow.shard import Shard
@@ -50,6 +50,7 @@ class Worker:
         self.opened_with: dict[int, Totals] = {}
         self.counts: dict[str, Counts] = {}
         self.positions: dict[str, tuple[int, int | None, int]] = {}
+        self.disagreements: dict[str, tuple[int, int]] = {}
         self.checkpoints = 0
         self.checkpoint_s = 0.0
         self._uncommitted = False
@@ -114,8 +115,8 @@ class Worker:
 
     # ---- sources -----------------------------------------------------------------------------------------------
 
-    def open_partition(self, number: int, resumed: list[int] | None) -> tuple[SourcePartition, Intake, ProgressLog]:
-        """Return the reader, the intake and the progress log of source partition *number*."""
+    def open_partition(self, number: int, resumed: list[int] | None) -> Partition:
+        """Return source partition *number*, to go on from its snapshot *resumed*."""
         plan = self.plan.partitions[number]
         position, stream_ms = resumed if resumed is not None else (plan.start, -1)
         noted = [pair for pair in read_progress(self.outside.progress, plan.key) if pair[0] >= position]
@@ -135,7 +136,25 @@ class Worker:
         )
         intake.raise_at(position)
         self.counts[plan.key] = intake.counts
-        return self.outside.reader(plan, position), intake, ProgressLog(self.outside.progress, plan.key, position)
+        return Partition(
+            number,
+            self.outside.reader(plan, position),
+            intake,
+            ProgressLog(self.outside.progress, plan.key, position),
+            shards=self.plan.shards,
+            end=plan.end,
+            closes=plan.closes,
+            clock=self.outside.clock,
+            slack_ms=self.plan.slack_ms,
+            monotonic_s=self.outside.monotonic_s,
+            name=plan.key,
+            warn=self.log.warning,
+        )
+
+    def note_position(self, name: str, partition: Partition) -> None:
+        """Note how far *partition* has come, for the next report."""
+        self.positions[name] = (partition.position, partition.lag, partition.intake.stream_ms)
+        self.disagreements[name] = (partition.ahead_ms, partition.late_ms)
 
     def _decoder(self) -> Any:
         from connectors.native import NativeDecoder
@@ -175,6 +194,8 @@ class Worker:
             "skipped": self.emitter.skipped,
             "time_ms": time_ms,
             "positions": self.positions,
+            "disagreements": self.disagreements,
+            "clock_held_back_ms": self.outside.clock.held_back_ms(),
             "totals": totals,
             "counted": counted,
             "checkpoints": self.checkpoints,

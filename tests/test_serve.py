@@ -231,6 +231,15 @@ def test_a_shard_without_time_says_nothing_about_it(runner: FakeRunner) -> None:
     assert collector(runner).measure()["nudge_time_held_back_seconds"] == {}
 
 
+def test_where_stamps_and_clock_disagree_is_told_by_partition_and_process(runner: FakeRunner) -> None:
+    runner.report(0, disagreements={"events-0": [0, 2_500]}, clock_held_back_ms=0)
+    runner.report(1, disagreements={"events-1": [40_000, 0]}, clock_held_back_ms=3_600_000)
+    measured = collector(runner).measure()
+    assert measured["nudge_source_ahead_seconds"] == {("events-0",): 0, ("events-1",): 40}
+    assert measured["nudge_source_late_seconds"] == {("events-0",): 2.5, ("events-1",): 0}
+    assert measured["nudge_clock_held_back_seconds"] == {("0",): 0, ("1",): 3600}
+
+
 def test_counters_go_on_when_an_execution_of_the_run_ends(runner: FakeRunner) -> None:
     asked = collector(runner)
     counters = [family.name for family in METRICS if family.kind == "counter"]
