@@ -12,7 +12,7 @@ import msgspec
 import orjson
 from msgspec import Meta, Struct
 
-from state.iso import all_times, parse_iso_ms, parse_time_value
+from state.iso import all_times, parse_time_value
 from state.records import EVENT, IDENTIFY, MEMBERSHIP, RECEIPT, Record, Reject
 
 BYTES_MAX: Final = 1_048_576  # Kafka itself takes no larger records unless told to.
@@ -233,7 +233,25 @@ class _Head(Struct, gc=False):
     audience: str | None = None
 
 
+class _Whole(Struct, gc=False):
+    """As `_Head`, with what the event says: for events that somebody is interested in."""
+
+    user_id: Annotated[str, Meta(min_length=1, max_length=USER_ID_CHARACTERS_MAX)]
+    event: Annotated[str, Meta(min_length=1, max_length=NAME_CHARACTERS_MAX)]
+    message_id: str | None = None
+    timestamp: str | int | None = None
+    received_at: str | int | None = None
+    properties: dict[str, Any] | None = None
+    traits: dict[str, Any] | None = None
+    type: str | None = None
+    action_id: str | None = None
+    audience: str | None = None
+
+
 _head_of: Final = msgspec.json.Decoder(_Head).decode
+_whole_of: Final = msgspec.json.Decoder(_Whole).decode
+_INTEGER_MIN: Final = -(2**63)
+_INTEGER_MAX: Final = 2**64 - 1
 
 _TOO_DEEP: Final = b"{" * (LEVELS_MAX + 1)
 _OPENING: Final = bytes(ord("{") if byte == _LIST else byte for byte in range(256))
@@ -313,58 +331,25 @@ def _quickly(chunk: Sequence[bytes], start: int, wanted: frozenset[str], *, dens
     """Return what is relevant in *chunk*, plain records from position *start*; None if a closer look is needed.
 
     Args:
-        dense: build every event at once, as most of them are wanted; else look at the heads first.
+        dense: read whole events at once, as most of them are wanted.
     """
     found: Found = []
     times: list[str | int] = []
     for position, raw in enumerate(chunk, start):
         try:
-            if not dense:
-                head = _head_of(raw)
-                unusual = head.traits is not None or head.type is not None
-                if not (unusual or head.event in wanted or head.action_id is not None or head.audience is not None):
-                    if head.timestamp is not None:
-                        times.append(head.timestamp)
-                    if head.received_at is not None:
-                        times.append(head.received_at)
-                    continue
-            record: Record | Reject | None = _plain_event(orjson.loads(raw), wanted)
-        except (msgspec.MsgspecError, UnicodeDecodeError, orjson.JSONDecodeError):
-            record = None
-        if record is not None:
-            found.append((position, record))
-        else:
+            event: Any = _whole_of(raw) if dense else _head_of(raw)
+            if event.type is not None or event.action_id is not None or event.audience is not None:
+                found += _slowly(raw, position, wanted)
+            elif event.event in wanted or event.traits is not None:
+                found.append((position, _event(event if dense else _whole_of(raw), raw)))
+            else:
+                if event.timestamp is not None:
+                    times.append(event.timestamp)
+                if event.received_at is not None:
+                    times.append(event.received_at)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
             found += _slowly(raw, position, wanted)
     return found if all_times(times) else None
-
-
-def _plain_event(value: Any, wanted: frozenset[str]) -> Record | None:
-    """Return what `record_of` returns for an event that is wanted and has nothing unusual about it, else None."""
-    if value.__class__ is not dict:
-        return None
-    get = value.get
-    user_id, name, properties = get("user_id"), get("event"), get("properties")
-    message_id, timestamp = get("message_id"), get("timestamp")
-    if (
-        name.__class__ is not str
-        or name not in wanted
-        or user_id.__class__ is not str
-        or not 0 < len(user_id) <= USER_ID_CHARACTERS_MAX
-        or not 0 < len(name) <= NAME_CHARACTERS_MAX
-        or properties.__class__ is not dict
-        or message_id.__class__ is not str
-        or timestamp.__class__ is not str
-        or "type" in value
-        or "traits" in value
-        or "received_at" in value
-        or "action_id" in value
-        or "audience" in value
-    ):
-        return None
-    at_ms = parse_iso_ms(timestamp)
-    if at_ms is None:
-        return None
-    return Record(EVENT, user_id, name, message_id or None, at_ms, None, properties, None)
 
 
 def _slowly(raw: bytes, position: int, wanted: frozenset[str]) -> Found:
@@ -373,3 +358,34 @@ def _slowly(raw: bytes, position: int, wanted: frozenset[str]) -> Found:
     if isinstance(record, Record) and record.kind == EVENT:
         return [(position, record)] if record.traits is not None or record.name in wanted else []
     return [(position, record)]
+
+
+def _event(event: _Whole, raw: bytes) -> Record | Reject:
+    """Return what `decode` returns for a plain record that fits."""
+    properties, traits = event.properties, event.traits
+    for values in (properties, traits):
+        if values is not None:
+            for value in values.values():
+                kind = value.__class__
+                # Integers beyond 64 bits are doubles to `orjson`; nested ones are left to it.
+                if kind is dict or kind is list or (kind is int and not _INTEGER_MIN <= value <= _INTEGER_MAX):
+                    return decode(raw)
+    at_ms = received_ms = None
+    if event.timestamp is not None:
+        at_ms = parse_time_value(event.timestamp)
+        if at_ms is None:
+            return _bad_time("timestamp")
+    if event.received_at is not None:
+        received_ms = parse_time_value(event.received_at)
+        if received_ms is None:
+            return _bad_time("received_at")
+    return Record(
+        EVENT,
+        event.user_id,
+        event.event,
+        event.message_id or None,
+        at_ms,
+        received_ms,
+        {} if properties is None else properties,
+        traits,
+    )

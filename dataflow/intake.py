@@ -177,8 +177,10 @@ class Intake:
             arrived = list(arrived)
             for position in unread:
                 arrived[position] = -1  # What cannot be read does not move time.
-        times = list(accumulate(arrived, max, initial=self.stream_ms))
-        del times[0]
+        if arrived and arrived[0] >= self.stream_ms and arrived == sorted(arrived):
+            times = arrived  # In order as they came, as most topics are: seen at once, where a loop takes a while.
+        else:
+            times = list(accumulate(arrived, max, initial=self.stream_ms))[1:]
         if times:
             self.stream_ms = times[-1]
         return found, times
