@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import pickle
 import sqlite3
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ def last_cut(folder: Path) -> Cut:
             for connection in connections:
                 # One transaction: between two the engine may complete an epoch and drop the snapshots before it.
                 connection.execute("BEGIN")
-            cut = _read(connections)
+            cut = read_cut(connections)
         finally:
             for connection in connections:
                 connection.close()
@@ -64,7 +65,8 @@ def _logs(folder: Path) -> list[Path]:
     return list(folder.glob("*.sqlite3-wal"))
 
 
-def _read(connections: list[sqlite3.Connection]) -> Cut:
+def read_cut(connections: Sequence[sqlite3.Connection]) -> Cut:
+    """Return the cut of the last complete epoch in the engine's databases."""
     cut = Cut(_resume_epoch(connections))
     newest: dict[tuple[str, str], int] = {}
     for connection in connections:
@@ -81,18 +83,42 @@ def _read(connections: list[sqlite3.Connection]) -> Cut:
     return cut
 
 
-def _resume_epoch(connections: list[sqlite3.Connection]) -> int:
-    """Return the epoch in which the engine will resume: the least frontier of the last execution's workers."""
-    executions: list[tuple[int, int]] = []
+def forget_unfinished(folder: Path) -> None:
+    """Drop what an execution that died had begun to remember under *folder*. Only while no job runs.
+
+    The engine takes, for each key, the newest snapshot before the epoch in which it resumes, whichever execution wrote
+    it. What the dead one had written of an epoch that it did not complete would come back as soon as another execution
+    completes an epoch of that number in which the key was not awake.
+    """
+    epoch = last_cut(folder).epoch
+    for path in sorted(folder.glob("*.sqlite3")):
+        connection = sqlite3.connect(path)
+        try:
+            with connection:
+                forget_from(connection, epoch)
+        finally:
+            connection.close()
+
+
+def forget_from(connection: sqlite3.Connection, epoch: int) -> None:
+    """Drop all snapshots of *epoch* and later ones."""
+    connection.execute("DELETE FROM snaps WHERE snap_epoch >= ?", (epoch,))
+
+
+def _resume_epoch(connections: Sequence[sqlite3.Connection]) -> int:
+    """Return the epoch in which the engine will resume: the least frontier of the last execution's workers.
+
+    A worker that has not noted any yet is where the execution began.
+    """
+    executions: list[tuple[int, int, int]] = []
     for connection in connections:
-        executions.extend(connection.execute("SELECT ex_num, resume_epoch FROM exs"))
+        executions.extend(connection.execute("SELECT ex_num, resume_epoch, worker_count FROM exs"))
     if not executions:
         return 1
-    last = max(number for number, _ in executions)
-    resumed = max(epoch for number, epoch in executions if number == last)
-    frontiers: dict[int, int] = {}
+    last, resumed, workers = max(executions)
+    frontiers = dict.fromkeys(range(workers), resumed)
     for connection in connections:
         rows = connection.execute("SELECT worker_index, worker_frontier FROM fronts WHERE ex_num = ?", (last,))
         for worker, frontier in rows:
-            frontiers[worker] = max(frontier, frontiers.get(worker, 0))
-    return min(frontiers.values(), default=resumed)
+            frontiers[worker] = max(frontier, frontiers[worker])
+    return min(frontiers.values())

@@ -24,7 +24,7 @@ from dataflow.course import Course, Job, Log
 from dataflow.flows import UsageError
 from dataflow.outside import Throttled, open_sink
 from dataflow.plan import PartitionPlan, Plan
-from dataflow.recovery import Cut, last_cut
+from dataflow.recovery import Cut, forget_unfinished, last_cut
 from dataflow.statedir import StateDir
 from state.store import Backend, RocksBackend
 
@@ -147,6 +147,7 @@ class JobRunner:
         from dataflow.engine import prepare_recovery
 
         prepare_recovery(str(self._state.recovery))
+        forget_unfinished(self._state.recovery)
         return last_cut(self._state.recovery)
 
     def backend(self, shard: int) -> Backend | None:
