@@ -71,6 +71,7 @@ class Shard:
             record.hits = deployment.index.match(record.name, record.properties)
             heappush(self._held, (record.now, record.source, record.offset, record))
         self._held_changed = False
+        self._ran_on = False  # Time is beyond what the sources say, and nobody but us will remember it.
         if store.meta.paused != deployment.paused:
             self._look_at_paused_flows()
 
@@ -137,6 +138,8 @@ class Shard:
     def settle(self) -> None:
         """Bring the store's own record up to date, before a commit."""
         meta = self.store.meta
+        if self._ran_on and meta.time_ms != self.time_ms:
+            self.store.meta_changed = True
         meta.time_ms = self.time_ms
         meta.newest_ms = self.newest_ms
         if self._held_changed:
@@ -153,6 +156,7 @@ class Shard:
 
     def _move_time(self) -> None:
         if all(self._closed):
+            self._ran_on = True
             time_ms = max(self._marks) if self._until_ms is None else max(*self._marks, self._until_ms)
             self._release(NEVER)
         else:

@@ -323,3 +323,15 @@ def test_every_user_has_the_one_timer_row_they_need_whatever_is_deployed_paused_
         assert rows == sorted(one for one in needed if one[0] < NEVER)
         assert all(due > shard.time_ms for due, _ in rows), "nothing is overdue"
     assert [user for _, user in ShardStore(backend).scan_users() if user.journeys or user.seen or user.windows] == []
+
+
+def test_time_that_ran_on_behind_the_last_record_is_remembered_also_where_nothing_changed() -> None:
+    deployed = deployment()
+    backend = MemoryBackend()
+    shard = Shard(ShardStore(backend), deployed, sources=1, until_ms=START + HOUR)
+    shard.take([(0, START, CLOSED, [])])
+    shard.settle()
+    shard.store.commit()
+    again = Shard(ShardStore(backend), deployed, sources=1)
+    again.take([(0, START, OPEN, [record(deployed, "a", "view", START, 0)])])
+    assert {one["at"] for one in again.out.journal} == {"2026-11-23T13:00:00.000Z"}
