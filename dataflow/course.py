@@ -15,6 +15,7 @@ import msgspec
 import structlog
 
 from connectors.sinks import Ends, Sink
+from dataflow.emit import DEAD_LETTERS, JOURNAL
 from dataflow.files import Folder
 from dataflow.flows import Loaded, UsageError
 from dataflow.plan import PartitionPlan, Plan, channel_topics
@@ -30,11 +31,14 @@ from dataflow.statedir import (
     write_state_file,
 )
 from dataflow.urls import SinkUrl, SourceUrl
+from operators.deployment import Deployment
+from operators.flow import Workspace
 from operators.outbox import inside
 from operators.problems import FlowError, Problem
 from state.store import Backend, ShardStore
 
 SHARDS: Final = 64  # The most processes a job can have; more cost a little more per batch and checkpoint.
+USERS_IN_MEMORY_MIN: Final = 100  # Per shard: fewer would be written and read again all the time.
 
 Log = structlog.stdlib.BoundLogger
 
@@ -78,7 +82,7 @@ class World(Protocol):
         ...
 
     def last_cut(self) -> Cut:
-        """Return what the engine will go on from, and make it forget what is behind that."""
+        """Return what the engine will go on from, and see to it that there is nothing behind it."""
         ...
 
     def backend(self, shard: int) -> Backend | None:
@@ -117,16 +121,17 @@ class Course:
             if file is None:
                 file = self._new_state(partitions)
             self._check_state(file, cut)
-            self._note_sink(file, sink)
-            # Also after a clean stop, and cheap then: the state may come from a backup.
-            starts = self._read_back_from(file, cut, sink)
+            topics = _topics_of(job.loaded.deployment, job.loaded.workspace)
+            self._note_sink(file, sink, topics)
             if not file.run.is_clean:
                 self.log.warning("the last run was interrupted; going on from its last checkpoint", epoch=cut.epoch)
-                if self._finish_the_last_run(file, cut, partitions, starts):
+                if self._finish_the_last_run(file, cut, partitions, sink):
                     if world.is_stopping():
                         return
                     cut = world.last_cut()
-                    starts = self._read_back_from(file, cut, sink)
+                    self._check_users_inside(file, cut)  # The old flows may have let somebody in.
+            # Also after a clean stop, and cheap then: the state may come from a backup.
+            starts = self._read_back_from(file, cut, sink, topics)
             self._deploy(file)
             file.partitions = [one.key for one in partitions]
             file.run = RunNote(False, _ends_of(partitions), job.until_ms)
@@ -140,7 +145,7 @@ class Course:
             )
             flows = [(text.file, text.text) for text in job.loaded.checked.texts.values()]
             world.execute(self._plan(file, partitions, flows, job.loaded.workspace_text, starts, job.until_ms))
-            file.run.is_clean = True
+            file.run.is_clean = self._has_caught_up(file)
             write_state_file(world.files, file)
         finally:
             sink.close()
@@ -232,10 +237,8 @@ class Course:
                 backend.close()
         return found
 
-    def _note_sink(self, file: StateFile, sink: Sink) -> None:
+    def _note_sink(self, file: StateFile, sink: Sink, topics: list[str]) -> None:
         """Note where the sink's topics end before the first record of this state is written to them."""
-        topics = sorted({*channel_topics(self.job.loaded.deployment, self.job.loaded.workspace).values()})
-        topics = [*topics, "journal", "dead-letters"]
         self._open_topics(sink, topics)
         missing = [topic for topic in topics if topic not in file.sink_starts]
         if missing:
@@ -264,9 +267,7 @@ class Course:
 
     # ---- after an unclean stop ---------------------------------------------------------------------------------
 
-    def _finish_the_last_run(
-        self, file: StateFile, cut: Cut, partitions: list[PartitionPlan], starts: Ends | None
-    ) -> bool:
+    def _finish_the_last_run(self, file: StateFile, cut: Cut, partitions: list[PartitionPlan], sink: Sink) -> bool:
         """Replay what the run that died may have decided, with its flows and its end, up to where it had come.
 
         Only then may other flows or another end take over; else somebody would get the old message and the new one.
@@ -291,7 +292,11 @@ class Course:
             plans.append(msgspec.structs.replace(by_key[key], end=end, closes=closes))
         self.log.info("replaying what the interrupted run had begun", partitions=len(plans))
         flows = [(one.file, one.text) for one in old]
-        self._world.execute(self._plan(file, plans, flows, file.workspace, starts, file.run.until_ms))
+        plan = self._plan(file, plans, flows, file.workspace, None, file.run.until_ms)
+        topics = _topics_of(*plan.deployment())  # Those that the new flows may no longer have.
+        self._open_topics(sink, topics)
+        plan.read_back = self._read_back_from(file, cut, sink, topics)
+        self._world.execute(plan)
         return True
 
     def _end_of_the_last_run(self, file: StateFile, cut: Cut, key: str) -> tuple[int, bool]:
@@ -302,11 +307,23 @@ class Course:
         resumed = cut.sources.get(key, [0, -1])[0]
         return max([resumed, *(offset for offset, _ in noted)]), False
 
-    def _read_back_from(self, file: StateFile, cut: Cut, sink: Sink) -> Ends | None:
-        """Return the offsets from which the sink's topics may hold what will be decided again."""
+    def _has_caught_up(self, file: StateFile) -> bool:
+        """Tell whether everything that an interrupted run had begun to decide has been decided again.
+
+        A run that was asked to stop soon after its start may not have come so far; then the next one goes on with it.
+        """
+        sources = self._world.last_cut().sources
+        return all(
+            key in sources and offset <= sources[key][0]
+            for key in file.partitions
+            for offset, _ in read_progress(self._world.progress, key)
+        )
+
+    def _read_back_from(self, file: StateFile, cut: Cut, sink: Sink, topics: Sequence[str]) -> Ends | None:
+        """Return the offsets from which *topics* may hold what will be decided again."""
         if not sink.remembers:
             return None
-        starts = {topic: list(offsets) for topic, offsets in file.sink_starts.items()}
+        starts = {topic: list(file.sink_starts[topic]) for topic in topics}
         cuts = [ends for _, ends, sink_number in cut.shards.values() if sink_number == file.sink_number]
         if len(cuts) == file.shards:
             for topic, least in starts.items():
@@ -354,7 +371,7 @@ class Course:
             read_back=read_back,
             epoch_s=job.epoch_s,
             slack_ms=job.slack_ms,
-            cached_users=job.cached_users,
+            users_in_memory=max(USERS_IN_MEMORY_MIN, job.cached_users * job.processes // file.shards),
             log_level=job.log_level,
             log_format=job.log_format,
         )
@@ -362,3 +379,8 @@ class Course:
 
 def _ends_of(partitions: list[PartitionPlan]) -> dict[str, int]:
     return {one.key: one.end for one in partitions if one.end is not None}
+
+
+def _topics_of(deployment: Deployment, workspace: Workspace) -> list[str]:
+    """Return all topics that flows in force write to."""
+    return [*sorted({*channel_topics(deployment, workspace).values()}), JOURNAL, DEAD_LETTERS]

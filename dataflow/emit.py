@@ -4,6 +4,9 @@ The engine resumes from the last complete epoch, so whatever was emitted after i
 with the same `seq`. What is in the topics already is read back from the offsets of that epoch and not written again:
 per user and topic it is enough to know the highest `seq`, for a topic keeps the order of a user's records. Dead letters
 go by their place in the source.
+
+A shard for whose users something read back has not been decided again yet must be able to read it back once more, were
+there another crash: so long its snapshot names the old offsets, not the ends.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from typing import Any, Final
 import orjson
 
 from connectors.sinks import Ends, Sink
-from dataflow.intake import DeadLetter
+from dataflow.intake import DeadLetter, shard_of
 from operators.outbox import Outbox
 
 JOURNAL: Final = "journal"
@@ -29,9 +32,19 @@ class Emitter:
 
     Args:
         topics: the topic of each channel.
+        shards: how many shards the users are spread over.
+        dead_shards: the shard through which the dead letters of a source partition, (topic, number), go.
     """
 
-    def __init__(self, sink: Sink, topics: Mapping[str, str], job: str) -> None:
+    def __init__(
+        self,
+        sink: Sink,
+        topics: Mapping[str, str],
+        job: str,
+        *,
+        shards: int = 1,
+        dead_shards: Mapping[tuple[str, int], int] | None = None,
+    ) -> None:
         self._sink = sink
         self._topics = dict(topics)
         self._job = job
@@ -39,6 +52,10 @@ class Emitter:
         self._job_header = ("job", job.encode())
         self._written: dict[tuple[str, str], int] = {}
         self._written_dead: dict[tuple[str, int], int] = {}
+        self._shards = shards
+        self._dead_shards = dead_shards or {}
+        self._starts: Ends = {}
+        self._left: dict[int, int] = {}  # Per shard: of how many users and partitions something is to come again.
         self._ends: Ends | None = None
         self._all_topics = sorted({*topics.values(), JOURNAL, DEAD_LETTERS})
         self.actions = 0
@@ -48,6 +65,7 @@ class Emitter:
 
     def read_back(self, starts: Ends) -> None:
         """Note what a process that has died wrote after the offsets *starts*."""
+        self._starts = starts
         for topic, value, headers in self._sink.read_back(starts):
             try:
                 record = orjson.loads(value)
@@ -62,6 +80,16 @@ class Emitter:
             elif not self._sink.marks_job or record.get("job") == self._job:
                 user = (topic, record.get("user_id", ""))
                 self._written[user] = max(record.get("seq", 0), self._written.get(user, 0))
+
+        for _, user_id in self._written:
+            self._count_left(shard_of(user_id, self._shards), 1)
+        for place in self._written_dead:
+            self._count_left(self._dead_shards.get(place, -1), 1)
+
+    def _count_left(self, shard: int, change: int) -> None:
+        left = self._left[shard] = self._left.get(shard, 0) + change
+        if not left:
+            del self._left[shard]
 
     def emit(self, out: Outbox) -> None:
         """Write the actions and journal records in *out*, and empty it."""
@@ -102,16 +130,22 @@ class Emitter:
         last = self._written.get((topic, user_id))
         if last is None:
             return False
-        if seq > last:
+        if seq >= last:
             del self._written[(topic, user_id)]  # From here on everything is new.
-            return False
+            self._count_left(shard_of(user_id, self._shards), -1)
+            if seq > last:
+                return False
         self.skipped += 1
         return True
 
     def emit_dead(self, dead: list[DeadLetter]) -> None:
         """Write dead letters."""
         for letter in dead:
-            last = self._written_dead.get((letter.topic, letter.partition), -1)
+            place = (letter.topic, letter.partition)
+            last = self._written_dead.get(place, -1)
+            if letter.offset >= last >= 0:
+                del self._written_dead[place]
+                self._count_left(self._dead_shards.get(place, -1), -1)
             if letter.offset <= last:
                 self.skipped += 1
                 continue
@@ -124,12 +158,19 @@ class Emitter:
         """Send what is queued on its way."""
         self._sink.deliver()
 
-    def confirm(self) -> Ends:
-        """Return where the topics end, once everything emitted so far is acknowledged.
+    def confirm(self) -> None:
+        """Return once everything emitted so far is acknowledged, and note where the topics end.
 
         Costs nothing when nothing was emitted since the last call.
         """
         if self._ends is None:
             self._sink.confirm()
             self._ends = self._sink.ends(self._all_topics)
-        return self._ends
+
+    def ends(self, shard: int) -> Ends:
+        """Return the offsets before which is, of what *shard* is still to decide, nothing in the topics.
+
+        They are the ends as of the last `confirm`, unless something that was read back is still to be decided again.
+        """
+        assert self._ends is not None, "a shard's ends are those of what was confirmed"
+        return self._starts if shard in self._left else self._ends

@@ -152,7 +152,7 @@ class Intake:
                 source,
                 offset,
             )
-            shard = crc32(user_id.encode()) % shards
+            shard = crc32(user_id.encode()) % shards  # As `shard_of`.
             others = by_shard.get(shard)
             if others is None:
                 by_shard[shard] = [one]
@@ -214,6 +214,16 @@ class Intake:
         dead = self.counts.dead
         dead[reject.reason] = dead.get(reject.reason, 0) + 1
         return DeadLetter(self._topic, self._partition, offset, reject.reason, reject.detail, value[:RAW_KEPT_BYTES])
+
+
+def shard_of(user_id: str, shards: int) -> int:
+    """Return the number of the shard that a user belongs to."""
+    return crc32(user_id.encode()) % shards
+
+
+def dead_shard(source: int, shards: int) -> int:
+    """Return the one shard through which the dead letters of a source partition go, so that they stay in order."""
+    return source % shards
 
 
 def head_time(path: Path, decode: Decoder) -> int:

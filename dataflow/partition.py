@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from connectors.sources import SourcePartition
 from dataflow.clock import SteadyClock
-from dataflow.intake import DeadLetter, Intake
+from dataflow.intake import DeadLetter, Intake, dead_shard
 from dataflow.progress import ProgressLog
 from dataflow.shard import CLOSED, HALTED, OPEN
 from state.records import Input
@@ -148,17 +148,16 @@ class Partition:
             return []
         if (self.position, mark) != self._noted:
             self._note(self.position, mark)
-        dead_shard = -1
+        dead_to = -1
         if dead:
-            # One shard for all dead letters of a partition, so that they stay in order.
-            dead_shard = self._number % self._shards
-            by_shard.setdefault(dead_shard, [])
+            dead_to = dead_shard(self._number, self._shards)
+            by_shard.setdefault(dead_to, [])
         shards: Any = by_shard
         if to_all:
             self._told_at, self._told_ms = now, mark
             shards = range(self._shards)
         return [
-            (shard, self._number, mark, phase, by_shard.get(shard, []), dead if shard == dead_shard else [])
+            (shard, self._number, mark, phase, by_shard.get(shard, []), dead if shard == dead_to else [])
             for shard in shards
         ]
 

@@ -31,7 +31,10 @@ class PartitionPlan(msgspec.Struct):
 
 
 class Plan(msgspec.Struct):
-    """One execution of the job."""
+    """One execution of the job.
+
+    `users_in_memory` is how many users a shard may keep there between checkpoints.
+    """
 
     state: str
     job: str
@@ -53,7 +56,7 @@ class Plan(msgspec.Struct):
     read_back: dict[str, list[int]] | None
     epoch_s: float
     slack_ms: int
-    cached_users: int
+    users_in_memory: int
     log_level: str
     log_format: str
     durable: bool = True

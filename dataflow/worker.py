@@ -19,13 +19,12 @@ from typing import Any, Final
 import msgspec
 import structlog
 
-from connectors.sinks import Ends
 from dataflow.emit import DEAD_LETTERS, JOURNAL, Emitter
-from dataflow.intake import Counts, Intake, head_time
+from dataflow.intake import Counts, Intake, dead_shard, head_time
 from dataflow.logs import configure_logs
 from dataflow.outside import Machine, Outside
 from dataflow.partition import Partition
-from dataflow.plan import Plan, channel_topics, load_plan
+from dataflow.plan import PartitionPlan, Plan, channel_topics, load_plan
 from dataflow.progress import ProgressLog, read_progress
 from dataflow.shard import Shard
 from operators.outbox import Totals
@@ -54,9 +53,12 @@ class Worker:
         self.checkpoints = 0
         self.checkpoint_s = 0.0
         self._uncommitted = False
-        self._ends: Ends = {}
         topics = channel_topics(self.deployment, workspace)
-        self.emitter = Emitter(outside.sink, topics, plan.job)
+        dead_shards = {
+            (_topic_of(partition), partition.partition): dead_shard(number, plan.shards)
+            for number, partition in enumerate(plan.partitions)
+        }
+        self.emitter = Emitter(outside.sink, topics, plan.job, shards=plan.shards, dead_shards=dead_shards)
         outside.sink.open_topics(sorted({*topics.values(), JOURNAL, DEAD_LETTERS}))
         if plan.read_back is not None:
             self.emitter.read_back(plan.read_back)
@@ -66,7 +68,7 @@ class Worker:
     def open_shard(self, number: int, commit: int) -> Shard:
         """Return shard *number* as of *commit*."""
         backend = self.outside.backend(number)
-        each = max(100, self.plan.cached_users * self.plan.processes // self.plan.shards)
+        each = self.plan.users_in_memory
         store = ShardStore(backend, cached_users=each, changed_users=each, due_of=self.deployment.due_of)
         store.roll_back(commit)
         self.opened_with[number] = {flow: dict(counts) for flow, counts in store.meta.totals.items()}
@@ -98,7 +100,7 @@ class Worker:
         """
         if self._uncommitted:
             began = time.monotonic()
-            self._ends = self.emitter.confirm()
+            self.emitter.confirm()
             prepared = []
             for shard in self.shards.values():
                 shard.settle()
@@ -111,7 +113,7 @@ class Worker:
             self._uncommitted = False
             self.checkpoints += 1
             self.checkpoint_s = time.monotonic() - began
-        return [self.shards[number].store.commit_number, self._ends, self.plan.sink_number]
+        return [self.shards[number].store.commit_number, self.emitter.ends(number), self.plan.sink_number]
 
     # ---- sources -----------------------------------------------------------------------------------------------
 
@@ -125,7 +127,7 @@ class Worker:
         intake = Intake(
             self.deployment.index,
             decode,
-            topic=Path(plan.topic).name if is_file else plan.topic,
+            topic=_topic_of(plan),
             partition=plan.partition,
             source=number,
             shards=self.plan.shards,
@@ -208,6 +210,11 @@ class Worker:
         for shard in self.shards.values():
             shard.store.close()
         self.outside.close()
+
+
+def _topic_of(partition: PartitionPlan) -> str:
+    """Return the topic as records say it: of a file only the name."""
+    return Path(partition.topic).name if partition.kind == "file" else partition.topic
 
 
 def _report(worker: Worker, pipe: int, done: threading.Event) -> None:

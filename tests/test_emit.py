@@ -7,7 +7,7 @@ from pathlib import Path
 
 from connectors.file_sink import FileSink
 from dataflow.emit import DEAD_LETTERS, JOURNAL, Emitter
-from dataflow.intake import DeadLetter
+from dataflow.intake import DeadLetter, shard_of
 from operators.outbox import Outbox
 
 TOPICS = {"sms": "actions.sms"}
@@ -38,7 +38,8 @@ def test_of_two_topics_a_crash_may_have_lost_the_earlier_record_and_kept_the_lat
     sink = opened(tmp_path)
     before = Emitter(sink, TOPICS, "job")
     before.emit(out_of(1, 2))
-    starts = before.confirm()
+    before.confirm()
+    starts = before.ends(0)
     before.emit(out_of(3, 4))
     before.confirm()
     # The crash: of what came after the checkpoint, the journal kept everything, the channel lost the last record.
@@ -60,7 +61,8 @@ def test_dead_letters_are_told_apart_by_their_place_in_the_source(tmp_path: Path
         return [DeadLetter("events", 1, offset, "not_json", "", b"?") for offset in offsets]
 
     first = Emitter(opened(tmp_path), TOPICS, "job")
-    starts = first.confirm()
+    first.confirm()
+    starts = first.ends(0)
     first.emit_dead(dead(4, 9))
     first.confirm()
     second = Emitter(opened(tmp_path), TOPICS, "job")
@@ -69,3 +71,39 @@ def test_dead_letters_are_told_apart_by_their_place_in_the_source(tmp_path: Path
     second.confirm()
     found = [json.loads(line)["offset"] for line in (tmp_path / f"{DEAD_LETTERS}.jsonl").open()]
     assert found == [4, 9, 12]
+
+
+def test_a_crash_amid_a_replay_reads_back_once_more_what_has_not_come_again_yet(tmp_path: Path) -> None:
+    first = Emitter(opened(tmp_path), TOPICS, "job")
+    first.confirm()
+    starts = first.ends(0)
+    first.emit(out_of(1, 2, 3))
+    first.emit_dead([DeadLetter("events", 1, offset, "not_json", "", b"?") for offset in (4, 9)])
+    first.confirm()
+    for _ in range(2):
+        replay = Emitter(opened(tmp_path), TOPICS, "job", dead_shards={("events", 1): 0})
+        replay.read_back(starts)
+        replay.emit(out_of(1, 2))
+        replay.confirm()
+        assert replay.ends(0) == starts, "a checkpoint here must not hide the third record from the next replay"
+    replay.emit(out_of(3))
+    replay.confirm()
+    assert replay.ends(0) == starts, "nor the dead letters"
+    replay.emit_dead([DeadLetter("events", 1, offset, "not_json", "", b"?") for offset in (4, 9)])
+    replay.confirm()
+    assert replay.ends(0) != starts
+    assert lines(tmp_path, "actions.sms") == lines(tmp_path, JOURNAL) == [1, 2, 3]
+
+
+def test_only_the_shard_whose_users_are_to_come_again_looks_back(tmp_path: Path) -> None:
+    first = Emitter(opened(tmp_path), TOPICS, "job")
+    first.confirm()
+    starts = first.ends(0)
+    first.emit(out_of(1))
+    first.confirm()
+    replay = Emitter(opened(tmp_path), TOPICS, "job", shards=2)
+    replay.read_back(starts)
+    replay.confirm()
+    mine = shard_of("u", 2)
+    assert replay.ends(mine) == starts
+    assert replay.ends(1 - mine) != starts
