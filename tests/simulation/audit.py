@@ -1,0 +1,118 @@
+"""The comparison at the end of a world: topics and state against what should be there."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import orjson
+
+from dataflow.recovery import read_cut
+from operators.outbox import Totals, inside
+from state.store import ShardStore
+from state.user import NEVER, User
+from tests.simulation.disk import SimulatedBackend
+from tests.simulation.oracle import Expected, Violation
+from tests.simulation.scenario import Scenario, loaded, scenario
+from tests.simulation.world import OTHER_JOB, SimulatedWorld
+
+
+def run_seed(seed: int) -> SimulatedWorld:
+    """Let the world of *seed* happen and look at what came of it.
+
+    Raises:
+        Violation: a promise was broken.
+    """
+    return run_scenario(scenario(seed))
+
+
+def run_scenario(made: Scenario) -> SimulatedWorld:
+    """Let *made* happen and look at what came of it."""
+    world = SimulatedWorld(made)
+    world.run()
+    audit(world)
+    return world
+
+
+def audit(world: SimulatedWorld) -> None:
+    """Compare what is on the topics and in the state with what should be there."""
+    expected = world.history.expected()
+    _check_topics(world, expected)
+    _check_dead_letters(world)
+    _check_state(world, expected)
+
+
+def _check_topics(world: SimulatedWorld, expected: Expected) -> None:
+    suffix = b',"job":' + orjson.dumps(world.job_id) + b"}"
+    should = Counter((topic, orjson.dumps(record)[:-1] + suffix) for topic, record in expected.records)
+    found: Counter[tuple[str, bytes]] = Counter()
+    for topic, partitions in world.topics.topics.items():
+        if topic == "dead-letters":
+            continue
+        for partition in partitions:
+            last: dict[str, int] = {}
+            for record in partition:
+                value = orjson.loads(record.value)
+                if value["job"] == OTHER_JOB:
+                    continue
+                found[(topic, record.value)] += 1
+                if value["seq"] <= last.get(record.key, 0):
+                    raise Violation(f"{topic}: {record.key} has seq {value['seq']} after {last[record.key]}")
+                last[record.key] = value["seq"]
+    if found != should:
+        lost = list((should - found).elements())
+        extra = list((found - should).elements())
+        raise Violation(f"lost {len(lost)} {lost[:2]}, too many {len(extra)} {extra[:2]} of {sum(should.values())}")
+    seqs: dict[str, list[int]] = {}
+    for topic, raw in found:
+        if topic == "journal":
+            value = orjson.loads(raw)
+            seqs.setdefault(value["user_id"], []).append(value["seq"])
+    for user, numbers in seqs.items():
+        if sorted(numbers) != list(range(1, len(numbers) + 1)):
+            raise Violation(f"the journal of {user} has gaps: {sorted(numbers)}")
+
+
+def _check_dead_letters(world: SimulatedWorld) -> None:
+    found: Counter[tuple[str, int, int]] = Counter()
+    for partition in world.topics.topics.get("dead-letters", []):
+        for record in partition:
+            if record.headers["job"] != OTHER_JOB.encode():
+                value = orjson.loads(record.value)
+                found[(value["topic"], value["partition"], value["offset"])] += 1
+    if found != Counter(world.scenario.bad):
+        raise Violation(f"dead letters {sorted(found.elements())} instead of {sorted(world.scenario.bad)}")
+
+
+def _check_state(world: SimulatedWorld, expected: Expected) -> None:
+    """Conservation, one wake-up per user who waits, and users as they should be."""
+    cut = read_cut([world.recovery.database])
+    totals: Totals = {}
+    users: dict[str, User] = {}
+    world.fate.next_life(None)
+    due_of = loaded(world.history.flows).deployment.due_of
+    for number, rows in world.rows.items():
+        store = ShardStore(SimulatedBackend(rows, world.fate), due_of=due_of)
+        store.roll_back(cut.shards.get(str(number), [0])[0])
+        for flow, counts in store.meta.totals.items():
+            kept = totals.setdefault(flow, {})
+            for what, count in counts.items():
+                kept[what] = kept.get(what, 0) + count
+        here = dict(store.scan_users())
+        users.update(here)
+        timers = Counter((key[9:].decode(), int.from_bytes(key[1:9], "big")) for key in rows.now if key[:1] == b"t")
+        should = Counter((user_id, due_of(user)) for user_id, user in here.items() if due_of(user) < NEVER)
+        if timers != should:
+            raise Violation(f"timers {timers} instead of {should}")
+    if totals != expected.totals:
+        raise Violation(f"totals {totals} instead of {expected.totals}")
+    open_journeys = Counter(f"{one.flow}\x1f{one.version}" for user in users.values() for one in user.journeys)
+    for flow, counts in totals.items():
+        if inside(counts) != open_journeys[flow]:
+            raise Violation(f"{flow}: {inside(counts)} inside by the counts, {open_journeys[flow]} by the users")
+    assert expected.store is not None
+    for user_id, user in expected.store.scan_users():
+        mine = users.pop(user_id, User())
+        if (mine.seq, mine.profile, mine.journeys) != (user.seq, user.profile, user.journeys):
+            raise Violation(f"{user_id} is {mine} instead of {user}")
+    if users:
+        raise Violation(f"nobody knows {sorted(users)}")

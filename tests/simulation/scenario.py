@@ -1,0 +1,196 @@
+"""What a seed stands for: flows, users, records, and what goes wrong when."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from functools import lru_cache
+from random import Random
+from zlib import crc32
+
+from dataflow.flows import FlowText, Loaded, compile_texts, read_workspace
+from operators.deployment import Deployment
+from operators.values import HOUR, MINUTE, SECOND
+from tests.simulation.broker import SourcePartition, SourceRecord
+
+START = 1_795_435_200_000
+END = START + 200 * HOUR  # Up to here time runs on at the very end: nothing waits any more.
+
+WORKSPACE = json.dumps({"channels": {name: {"topic": f"actions.{name}"} for name in ("one", "two", "three")}})
+
+CART = """
+flow: cart
+version: {version}
+{state}
+priority: 1
+trigger: {{event: cart, count: {{at_least: 2, within: 1h}}}}
+entry: {{concurrent: 2}}
+exit: [{{event: buy, goal: true}}]
+steps:
+  - wait: {wait}
+  - branch:
+      - when: {{did: {{event: view, within: 2h}}}}
+        steps: [{{send: {channel}, template: viewed}}]
+      - else: [{{send: {channel}, template: blind}}]
+  - wait_for: {{back: {{event: view}}}}
+    timeout: 3h
+  - {{send: one, template: last}}
+"""
+CART_1 = CART.format(version=1, state="", wait="30m", channel="one")
+CART_1_ENDED = CART.format(version=1, state="state: ended", wait="30m", channel="one")
+CART_2 = CART.format(version=2, state="", wait="10m", channel="two")
+VIEW = """
+flow: view
+trigger: {event: view}
+entry: {reentry: {after: 2h}}
+steps:
+  - {set: {last: "{{ now }}"}}
+  - wait: 45m
+  - {send: two, template: seen, vars: {last: "{{ profile.last }}", tier: "{{ profile.tier | default: 'none' }}"}}
+"""
+HELLO = """
+flow: hello
+trigger: {event: hello}
+steps: [{send: three, template: hello}]
+"""
+BYE = """
+flow: bye
+trigger: {event: bye, where: {n: {gte: 3}}}
+exit: [{event: buy}]
+steps:
+  - wait: 20m
+  - {send: three, template: bye}
+  - wait: 20m
+  - {send: one, template: bye}
+"""
+DEPLOYMENTS = (
+    (CART_1, VIEW, HELLO, BYE),
+    (CART_1_ENDED, CART_2, VIEW, BYE),
+    (CART_1_ENDED, CART_2, VIEW, HELLO),
+    (CART_1, VIEW),
+)
+
+
+@lru_cache
+def loaded(number: int) -> Loaded:
+    """Return deployment *number*, compiled."""
+    workspace, problems = read_workspace("nudge.yaml", WORKSPACE.encode())
+    texts = [FlowText(f"{index}.yaml", text) for index, text in enumerate(DEPLOYMENTS[number])]
+    checked = compile_texts(texts, workspace)
+    assert not checked.has_errors, checked.problems
+    assert not problems
+    return Loaded(Deployment(checked.programs), checked, workspace, WORKSPACE, "")
+
+
+@dataclass
+class Life:
+    """One start of the job, and how it ends: killed at a touch of the outside, asked to stop, or by itself."""
+
+    flows: int
+    processes: int
+    stop_at_end: bool = False
+    until_ms: int | None = None
+    kill_at: int | None = None
+    loses_power: bool = False
+    stop_after: int | None = None
+    pause_ms: int = 0
+
+
+@dataclass
+class Scenario:
+    """Everything that happens to a job, apart from the order of what goes on side by side."""
+
+    seed: int
+    partitions: list[SourcePartition] = field(default_factory=list)
+    lives: list[Life] = field(default_factory=list)
+    shards: int = 2
+    sink_partitions: int = 2
+    users_in_memory: int = 100
+    slack_ms: int = 1000
+    step_ms: int = 60
+    host_clock_jumps: bool = False
+    bad: set[tuple[str, int, int]] = field(default_factory=set)
+    """The places of records that nobody can read."""
+
+    @property
+    def lasts_ms(self) -> int:
+        ends = [partition.records[-1].appended_ms for partition in self.partitions if partition.records]
+        return max(ends, default=START) - START
+
+
+def scenario(seed: int) -> Scenario:
+    """Return what *seed* stands for."""
+    chance = Random(seed)
+    made = Scenario(seed)
+    made.shards = chance.randint(1, 4)
+    made.sink_partitions = chance.randint(1, 3)
+    made.users_in_memory = chance.choice([1, 2, 5, 100])
+    made.step_ms = chance.choice([2, 20, 60, 500])
+    may_lose_power = chance.random() < 0.3
+    topics = ["events"] if chance.random() < 0.75 else ["events", "more"]
+    stamps_itself = not may_lose_power and chance.random() < 0.5
+    made.host_clock_jumps = not may_lose_power and chance.random() < 0.3
+    changes_flows = not may_lose_power and len(topics) == 1 and chance.random() < 0.5
+    made.partitions = [
+        SourcePartition(topic, number) for topic in topics for number in range(chance.choice([1, 1, 2, 3]))
+    ]
+    _fill(made, chance, stamps_itself)
+    flows, most = 0, min(made.shards, 3)
+    for _ in range(chance.choice([1, 1, 2, 2, 3, 5])):
+        if changes_flows and chance.random() < 0.5:
+            flows = chance.randrange(len(DEPLOYMENTS))
+        life = Life(flows, chance.randint(1, most), stop_at_end=chance.random() < 0.25)
+        if chance.random() < 0.8:
+            life.kill_at = int(2 ** chance.uniform(0, 10))
+            life.loses_power = may_lose_power and chance.random() < 0.6
+        if not life.stop_at_end:
+            life.stop_after = chance.randint(1, 200)
+        life.pause_ms = chance.choice([0, SECOND, chance.randint(0, 2 * HOUR)])
+        made.lives.append(life)
+    last = chance.randrange(len(DEPLOYMENTS)) if changes_flows else flows
+    made.lives.append(Life(last, chance.randint(1, most), stop_at_end=True, until_ms=END))
+    return made
+
+
+def _fill(made: Scenario, chance: Random, stamps_itself: bool) -> None:
+    users = [f"user-{number}" for number in range(chance.randint(1, 6))]
+    pace = chance.choice([SECOND, MINUTE, 10 * MINUTE])
+    is_one_topic = len({partition.topic for partition in made.partitions}) == 1
+    now = START
+    sent: list[bytes] = []
+    with_gaps = chance.random() < 0.2
+    next_offsets = [0] * len(made.partitions)
+    for number in range(chance.randint(5, 45)):
+        now += chance.choice([0, chance.randint(0, 2 * pace), chance.randint(0, 4 * pace)])
+        user = chance.choice(users)
+        value = _value(chance, user, number)
+        if sent and chance.random() < 0.1:
+            value = chance.choice(sent)
+            user = json.loads(value)["user_id"]
+        target = crc32(user.encode()) % len(made.partitions) if is_one_topic else chance.randrange(len(made.partitions))
+        partition = made.partitions[target]
+        offset = next_offsets[target]
+        if chance.random() < 0.05:
+            value = b'{"user_id": '
+            made.bad.add((partition.topic, partition.number, offset))
+        else:
+            sent.append(value)
+        late_ms = chance.choice([0, 0, 500, chance.randint(0, 2 * HOUR)]) if stamps_itself else 0
+        partition.records.append(SourceRecord(offset, now, now - late_ms, value))
+        next_offsets[target] = offset + (chance.randint(1, 3) if with_gaps else 1)
+
+
+def _value(chance: Random, user: str, number: int) -> bytes:
+    kind = chance.choices(
+        ["cart", "view", "buy", "hello", "bye", "noise", "identify", "receipt"], [8, 6, 1, 2, 3, 3, 2, 1]
+    )[0]
+    record: dict[str, object] = {"user_id": user}
+    if kind == "identify":
+        record |= {"type": "identify", "traits": {"tier": chance.choice(["gold", "blue", None])}}
+    elif kind == "receipt":
+        record |= {"action_id": "a", "status": "delivered"}
+    else:
+        record |= {"event": kind, "properties": {"n": chance.randint(0, 5)}}
+    if chance.random() < 0.6:
+        record["message_id"] = f"m-{number}"
+    return json.dumps(record).encode()

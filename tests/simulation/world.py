@@ -1,0 +1,227 @@
+"""The world in which a job is started, killed and started again, and the comparison at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from random import Random
+
+import msgspec
+
+from connectors.sinks import Sink
+from connectors.sources import SourcePartition as Reader
+from dataflow.clock import SteadyClock
+from dataflow.course import Course, Job
+from dataflow.flows import UsageError
+from dataflow.plan import PartitionPlan, Plan
+from dataflow.recovery import Cut, forget_from, read_cut
+from dataflow.urls import SinkUrl, SourceUrl
+from dataflow.worker import Worker
+from operators.deployment import Deployment
+from operators.flow import Workspace
+from operators.values import HOUR, MINUTE
+from state.store import Backend
+from tests.simulation.broker import Clock, SimulatedReader, SimulatedSink, SinkRecord, SinkTopics
+from tests.simulation.disk import Rows, SimulatedBackend, SimulatedFolder
+from tests.simulation.engine import Execution, Recovery
+from tests.simulation.fate import Fate, Killed
+from tests.simulation.oracle import History
+from tests.simulation.scenario import DEPLOYMENTS, START, Life, Scenario, loaded
+
+OTHER_JOB = "another-job"
+
+
+class _Silent:
+    """A log that nobody reads."""
+
+    def __getattr__(self, _: str) -> Callable[..., None]:
+        return lambda *_, **__: None
+
+
+class _CompiledPlan(Plan):
+    """A plan whose flows are not compiled once more for every process."""
+
+    def deployment(self) -> tuple[Deployment, Workspace]:
+        found = loaded(_number_of(self))
+        return found.deployment, found.workspace
+
+
+def _number_of(plan: Plan) -> int:
+    return [sorted(texts) for texts in DEPLOYMENTS].index(sorted(text for _, text in plan.flows))
+
+
+class SimulatedOutside:
+    """The `Outside` of one process."""
+
+    def __init__(self, world: SimulatedWorld) -> None:
+        self._world = world
+        self.sink: Sink = world.open_sink()
+        self.progress = world.progress
+        self.clock = SteadyClock(lambda: world.clock.host_ms, lambda: world.clock.now_ms)
+
+    def backend(self, shard: int) -> Backend:
+        world = self._world
+        return SimulatedBackend(world.rows.setdefault(shard, Rows()), world.fate)
+
+    def reader(self, partition: PartitionPlan, position: int) -> Reader:
+        world = self._world
+        there = next(one for one in world.scenario.partitions if one.key == partition.key)
+        return SimulatedReader(there, position, world.clock, self.clock, world.chance)
+
+    def all_at_once(self, tasks: Sequence[Callable[[], None]]) -> None:
+        order = list(tasks)
+        self._world.chance.shuffle(order)
+        for task in order:
+            task()
+
+    def monotonic_s(self) -> float:
+        return self._world.clock.now_ms / 1000
+
+    def close(self) -> None:
+        pass
+
+
+class SimulatedWorld:
+    """A `World` of dataflow/course.py: everything outside the job, with its faults."""
+
+    place = "simulated"
+
+    def __init__(self, scenario: Scenario) -> None:
+        self.scenario = scenario
+        self.chance = chance = Random(scenario.seed + 1)
+        self.fate = Fate(chance)
+        self.clock = Clock(START)
+        self.files = SimulatedFolder(self.fate)
+        self.progress = SimulatedFolder(self.fate)
+        self.rows: dict[int, Rows] = {}
+        self.recovery = Recovery(self.fate)
+        self.topics = SinkTopics(chance, scenario.sink_partitions)
+        self.history = History(len(scenario.partitions))
+        self.job_id = ""
+        self._sinks: list[SimulatedSink] = []
+        self._life = scenario.lives[0]
+        self._long_step_ms = max(MINUTE, scenario.lasts_ms // 30)
+
+    # ---- what the course of a run asks for -----------------------------------------------------------------------
+
+    def open_sink(self) -> Sink:
+        sink = SimulatedSink(self.topics, self.fate)
+        self._sinks.append(sink)
+        return sink
+
+    def partitions(self) -> list[PartitionPlan]:
+        self.fate.touch("look up partitions")
+        return [
+            PartitionPlan(
+                one.key, "kafka", "b:9", one.topic, one.number, 0,
+                one.end(self.clock.now_ms) if self._life.stop_at_end else None,
+            )
+            for one in self.scenario.partitions
+        ]  # fmt: skip
+
+    def last_cut(self) -> Cut:
+        database = self.recovery.database
+        forget_from(database, read_cut([database]).epoch)
+        self.fate.touch("forgotten")
+        return read_cut([database])
+
+    def backend(self, shard: int) -> Backend | None:
+        return SimulatedBackend(self.rows[shard], self.fate) if shard in self.rows else None
+
+    def is_stopping(self) -> bool:
+        return self._is_stopping
+
+    def execute(self, plan: Plan) -> None:
+        chance = self.chance
+        self.job_id = plan.job
+        plan = _CompiledPlan(**{name: getattr(plan, name) for name in plan.__struct_fields__})
+        plan.users_in_memory = self.scenario.users_in_memory
+        sources = self.last_cut().sources
+        resumed = [sources.get(one.key, [one.start, -1]) for one in plan.partitions]
+        self.history.begin(_number_of(plan), [one[0] for one in resumed], min(one[1] for one in resumed))
+        workers = [Worker(plan, index, _Silent(), SimulatedOutside(self)) for index in range(plan.processes)]  # type: ignore[arg-type]
+        execution = Execution(
+            plan,
+            workers,
+            self.recovery,
+            chance,
+            pass_time=self._pass_time,
+            watch=self.history.watch,
+            stop_after=self._life.stop_after,
+        )
+        execution.run()
+        self._is_stopping = execution.is_stopping
+        ends = [one.end for one in plan.partitions]
+        if all(one.closes for one in plan.partitions) and None not in ends:
+            sources = self.last_cut().sources
+            newest = max(sources[one.key][1] for one in plan.partitions)
+            self.history.close(max(newest, plan.until_ms or newest), [end for end in ends if end is not None])
+
+    def _pass_time(self) -> None:
+        chance, clock = self.chance, self.clock
+        which = chance.random()
+        usual_ms = self.scenario.step_ms
+        clock.now_ms += chance.randint(0, usual_ms if which < 0.8 else 2000 if which < 0.9 else self._long_step_ms)
+        if self.scenario.host_clock_jumps and chance.random() < 0.02:
+            clock.host_is_ahead_ms = chance.choice([0, HOUR, -HOUR, chance.randint(-MINUTE, 5 * MINUTE)])
+
+    # ---- lives ---------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Let the job have all its lives."""
+        for life in self.scenario.lives:
+            if life is self.scenario.lives[-1]:
+                self.clock.now_ms += self.scenario.lasts_ms  # By the last one all records are there.
+            self.live(life)
+            self.clock.now_ms += life.pause_ms
+
+    def live(self, life: Life) -> None:
+        """Start the job once, and let it end as *life* says."""
+        self._life = life
+        self._is_stopping = False
+        self.fate.next_life(life.kill_at)
+        self._sinks = []
+        job = Job(
+            loaded=loaded(life.flows),
+            sources=[SourceUrl("kafka", "b:9", topic) for topic in {one.topic for one in self.scenario.partitions}],
+            sink=SinkUrl("kafka", "b:9"),
+            state=None,
+            processes=life.processes,
+            stop_at_end=life.stop_at_end,
+            until_ms=life.until_ms,
+            slack_ms=self.scenario.slack_ms,
+            shards=self.scenario.shards,
+        )
+        try:
+            Course(job, _Silent(), self).run()  # type: ignore[arg-type]
+        except Killed:
+            self._bury(life)
+        except UsageError as error:
+            # Users are in a version that these flows lack: nothing was changed, and the old flows go on.
+            if "users are still in versions" not in str(error):
+                raise
+            if life.until_ms is not None:
+                self.live(replace(life, flows=self.history.flows))
+            return
+        self._meet_another_job()
+
+    def _bury(self, life: Life) -> None:
+        for sink in self._sinks:
+            self.topics.bury(sink.sent)
+        if life.loses_power:
+            self.files.lose_power(self.chance)
+            self.progress.lose_power(self.chance)
+            for rows in self.rows.values():
+                rows.lose_power(self.chance)
+
+    def _meet_another_job(self) -> None:
+        """Another job writes to the same topics, about the same users, and is much further."""
+        for topic in self.topics.topics:
+            if self.chance.random() < 0.3:
+                user = f"user-{self.chance.randint(0, 6)}"
+                value = msgspec.json.encode({"user_id": user, "seq": 10**6, "job": OTHER_JOB})
+                headers = {"job": OTHER_JOB.encode()}
+                if topic == "dead-letters":
+                    place = {"topic": "events", "partition": 0, "offset": 10**6}
+                    value = msgspec.json.encode(place)
+                self.topics.take(self.topics.place(topic, user), [SinkRecord(user, value, headers)])
