@@ -19,6 +19,7 @@ BYTES_MAX: Final = 1_048_576  # Kafka itself takes no larger records unless told
 LEVELS_MAX: Final = 64  # Whoever walks through what was sent may recurse.
 USER_ID_CHARACTERS_MAX: Final = 256
 NAME_CHARACTERS_MAX: Final = 128
+MESSAGE_ID_CHARACTERS_MAX: Final = 256  # It is remembered for a day, and in every action that it causes.
 
 _LIST: Final = ord("[")
 _KINDS_OF_VALUE: Final = {
@@ -111,6 +112,8 @@ def record_of(value: dict[str, Any]) -> Record | Reject:
     message_id = get("message_id")
     if message_id.__class__ is not str and message_id is not None:
         return _bad_type("message_id", message_id, "a text")
+    if message_id is not None and len(message_id) > MESSAGE_ID_CHARACTERS_MAX:
+        return _bad_name("message_id", message_id, "bad_type", MESSAGE_ID_CHARACTERS_MAX)
     at_ms = get("timestamp")
     if at_ms is not None:
         at_ms = parse_time_value(at_ms)
@@ -223,7 +226,7 @@ class _Head(Struct, gc=False):
 
     user_id: Annotated[str, Meta(min_length=1, max_length=USER_ID_CHARACTERS_MAX)]
     event: Annotated[str, Meta(min_length=1, max_length=NAME_CHARACTERS_MAX)]
-    message_id: str | None = None
+    message_id: Annotated[str, Meta(max_length=MESSAGE_ID_CHARACTERS_MAX)] | None = None
     timestamp: str | int | None = None
     received_at: str | int | None = None
     properties: _Skipped | None = None
@@ -238,7 +241,7 @@ class _Whole(Struct, gc=False):
 
     user_id: Annotated[str, Meta(min_length=1, max_length=USER_ID_CHARACTERS_MAX)]
     event: Annotated[str, Meta(min_length=1, max_length=NAME_CHARACTERS_MAX)]
-    message_id: str | None = None
+    message_id: Annotated[str, Meta(max_length=MESSAGE_ID_CHARACTERS_MAX)] | None = None
     timestamp: str | int | None = None
     received_at: str | int | None = None
     properties: dict[str, Any] | None = None

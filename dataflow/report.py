@@ -44,6 +44,7 @@ def print_simulation(simulation: Simulation, deployment: Deployment, *, as_json:
             "dead_letters": simulation.dead,
             "duplicates": simulation.duplicates,
             "unsupported": simulation.unsupported,
+            "internal_errors": simulation.errors,
             "flows": rows,
         }
         sys.stdout.write(json.dumps(summary) + "\n")
@@ -66,6 +67,8 @@ def print_simulation(simulation: Simulation, deployment: Deployment, *, as_json:
     dead = ", ".join(f"{reason} {number}" for reason, number in sorted(simulation.dead.items())) or "none"
     repeats = "1 duplicate" if simulation.duplicates == 1 else f"{simulation.duplicates} duplicates"
     console.print(f"{simulation.records} records, {repeats}, dead letters: {dead}")
+    if simulation.errors:
+        console.print(f"{simulation.errors} internal errors, each in one user's step: see 'failed' in the journal")
     if simulation.unsupported:
         console.print(f"{simulation.unsupported} receipts and memberships were left alone: not supported yet")
 

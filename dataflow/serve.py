@@ -25,6 +25,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
+from dataflow.errors import PLACES
 from dataflow.flows import UsageError
 from operators.outbox import inside
 
@@ -59,6 +60,8 @@ METRICS: Final = (
     Family("nudge_records_total", "counter", "Records read from the sources, unreadable ones included."),
     Family("nudge_relevant_records_total", "counter", "Records that mattered to some flow or profile."),
     Family("nudge_duplicates_total", "counter", "Records dropped since their message_id had come before."),
+    Family("nudge_profile_updates_refused_total", "counter", "They would have made a profile too large."),
+    Family("nudge_internal_errors_total", "counter", "Mistakes of ours, each contained to one user.", ("place",)),
     Family("nudge_unsupported_records_total", "counter", "Receipts and memberships, which are left alone so far."),
     Family("nudge_dead_letters_total", "counter", "Records that could not be read.", ("reason",)),
     Family("nudge_actions_total", "counter", "Actions written to the sink."),
@@ -117,6 +120,7 @@ _SUMMED: Final = {
     "nudge_records_total": "records",
     "nudge_relevant_records_total": "relevant",
     "nudge_duplicates_total": "duplicates",
+    "nudge_profile_updates_refused_total": "too_large",
     "nudge_unsupported_records_total": "unsupported",
     "nudge_actions_total": "actions",
     "nudge_journal_records_total": "journal",
@@ -179,6 +183,7 @@ class JobCollector(Collector):
         return {
             **{name: {(): 0.0} for name in _SUMMED},
             "nudge_dead_letters_total": {(reason,): 0.0 for reason in DEAD_LETTER_REASONS},
+            "nudge_internal_errors_total": {(place,): 0.0 for place in PLACES},
             "nudge_entered_total": dict.fromkeys(flows, 0.0),
             "nudge_failed_total": {(*flow, reason): 0.0 for flow in flows for reason in FAILURES},
         }
@@ -242,6 +247,8 @@ def _counted(by_process: dict[int, dict[str, Any]]) -> dict[str, Samples]:
     for status in by_process.copy().values():
         for name, field in _SUMMED.items():
             count(name, (), status[field])
+        for place, number in status["errors"].items():
+            count("nudge_internal_errors_total", (place,), number)
         for reason, number in status["dead"].items():
             count("nudge_dead_letters_total", (reason,), number)
         count("nudge_checkpoints_total", (str(status["process"]),), status["checkpoints"])

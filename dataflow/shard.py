@@ -15,9 +15,9 @@ from typing import Final
 
 import msgspec
 
-from operators.advance import on_due, on_record
+from operators.advance import on_due, on_record, postpone
 from operators.deployment import Deployment
-from operators.outbox import Outbox
+from operators.outbox import InternalError, Outbox
 from state.records import Input
 from state.store import ShardStore
 from state.user import NEVER
@@ -107,9 +107,13 @@ class Shard:
             user_id = record.user_id
             slot = slot_of(user_id)
             user = slot.user
-            if slot.due <= now:
-                on_due(deployment, user_id, user, now, out)
-            on_record(deployment, user, record, out)
+            try:
+                if slot.due <= now:
+                    on_due(deployment, user_id, user, now, out)
+                on_record(deployment, user, record, out)
+            except Exception as error:  # What is not contained closer to its cause is here: nobody else has to wait.
+                out.errors.append(InternalError("record", "", error, record.source, record.offset))
+                postpone(deployment, user, now)
             due = due_of(user)
             if due != slot.due or not slot.changed:
                 store.touch(user_id, slot, due)
@@ -124,7 +128,11 @@ class Shard:
         fired = 0
         while (found := store.next_due(time_ms)) is not None:
             due, user_id, slot = found
-            on_due(deployment, user_id, slot.user, due, out)
+            try:
+                on_due(deployment, user_id, slot.user, due, out)
+            except Exception as error:
+                out.errors.append(InternalError("wake-up", "", error))
+                postpone(deployment, slot.user, due)
             store.touch(user_id, slot, deployment.due_of(slot.user))
             fired += 1
             if fired % WAKES_BETWEEN_SPILLS == 0 and store.needs_spill:

@@ -54,6 +54,7 @@ class Simulation:
         self.records = 0
         self.dead: dict[str, int] = {}
         self.unsupported = 0
+        self.errors = 0
 
     @property
     def totals(self) -> Totals:
@@ -119,6 +120,8 @@ class Simulation:
     def _flush(self, now: int | None) -> None:
         """Hand out what was emitted before *now*, in order of time, then user; everything with None."""
         out = self._shard.out
+        self.errors += len(out.errors)
+        out.errors.clear()
         if now is not None and len(out.journal) < RECORDS_AT_ONCE:
             return
         out.actions = _handed_out(out.actions, now, self._action)

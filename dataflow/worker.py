@@ -20,6 +20,7 @@ import msgspec
 import structlog
 
 from dataflow.emit import DEAD_LETTERS, JOURNAL, Emitter
+from dataflow.errors import ErrorReport
 from dataflow.intake import Counts, Intake, dead_shard, head_time
 from dataflow.logs import configure_logs
 from dataflow.outside import Machine, Outside
@@ -59,6 +60,7 @@ class Worker:
             for number, partition in enumerate(plan.partitions)
         }
         self.emitter = Emitter(outside.sink, topics, plan.job, shards=plan.shards, dead_shards=dead_shards)
+        self.errors = ErrorReport(log.error, [one.key for one in plan.partitions])
         outside.sink.open_topics(sorted({*topics.values(), JOURNAL, DEAD_LETTERS}))
         if plan.read_back is not None:
             self.emitter.read_back(plan.read_back)
@@ -86,6 +88,8 @@ class Worker:
         """Send what *shard* has decided on its way."""
         self._uncommitted = True
         out = shard.out
+        if out.errors:
+            self.errors.take(out.errors)
         if out.actions or out.journal:
             self.emitter.emit(out)
             self.emitter.deliver()
@@ -169,9 +173,10 @@ class Worker:
         """Return what the parent adds up and shows."""
         totals: Totals = {}
         counted: Totals = {}  # Totals go back with the state after a crash; this is since the process started.
-        duplicates, time_ms = 0, None
+        duplicates, too_large, time_ms = 0, 0, None
         for number, shard in list(self.shards.items()):
             duplicates += shard.out.duplicates
+            too_large += shard.out.too_large
             time_ms = shard.time_ms if time_ms is None else min(time_ms, shard.time_ms)
             for flow, counts in list(shard.out.totals.items()):
                 kept, new = totals.setdefault(flow, {}), counted.setdefault(flow, {})
@@ -190,6 +195,8 @@ class Worker:
             "unsupported": sum(counts.unsupported for counts in self.counts.values()),
             "dead": dead,
             "duplicates": duplicates,
+            "too_large": too_large,
+            "errors": dict(self.errors.counts),
             "actions": self.emitter.actions,
             "journal": self.emitter.journal,
             "dead_letters": self.emitter.dead_letters,

@@ -8,22 +8,24 @@ outbox it is given, and nothing else.
 from __future__ import annotations
 
 from bisect import bisect_right, insort
-from typing import Any, Final
+from typing import Final
 
 from operators.conditions import dig
 from operators.deployment import Deployment, Plan, Window
 from operators.entry import try_to_enter
-from operators.ids import key_text
-from operators.journey import hear, leave, wake
+from operators.ids import is_key, key_text
+from operators.journey import fail, hear, leave, wake
+from operators.limits import COUNTERS_MAX, make_room, write_profile
 from operators.memory import REPEAT_MS
-from operators.outbox import Outbox
+from operators.outbox import REFUSED, InternalError, Outbox
 from operators.program import Alternative, Program
-from operators.values import DAY
+from operators.values import DAY, HOUR
 from operators.visit import Visit
 from state.records import Input
 from state.user import Branch, Journey, User
 
 SEEN_PRUNED_AT: Final = 32
+POSTPONED_MS: Final = HOUR
 
 
 def on_record(deployment: Deployment, user: User, record: Input, out: Outbox) -> None:
@@ -40,21 +42,29 @@ def on_record(deployment: Deployment, user: User, record: Input, out: Outbox) ->
             deployment.memory.forget_entries(user, now)
         seen[message_id] = now
         user.day = now // DAY + deployment.memory.days
-    if record.traits is not None:
-        _merge(user.profile, record.traits)
+    if record.traits is not None and not write_profile(user.profile, record.traits):
+        out.too_large += 1
     hits = record.hits
     if not hits:
         return
     user.day = now // DAY + deployment.memory.days
     plan = deployment.plans.get(hits) or deployment.plan(hits)
     for window in plan.windows:
-        _enter_window(user, record, window, out)
+        try:
+            _enter_window(user, record, window, out)
+        except Exception as error:  # A mistake of ours must not take the rest of what the event does with it.
+            _note(out, "window", window.program, record, error)
     fired = _fired(user, record, plan, out) if plan.triggers else None
     if user.journeys:
         _tell_journeys(deployment, user, record, out)
     if fired:
         for program in fired:
-            try_to_enter(_visit(user, record, program, out))
+            visit = _visit(user, record, program, out)
+            try:
+                try_to_enter(visit)
+            except Exception as error:
+                _note(out, "entry", program, record, error)
+                _refuse(visit, error)
 
 
 def on_due(deployment: Deployment, user_id: str, user: User, now: int, out: Outbox) -> None:
@@ -79,21 +89,40 @@ def on_due(deployment: Deployment, user_id: str, user: User, now: int, out: Outb
         deployment.memory.forget(user, now)
 
 
+def postpone(deployment: Deployment, user: User, now: int) -> None:
+    """Put off what is due for *user* by now: waking it went wrong, before any journey was there to be failed.
+
+    So nothing is lost and nobody else has to wait; the next software may be able to do it.
+    """
+    for journey in user.journeys:
+        for branch in journey.branches:
+            if branch.wake_ms <= now:
+                branch.wake_ms = now + POSTPONED_MS
+    if not user.journeys:
+        user.day = now // DAY + 1 + deployment.memory.days
+
+
+def _note(out: Outbox, place: str, program: Program, record: Input, error: Exception) -> None:
+    out.errors.append(InternalError(place, program.label, error, record.source, record.offset))
+
+
+def _refuse(visit: Visit, error: Exception) -> None:
+    """Journal that entry went wrong; a journey that had begun is closed as failed."""
+    if visit.journey_or_none is not None:
+        fail(visit, visit.journey_or_none, error, "entry")
+        return
+    message_id, event = visit.heard_cause
+    visit.program.tally(visit.out, f"{REFUSED}:error")
+    cause = {"message_id": message_id, "event": event}
+    visit.journal("refused", reason="error", detail={"error": type(error).__name__}, cause=cause)
+
+
 def _visit(user: User, record: Input, program: Program, out: Outbox) -> Visit:
     visit = Visit(record.user_id, user, program, record.now, out)
     visit.heard = record.properties
     visit.heard_cause = (record.message_id, record.name)
     visit.hits = record.hits
     return visit
-
-
-def _merge(profile: dict[str, Any], traits: dict[str, Any]) -> None:
-    """Merge *traits* into the profile: the top level only, null removes."""
-    for name, value in traits.items():
-        if value is None:
-            profile.pop(name, None)
-        else:
-            profile[name] = value
 
 
 # ---- counters ------------------------------------------------------------------------------------------------------
@@ -128,11 +157,14 @@ def _fired(user: User, record: Input, plan: Plan, out: Outbox) -> list[Program] 
     for program, alternatives in plan.triggers:
         fires = False
         for alternative in alternatives:
-            live = alternative.ask.live
-            if live is not None and not live.holds(_visit(user, record, program, out)):
-                continue
-            if not alternative.counter or _counted(user, record, program, alternative):
-                fires = True
+            try:
+                live = alternative.ask.live
+                if live is not None and not live.holds(_visit(user, record, program, out)):
+                    continue
+                if not alternative.counter or _counted(user, record, program, alternative):
+                    fires = True
+            except Exception as error:
+                _note(out, "trigger", program, record, error)
         if fires:
             if fired is None:
                 fired = [program]
@@ -146,9 +178,11 @@ def _counted(user: User, record: Input, program: Program, alternative: Alternati
     name = alternative.counter
     if program.key_path is not None:
         value = dig(record.properties, program.key_path)
-        if value != "" and isinstance(value, str | int | float | bool):
+        if is_key(value):
             name = f"{name}\x1f{'t' if isinstance(value, str) else 'v'}{key_text(value)}"
     windows = user.windows
+    if len(windows) >= COUNTERS_MAX and name not in windows:
+        make_room(windows, COUNTERS_MAX)
     if alternative.within is None:
         count = windows.get(name, 0)
         assert isinstance(count, int)
@@ -184,24 +218,35 @@ def _counted(user: User, record: Input, program: Program, alternative: Alternati
 def _tell_journeys(deployment: Deployment, user: User, record: Input, out: Outbox) -> None:
     """Let the open journeys of *user* take the event in: their own counts, then exits, then the steps they wait in."""
     listening: list[tuple[int, int, Journey, Visit]] = []
+    failing: list[tuple[Journey, Visit, Exception]] | None = None
     for journey in user.journeys:
         program = deployment.program(journey.flow, journey.version)
         if record.name not in program.hears:
             continue
         visit = _visit(user, record, program, out)
         visit.journey_or_none = journey
-        if visit.hears_key():
+        try:
+            if not visit.hears_key():
+                continue
             for name, ask in program.tallies:
                 if visit.satisfies(ask):
                     journey.tallies[name] = journey.tallies.get(name, 0) + 1
+        except Exception as error:
+            failing = [*(failing or ()), (journey, visit, error)]
+        else:
             listening.append((-program.priority, journey.number, journey, visit))
+    for journey, visit, wrong in failing or ():  # Not while the journeys are gone through.
+        fail(visit, journey, wrong, "tally")
     if len(listening) > 1:
         listening.sort(key=lambda one: one[:2])
     for _, _, journey, visit in listening:
-        for rule in visit.program.exits:
-            if visit.satisfies(rule.ask):
-                leave(visit, journey, rule)
-                break
-        else:
-            if not visit.program.is_paused:
-                hear(visit, journey)
+        try:
+            for rule in visit.program.exits:
+                if visit.satisfies(rule.ask):
+                    leave(visit, journey, rule)
+                    break
+            else:
+                if not visit.program.is_paused:
+                    hear(visit, journey)
+        except Exception as error:
+            fail(visit, journey, error, "exit")

@@ -17,6 +17,7 @@ from typing import Any, Final, Protocol
 import orjson
 import re2
 
+from operators.limits import told
 from operators.problems import BadValue, Path, Problems, did_you_mean
 from operators.templates import MISSING, Template, TemplateFailed, TemplateSyntaxError, parse_template
 from operators.values import parse_duration, shown
@@ -217,8 +218,8 @@ class Test:
             wanted = format_ms(wanted)
         return {
             "path": ".".join((self.root, *self.path)),
-            "test": {self.op: None if wanted is MISSING else wanted},
-            "value": context.value(self.root, self.path),
+            "test": {self.op: None if wanted is MISSING else told(wanted)},
+            "value": told(context.value(self.root, self.path)),
         }
 
 

@@ -6,8 +6,9 @@ from typing import Any
 
 from operators.conditions import dig, equal
 from operators.flow import ReentryAfter, ReentryAtMost
-from operators.ids import Key, key_text, share_of
+from operators.ids import Key, is_key, key_text, share_of
 from operators.journey import begin
+from operators.limits import ENTRIES_MAX, JOURNEYS_MAX, make_room, told
 from operators.outbox import REFUSED
 from operators.program import Program
 from operators.visit import Visit
@@ -35,7 +36,7 @@ def _key(visit: Visit) -> Key:
     if path is None:
         return None
     value = dig(visit.heard, path)
-    return value if value != "" and isinstance(value, str | int | float | bool) else None
+    return value if is_key(value) else None
 
 
 def _refusal(visit: Visit, key: Key) -> tuple[str, dict[str, Any] | None] | None:
@@ -48,7 +49,7 @@ def _refusal(visit: Visit, key: Key) -> tuple[str, dict[str, Any] | None] | None
     if program.active_until is not None and now >= program.active_until:
         return "inactive", {"active_until": format_ms(program.active_until)}
     if program.key_path is not None and key is None:
-        return "no_key", {"path": ".".join(program.key_path), "value": dig(visit.heard, program.key_path)}
+        return "no_key", {"path": ".".join(program.key_path), "value": told(dig(visit.heard, program.key_path))}
     rules = program.rules
     if rules.when is not None and not rules.when.holds(visit):
         return "condition", rules.when.failure(visit)
@@ -63,6 +64,8 @@ def _refusal(visit: Visit, key: Key) -> tuple[str, dict[str, Any] | None] | None
     )
     if open_journeys >= rules.concurrent:
         return "already_inside", {"open": open_journeys, "concurrent": rules.concurrent}
+    if len(user.journeys) >= JOURNEYS_MAX:
+        return "already_inside", {"open_in_all_flows": len(user.journeys), "at_most": JOURNEYS_MAX}
     if rules.holdout and share_of(program.name, visit.user_id, "holdout") < rules.holdout:
         return "holdout", None
     return None
@@ -101,4 +104,6 @@ def _remember(user: User, program: Program, key: Key, now: int) -> None:
         return
     keep = rule.at_most if isinstance(rule, ReentryAtMost) else 1
     name = memory_key(program, key)
+    if len(user.entries) >= ENTRIES_MAX and name not in user.entries:
+        make_room(user.entries, ENTRIES_MAX)
     user.entries[name] = [*user.entries.get(name, []), now][-keep:]

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from hashlib import blake2b
+from typing import Any
 
 import orjson
+
+from operators.limits import KEY_CHARACTERS_MAX
 
 Key = str | int | float | bool | None
 
 
 def _digest(text: str) -> str:
     return blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def is_key(value: Any) -> bool:
+    """Tell whether *value* can be an entry key: a text that is neither empty nor too long, a number or a boolean."""
+    if isinstance(value, str):
+        return 0 < len(value) <= KEY_CHARACTERS_MAX
+    return isinstance(value, int | float)
 
 
 def key_text(key: Key) -> str:

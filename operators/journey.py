@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from operators.ids import Key, journey_id
-from operators.outbox import CONVERTED, ENDED, ENTERED, EXITED, FAILED
+from operators.outbox import CONVERTED, ENDED, ENTERED, EXITED, FAILED, InternalError
 from operators.program import Exit
 from operators.steps.base import GO_ON, STAY, End, Heard, Hold, Node, Outcome, To
 from operators.visit import Visit
@@ -42,15 +42,15 @@ def begin(visit: Visit, key: Key) -> None:
     visit.branch = visit.journey.branches[0]
     program.tally(visit.out, ENTERED)
     visit.journal("entered", cause=visit.cause(), step=False)
-    assert program.first is not None, "a flow has steps"
     _guarded(visit, To(program.first))
 
 
 def wake(visit: Visit, journey: Journey, branch: Branch) -> None:
     """Go on from the step in which *branch* stands: its wake-up falls due now."""
-    _stand(visit, journey, branch)
-    branch.wake_ms = NEVER
+    visit.journey_or_none = journey
     try:
+        _stand(visit, journey, branch)
+        branch.wake_ms = NEVER
         outcome = visit.node.step.wake(visit)
     except Exception as error:  # One user's step must never stop the others.
         _fail(visit, error)
@@ -63,8 +63,8 @@ def hear(visit: Visit, journey: Journey) -> None:
     for branch in list(journey.branches):
         if branch not in journey.branches or journey not in visit.user.journeys:
             return
-        _stand(visit, journey, branch)
         try:
+            _stand(visit, journey, branch)
             outcome: Heard = visit.node.step.hear(visit)
         except Exception as error:
             _fail(visit, error)
@@ -85,9 +85,9 @@ def leave(visit: Visit, journey: Journey, rule: Exit) -> None:
 
 
 def _stand(visit: Visit, journey: Journey, branch: Branch) -> None:
+    visit.node = visit.program.nodes[branch.step]
     visit.journey_or_none = journey
     visit.branch = branch
-    visit.node = visit.program.nodes[branch.step]
 
 
 def _guarded(visit: Visit, outcome: Outcome) -> None:
@@ -130,8 +130,18 @@ def _run(visit: Visit, outcome: Outcome) -> None:
         outcome = node.step.enter(visit)
 
 
-def _fail(visit: Visit, error: Exception) -> None:
-    _close(visit, "failed", FAILED, "error", detail={"error": f"{type(error).__name__}: {error}"[:500]}, step=True)
+def fail(visit: Visit, journey: Journey, error: Exception, place: str) -> None:
+    """Close *journey*, since looking after it went wrong at *place*, a mistake of ours; nothing to close is fine."""
+    visit.journey_or_none = journey
+    if journey in visit.user.journeys:
+        _fail(visit, error, place)
+
+
+def _fail(visit: Visit, error: Exception, place: str = "step") -> None:
+    visit.out.errors.append(InternalError(place, visit.program.label, error))
+    detail = {"error": f"{type(error).__name__}: {error}"[:500]}
+    # Before a journey has come to its first step there is no step to name.
+    _close(visit, "failed", FAILED, "error", detail=detail, step=hasattr(visit, "node"))
 
 
 def _close(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 # What is counted per flow and version, as `what` or `what:detail`. Conservation is
 # entered = ended + exited + failed + inside.
@@ -18,19 +18,35 @@ SUPPRESSED = "suppressed"
 Totals = dict[str, dict[str, int]]
 
 
+class InternalError(NamedTuple):
+    """A mistake of ours in the handling of one user, without anything of that user.
+
+    `place` says what was being done, `flow` for which flow, "" for none; `source` and `offset` which record it was
+    about, -1 for a wake-up.
+    """
+
+    place: str
+    flow: str
+    error: BaseException
+    source: int = -1
+    offset: int = -1
+
+
 class Outbox:
     """Collects what users' steps emit, until whoever runs them takes it.
 
     `totals` maps `<flow> 0x1F <version>` to counts; it may be shared with whoever keeps them.
     """
 
-    __slots__ = ("actions", "duplicates", "journal", "totals")
+    __slots__ = ("actions", "duplicates", "errors", "journal", "too_large", "totals")
 
     def __init__(self, totals: Totals | None = None) -> None:
         self.actions: list[dict[str, Any]] = []
         self.journal: list[dict[str, Any]] = []
         self.totals: Totals = {} if totals is None else totals
         self.duplicates = 0
+        self.errors: list[InternalError] = []
+        self.too_large = 0  # Profile updates that would have made a profile too large.
 
     def count(self, flow: str, what: str) -> None:
         """Count *what* for *flow*, `<flow> 0x1F <version>`."""

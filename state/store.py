@@ -25,7 +25,7 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from state.user import NEVER, User, dump_user, load_user
+from state.user import NEVER, NewerFormatError, User, dump_user, load_user
 
 STORE_FORMAT: Final = 1
 UNDO_KEPT: Final = 3  # The engine's resume epoch may lag by one; one more for a backup taken meanwhile, one in hand.
@@ -236,6 +236,23 @@ class Slot:
 _encode = msgspec.msgpack.Encoder().encode
 _decode_meta = msgspec.msgpack.Decoder(Meta).decode
 _decode_undo = msgspec.msgpack.Decoder(_Undo).decode
+
+
+def _loaded(row: bytes) -> User:
+    """Return the user in *row*.
+
+    Raises:
+        StoreError: it cannot be read. Going on without it would begin the user anew, with numbers that have been used.
+    """
+    try:
+        return load_user(row)
+    except NewerFormatError as error:
+        raise StoreError(f"{error}: use the newer one") from None
+    except msgspec.DecodeError as error:
+        raise StoreError(
+            f"what is remembered of one user cannot be read ({error}): the disk or another program has changed it; "
+            "restore the whole state directory from one backup"
+        ) from error
 
 
 def _timer_key(due: int, user_id: bytes) -> bytes:
@@ -452,7 +469,7 @@ class ShardStore:
                 if row is None:
                     young[user_id] = Slot(User(), None, NEVER)
                 else:
-                    user = load_user(row)
+                    user = _loaded(row)
                     young[user_id] = Slot(user, row, self._due_of(user))
 
     def slot(self, user_id: str) -> Slot:
@@ -476,7 +493,7 @@ class ShardStore:
     def scan_users(self) -> Iterator[tuple[str, User]]:
         """Yield every user that the backend has: for deployments and audits, never on the hot path."""
         for key, row in self._backend.scan(b"u", b"v"):
-            yield key[1:].decode(), load_user(row)
+            yield key[1:].decode(), _loaded(row)
 
     # ---- timers ------------------------------------------------------------------------------------------------
 

@@ -24,6 +24,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from dataflow import serve as serving
+from dataflow.errors import PLACES
 from dataflow.flows import UsageError
 from dataflow.run import Running
 from dataflow.serve import METRICS, OF_A_PROCESS, Health, JobCollector, Server, serve
@@ -44,6 +45,8 @@ def status(process: int = 0, **fields: Any) -> dict[str, Any]:
         "unsupported": 0,
         "dead": {},
         "duplicates": 0,
+        "too_large": 0,
+        "errors": {},
         "actions": 0,
         "journal": 0,
         "dead_letters": 0,
@@ -135,6 +138,8 @@ def test_metrics_add_up_what_all_processes_report(runner: FakeRunner, server: Se
         actions=7,
         journal=30,
         duplicates=2,
+        too_large=3,
+        errors={"step": 1, "entry": 2},
         unsupported=1,
         skipped=4,
         dead={"no_user": 3},
@@ -169,6 +174,10 @@ def test_metrics_add_up_what_all_processes_report(runner: FakeRunner, server: Se
         "nudge_journal_records_total": 35,
         "nudge_duplicates_total": 2,
         "nudge_unsupported_records_total": 1,
+        "nudge_profile_updates_refused_total": 3,
+        **{f'nudge_internal_errors_total{{place="{place}"}}': 0 for place in PLACES},
+        'nudge_internal_errors_total{place="step"}': 1,
+        'nudge_internal_errors_total{place="entry"}': 2,
         "nudge_skipped_replayed_records_total": 4,
         **{f'nudge_dead_letters_total{{reason="{reason}"}}': 0 for reason in serving.DEAD_LETTER_REASONS},
         'nudge_dead_letters_total{reason="no_user"}': 4,

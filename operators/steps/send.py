@@ -9,6 +9,7 @@ from pydantic import Field
 from operators.build import Build, ChannelPlan, Value
 from operators.flow import JsonValue, NotYet
 from operators.ids import action_id
+from operators.limits import ADDRESS_CHARACTERS_MAX, VARIABLES_BYTES_MAX, fits
 from operators.steps.base import GO_ON, End, Outcome, Step, StepModel
 from operators.templates import MISSING, Template, TemplateFailed
 from operators.values import Duration, Name
@@ -65,11 +66,11 @@ class SendStep(Step):
                 address = self._address(visit)
             except TemplateFailed as error:
                 return self._refuse(visit, "template_error", to=str(error))
-            if not isinstance(address, str) or not address:
+            if not isinstance(address, str) or not 0 < len(address) <= ADDRESS_CHARACTERS_MAX:
                 source = self._to.source if self._to is not None else f"profile.{self._channel.address}"
                 return self._refuse(visit, "no_address", address=source)
             to = address
-        rendered = {}
+        rendered: dict[str, object] = {}
         for name, value in self._variables:
             try:
                 rendered[name] = value.render(visit)
@@ -77,6 +78,9 @@ class SendStep(Step):
                 return self._refuse(visit, "template_error", variable=name, error=str(error))
             if rendered[name] is MISSING:
                 return self._refuse(visit, "missing_variable", variable=name)
+        if not fits(rendered, VARIABLES_BYTES_MAX):
+            said = f"the variables have more than {VARIABLES_BYTES_MAX} bytes"
+            return self._refuse(visit, "template_error", error=said)
         expires_at = None if self._expires_ms is None else visit.branch.begun_ms + self._expires_ms
         if expires_at is not None and visit.now > expires_at:
             return self._refuse(visit, "expired", expires_at=format_ms(expires_at))

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from operators.build import Build, Value
 from operators.flow import JsonValue
+from operators.limits import told, write_profile
 from operators.steps.base import GO_ON, Outcome, Step, StepModel
 from operators.templates import MISSING
 from operators.visit import Visit
@@ -42,10 +43,9 @@ class SetStep(Step):
             rendered = value.rendered(visit)
             if rendered is MISSING:
                 continue  # The attribute stays as it is.
-            written[name] = rendered
-            if rendered is None:
-                visit.user.profile.pop(name, None)
-            else:
-                visit.user.profile[name] = rendered
+            if not write_profile(visit.user.profile, {name: rendered}):
+                visit.out.too_large += 1
+                rendered = "too large: the attribute stays as it is"
+            written[name] = told(rendered)
         visit.journal("set", detail=written)
         return GO_ON
