@@ -19,12 +19,12 @@ from dataflow.flows import UsageError
 from dataflow.stateview import StateView
 from operators.audit import Balance, UserAudit, balances
 from operators.deployment import Deployment
+from state.errors import NewerFormatError, StateRefused, StoreError
 from state.iso import format_ms
 from state.records import Input
 from state.store import (
     UNDO_KEPT,
     Backend,
-    StoreError,
     has_timers,
     read_meta,
     timer_rows,
@@ -32,7 +32,7 @@ from state.store import (
     user_rows,
     users_of,
 )
-from state.user import NEVER, NewerFormatError, User, load_user
+from state.user import NEVER, User, load_user
 
 AT_ONCE: Final = 1000
 TELL_EVERY: Final = 10_000
@@ -283,9 +283,9 @@ def _read(row: bytes) -> User | str:
     try:
         return load_user(row)
     except NewerFormatError as error:
-        raise UsageError(f"{error}: use the version of nudge that wrote it, or a newer one") from None
-    except (msgspec.MsgspecError, IndexError, TypeError) as error:
-        return str(error) or type(error).__name__
+        raise UsageError(str(error)) from None
+    except StateRefused as error:
+        return str(error)
 
 
 def _batches(items: Iterable[Item]) -> Iterator[list[Item]]:

@@ -250,10 +250,10 @@ def _failed(error: Exception) -> int:
     from dataflow.flows import UsageError
     from dataflow.run import JobFailed
     from operators.problems import FlowError
-    from state.store import StoreError
+    from state.errors import StateRefused, StoreError
 
     said = str(error).encode(errors="replace").decode()  # The name of a file need not be text.
-    if isinstance(error, FlowError | UsageError):
+    if isinstance(error, FlowError | UsageError | StateRefused):
         typer.echo(said, err=True)
         return WRONG_USE
     if isinstance(error, JobFailed | KafkaUnavailable | SinkError | SourceError | StoreError):

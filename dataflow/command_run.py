@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import time
@@ -70,6 +71,7 @@ def run_command(flows: Sequence[Path], flags: Mapping[str, Any], config: Path | 
         for name, value, origin in rows:
             sys.stdout.write(f"{name:<{width}}  {value or '-':<40}  {origin}\n")
         return 0
+    os.umask(0o077)  # What a job writes down is personal data, and nobody else's.
     configure_logs(job.log_level, job.log_format)
     log = structlog.get_logger()
     runner = JobRunner(job, log, _Progress(log))

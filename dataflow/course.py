@@ -19,14 +19,17 @@ from dataflow.emit import DEAD_LETTERS, JOURNAL
 from dataflow.files import Folder
 from dataflow.flows import Loaded, UsageError
 from dataflow.plan import PartitionPlan, Plan, channel_topics
-from dataflow.progress import read_progress
+from dataflow.progress import has_progress, read_progress
 from dataflow.recovery import Cut
 from dataflow.statedir import (
+    RESTORE,
+    STATE_FILE,
     STATE_FORMAT,
     DeployedFlow,
     RunNote,
     StateFile,
     new_job_id,
+    owner_of,
     read_state_file,
     write_state_file,
 )
@@ -35,6 +38,7 @@ from operators.deployment import Deployment
 from operators.flow import Workspace
 from operators.outbox import inside
 from operators.problems import FlowError, Problem
+from state.errors import StateRefused
 from state.store import Backend, ShardStore
 
 SHARDS: Final = 64  # The most processes a job can have; more cost a little more per batch and checkpoint.
@@ -119,6 +123,8 @@ class Course:
             cut = world.last_cut()
             partitions = world.partitions()
             if file is None:
+                if cut.sources or cut.shards:
+                    raise StateRefused(f"--state {world.place}: {STATE_FILE} is missing: {RESTORE}")
                 file = self._new_state(partitions)
             self._check_state(file, cut)
             topics = _topics_of(job.loaded.deployment, job.loaded.workspace)
@@ -190,6 +196,18 @@ class Course:
                     "let it finish there before you write elsewhere"
                 )
             file.sink, file.sink_starts, file.sink_number = job.sink.identity, {}, file.sink_number + 1
+        beyond = [key for key in cut.shards if not key.isdigit() or int(key) >= file.shards]
+        if beyond:
+            raise StateRefused(
+                f"--state {place}: recovery/ knows shard {beyond[0]}, but there are {file.shards}: "
+                f"the directory is put together from parts; {RESTORE}"
+            )
+        if not file.run.is_clean:
+            for key in cut.sources:
+                if not has_progress(self._world.progress, key):
+                    raise StateRefused(
+                        f"--state {place}: progress/ lacks the log of {key}, which the interrupted run needs: {RESTORE}"
+                    )
         by_label = {f"{one.flow}\x1f{one.version}": one for one in file.flows}
         problems = []
         for program in job.loaded.checked.programs:
@@ -227,7 +245,7 @@ class Course:
             if backend is None:
                 continue
             try:
-                store = ShardStore(backend)
+                store = ShardStore(backend, owner=owner_of(file.job, number, file.shards))
                 store.roll_back(cut.shards.get(str(number), [0])[0])
                 for flow, counts in store.meta.totals.items():
                     kept = found.setdefault(flow, {})

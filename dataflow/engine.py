@@ -25,6 +25,7 @@ from dataflow.recovery import FLOW_ID, SHARD_STEP, SOURCE_STEP
 from dataflow.statedir import StateDir
 from dataflow.steps import Parcel, PartitionStep, ShardStep
 from dataflow.worker import Worker, is_unexpected
+from state.errors import StateRefused
 
 IDLE_MS: Final = 5  # How long to leave a partition alone that had nothing: a part of the latency of every action.
 
@@ -42,6 +43,9 @@ def _logged(method: F) -> F:
             raise
         except Exception as error:
             worker: Worker = self.worker
+            if isinstance(error, StateRefused):
+                worker.refusal = str(error)
+                raise
             worker.log.error("the job stops", error=f"{type(error).__name__}: {error}", exc_info=is_unexpected(error))
             raise
 

@@ -62,6 +62,11 @@ class ProgressLog:
         self._file.close()
 
 
+def has_progress(folder: Folder, partition: str) -> bool:
+    """Tell whether there is a log of *partition*, even an empty one."""
+    return bool(_segments(folder, quote(partition, safe="")))
+
+
 def read_progress(folder: Folder, partition: str) -> list[tuple[int, int]]:
     """Return the (next offset, stream time) pairs of *partition*, in the order in which they were noted."""
     found = []

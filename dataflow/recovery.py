@@ -15,9 +15,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from state.errors import StateRefused
+
 FLOW_ID = "nudge"
 SOURCE_STEP = "read"
 SHARD_STEP = "advance"
+
+
+_RESTORE = "restore the whole state directory from one backup"
 
 
 class _PlainUnpickler(pickle.Unpickler):
@@ -42,7 +47,17 @@ def last_cut(folder: Path) -> Cut:
     """Return the cut of the last complete epoch under *folder*, an empty one when nothing has run yet.
 
     Works beside a running job, and leaves the files of a stopped one alone.
+
+    Raises:
+        StateRefused: the files are damaged, or hold what neither the engine nor we have written.
     """
+    try:
+        return _last_cut(folder)
+    except sqlite3.Error as error:
+        raise StateRefused(f"{folder} cannot be read ({error}): {_RESTORE}") from None
+
+
+def _last_cut(folder: Path) -> Cut:
     files = sorted(folder.glob("*.sqlite3")) if folder.is_dir() else []
     while True:
         # Even a reader of a write-ahead log makes files of its own. Where there is no such log, nobody writes.
@@ -70,17 +85,24 @@ def read_cut(connections: Sequence[sqlite3.Connection]) -> Cut:
     cut = Cut(_resume_epoch(connections))
     newest: dict[tuple[str, str], int] = {}
     for connection in connections:
-        rows = connection.execute(
-            "SELECT step_id, state_key, snap_epoch, ser_change FROM snaps WHERE snap_epoch < ?", (cut.epoch,)
-        )
+        rows = connection.execute("SELECT step_id, state_key, snap_epoch, ser_change FROM snaps")
         for step, key, epoch, change in rows:
-            if newest.get((step, key), -1) >= epoch:
+            # All of them are looked at, whatever we need: the engine will load them without asking.
+            value = None if change is None else _plain(change)
+            if epoch >= cut.epoch or newest.get((step, key), -1) >= epoch:
                 continue
             newest[(step, key)] = epoch
             kept = {f"{FLOW_ID}.{SOURCE_STEP}": cut.sources, f"{FLOW_ID}.{SHARD_STEP}": cut.shards}.get(step)
-            if kept is not None and change is not None:
-                kept[key] = _PlainUnpickler(io.BytesIO(change)).load()
+            if kept is not None and value is not None:
+                kept[key] = value
     return cut
+
+
+def _plain(change: bytes) -> Any:
+    try:
+        return _PlainUnpickler(io.BytesIO(change)).load()
+    except Exception as error:  # A damaged pickle can raise anything.
+        raise StateRefused(f"a snapshot of the engine cannot be read ({error}): {_RESTORE}") from None
 
 
 def forget_unfinished(folder: Path) -> None:

@@ -25,9 +25,11 @@ from dataflow.flows import UsageError
 from dataflow.outside import Throttled, open_sink
 from dataflow.plan import PartitionPlan, Plan
 from dataflow.recovery import Cut, forget_unfinished, last_cut
-from dataflow.statedir import StateDir
+from dataflow.statedir import RESTORE, STATE_FILE, StateDir
+from state.errors import StateRefused
 from state.store import Backend, RocksBackend
 
+LAST_WORDS_S: Final = 1.0
 STOP_PATIENCE_S: Final = 60.0  # So long may an epoch take to finish before a process is killed.
 
 
@@ -146,9 +148,16 @@ class JobRunner:
     def last_cut(self) -> Cut:
         from dataflow.engine import prepare_recovery
 
-        prepare_recovery(str(self._state.recovery))
-        forget_unfinished(self._state.recovery)
-        return last_cut(self._state.recovery)
+        state = self._state
+        if (state.root / STATE_FILE).exists() and not any(state.recovery.glob("*.sqlite3")):
+            raise StateRefused(f"{state.recovery} is empty: {RESTORE}")
+        prepare_recovery(str(state.recovery))
+        forget_unfinished(state.recovery)
+        cut = last_cut(state.recovery)
+        for key, (commit, *_) in cut.shards.items():
+            if commit and not state.shard(int(key)).is_dir():
+                raise StateRefused(f"{state.shard(int(key))} is missing: {RESTORE}")
+        return cut
 
     def backend(self, shard: int) -> Backend | None:
         path = self._state.shard(shard)
@@ -194,6 +203,7 @@ class JobRunner:
 
         Raises:
             JobFailed: one died; then all are ended.
+            StateRefused: one found the state to be none to go on from.
         """
         self.running.end_execution()
         plan.addresses = _free_addresses(plan.processes)
@@ -219,9 +229,14 @@ class JobRunner:
             readers.append(reader)
         if self.stopping.is_set():
             self.stop()
-        self._wait(plan)
-        for reader in readers:
-            reader.join(timeout=5)
+        try:
+            self._wait(plan)
+        finally:
+            for reader in readers:
+                reader.join(timeout=5)
+            refusals = [str(status["refusal"]) for status in self.running.by_process.values() if status.get("refusal")]
+            if refusals:
+                raise StateRefused(f"--state {self.place}: {refusals[0]}")
 
     def _listen(self, index: int, pipe: int) -> None:
         decode = msgspec.json.Decoder().decode
@@ -251,7 +266,10 @@ class JobRunner:
             time.sleep(0.02)
 
     def _end_all(self) -> None:
-        """End what has not ended: they fail together."""
+        """End what has not ended: they fail together. The one that knows why may be a moment behind the others."""
+        deadline = time.monotonic() + LAST_WORDS_S
+        while time.monotonic() < deadline and any(child.poll() is None for child in self._children):
+            time.sleep(0.02)
         for child in self._children:
             if child.poll() is None:
                 child.kill()

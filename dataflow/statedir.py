@@ -23,6 +23,7 @@ from dataflow.flows import UsageError
 
 STATE_FORMAT: Final = 1
 STATE_FILE: Final = "nudge.json"
+RESTORE: Final = "restore the whole state directory from one backup"
 LOCK_PATIENCE_S: Final = 3.0  # The processes of a job that was killed die a moment after it.
 
 
@@ -106,6 +107,8 @@ class StateDir:
         try:
             for folder in (self.root, self.recovery, self.root / "progress", self.root / "shards"):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                if folder != self.root and folder.stat().st_mode & 0o077:
+                    folder.chmod(0o700)  # Copied back from a backup, for example. The root may be a mount.
             probe = self.root / ".writable"
             probe.touch(mode=0o600)
             probe.unlink()
@@ -178,3 +181,8 @@ class _OnlyFormat(msgspec.Struct):
 def new_job_id() -> str:
     """Return the identity of a new job: it tells its records on a topic from those of other jobs."""
     return uuid4().hex
+
+
+def owner_of(job: str, shard: int, shards: int) -> str:
+    """Return what a shard's store says it belongs to."""
+    return f"shard {shard} of {shards} of job {job}"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
-import sqlite3
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,7 +14,8 @@ from dataflow.flows import FlowText, UsageError, compile_texts, read_workspace
 from dataflow.recovery import Cut, last_cut
 from dataflow.statedir import StateDir, StateFile, read_state_file
 from operators.deployment import Deployment
-from state.store import AsOf, Backend, MemoryBackend, NewerStoreError, RocksBackend, StoreError, undo_keys
+from state.errors import NewerFormatError, StoreError
+from state.store import AsOf, Backend, MemoryBackend, RocksBackend, undo_keys
 
 TRIES: Final = 6  # A running job drops the undo of a checkpoint three checkpoints later, and its files move meanwhile.
 PAUSE_S: Final = 0.2
@@ -53,9 +52,9 @@ class StateView:
                 pause(PAUSE_S * number)
             try:
                 cut = last_cut(self.directory.recovery)
-            except (sqlite3.Error, pickle.UnpicklingError) as error:
+            except StoreError:
                 self.close()
-                raise StoreError(f"cannot read {self.directory.recovery}: {error}") from None
+                raise
             if cut.epoch != self.cut.epoch:
                 self.close()
             self.cut = cut
@@ -110,7 +109,7 @@ class StateView:
         try:
             backend = RocksBackend(path, read_only=True)
             undo_keys(backend, commit)
-        except NewerStoreError as error:
+        except NewerFormatError as error:
             raise UsageError(f"{path}: {error}") from None
         except (StoreError, OSError, msgspec.MsgspecError) as error:
             if backend is not None:

@@ -28,10 +28,12 @@ from dataflow.partition import Partition
 from dataflow.plan import PartitionPlan, Plan, channel_topics, load_plan
 from dataflow.progress import ProgressLog, read_progress
 from dataflow.shard import Shard
+from dataflow.statedir import owner_of
 from operators.outbox import Totals
 from state.store import ShardStore
 
 STATUS_EVERY_S: Final = 0.5
+REFUSED: Final = 2
 
 Log = structlog.stdlib.BoundLogger
 
@@ -51,6 +53,8 @@ class Worker:
         self.counts: dict[str, Counts] = {}
         self.positions: dict[str, tuple[int, int | None, int]] = {}
         self.disagreements: dict[str, tuple[int, int]] = {}
+        self.refusal = ""
+        """Why the state is not one to go on from; starting again does not help then."""
         self.checkpoints = 0
         self.checkpoint_s = 0.0
         self._uncommitted = False
@@ -71,7 +75,8 @@ class Worker:
         """Return shard *number* as of *commit*."""
         backend = self.outside.backend(number)
         each = self.plan.users_in_memory
-        store = ShardStore(backend, cached_users=each, changed_users=each, due_of=self.deployment.due_of)
+        owner = owner_of(self.plan.job, number, self.plan.shards)
+        store = ShardStore(backend, cached_users=each, changed_users=each, due_of=self.deployment.due_of, owner=owner)
         store.roll_back(commit)
         self.opened_with[number] = {flow: dict(counts) for flow, counts in store.meta.totals.items()}
         shard = Shard(
@@ -190,6 +195,7 @@ class Worker:
                 dead[reason] = dead.get(reason, 0) + number
         return {
             "process": self.index,
+            "refusal": self.refusal,
             "records": sum(counts.records for counts in self.counts.values()),
             "relevant": sum(counts.relevant for counts in self.counts.values()),
             "unsupported": sum(counts.unsupported for counts in self.counts.values()),
@@ -252,6 +258,7 @@ def main(arguments: list[str]) -> int:
     """Run one process of the job; returns its exit status."""
     index, pipe, parent = map(int, arguments)
     _die_with_parent(parent)
+    os.umask(0o077)  # What is written down here is personal data, and nobody else's.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
     # Standard output is the sink's, if anybody's: what libraries print goes to standard error.
     output = os.dup(sys.stdout.fileno())
@@ -281,6 +288,8 @@ def main(arguments: list[str]) -> int:
     except BaseException as error:
         # What went wrong in our code is logged where it happened; this is the engine's own word on it.
         log.debug("the engine stopped", error=f"{type(error).__name__}: {error}")
+    if worker.refusal:
+        status = REFUSED
     done.set()
     reporter.join()
     if status == 0:
@@ -298,7 +307,7 @@ def is_unexpected(error: Exception) -> bool:
     from connectors.kafka import KafkaUnavailable
     from connectors.sinks import SinkError
     from connectors.sources import SourceError
-    from state.store import StoreError
+    from state.errors import StoreError
 
     return not isinstance(error, KafkaUnavailable | SinkError | SourceError | StoreError | OSError)
 

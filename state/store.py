@@ -25,7 +25,8 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from state.user import NEVER, NewerFormatError, User, dump_user, load_user
+from state.errors import NewerFormatError, StateRefused, StoreError
+from state.user import NEVER, User, dump_user, load_user
 
 STORE_FORMAT: Final = 1
 UNDO_KEPT: Final = 3  # The engine's resume epoch may lag by one; one more for a backup taken meanwhile, one in hand.
@@ -33,14 +34,6 @@ TIMER_ROWS_AT_ONCE: Final = 1000
 
 _META_KEY: Final = b"m"
 _UNDO_END: Final = b"{"  # Behind every undo row.
-
-
-class StoreError(Exception):
-    """The store cannot be brought to the state that was asked for; the message says what to do."""
-
-
-class NewerStoreError(StoreError):
-    """A part of the state was written by a later version of the software."""
 
 
 class Changes(Protocol):
@@ -142,14 +135,19 @@ class RocksBackend:
             self._db = rocksdict.Rdict(str(folder), options, access_type=access)
         except Exception as error:  # rocksdict raises bare Exception with RocksDB's message.
             self._unlink()
-            raise StoreError(f"cannot open {path}: {error}") from error
+            # Beside a writer files come and go, and that passes; else they are missing for good.
+            raise _failure("open", path, error, may_pass=read_only) from error
+        self._path = path
         self._rocksdict: Any = rocksdict
         self._synced = rocksdict.WriteOptions()
         self._synced.sync = True
         self._unsynced = rocksdict.WriteOptions()
 
     def get_many(self, keys: list[bytes]) -> list[bytes | None]:
-        return self._db.get(keys)  # type: ignore[no-any-return]
+        try:
+            return self._db.get(keys)  # type: ignore[no-any-return]
+        except Exception as error:
+            raise _failure("read", self._path, error) from error
 
     def scan(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
         rows = self._db.iter()
@@ -160,12 +158,19 @@ class RocksBackend:
                 return
             yield key, rows.value()
             rows.next()
+        try:
+            rows.status()  # A block that cannot be read ends an iteration like the last row does.
+        except Exception as error:
+            raise _failure("read", self._path, error) from error
 
     def changes(self) -> Changes:
         return self._rocksdict.WriteBatch(raw_mode=True)  # type: ignore[no-any-return]
 
     def write(self, changes: Changes, *, sync: bool) -> None:
-        self._db.write(changes, self._synced if sync else self._unsynced)
+        try:
+            self._db.write(changes, self._synced if sync else self._unsynced)
+        except Exception as error:
+            raise _failure("write", self._path, error) from error
 
     def close(self) -> None:
         self._db.close()
@@ -186,12 +191,21 @@ class RocksBackend:
             self._links = None
 
 
+def _failure(what: str, path: Path, error: Exception, *, may_pass: bool = False) -> StoreError:
+    """Return what to raise for an error of RocksDB: rocksdict has nothing but messages."""
+    text = str(error)
+    if not may_pass and ("Corruption" in text or "No such file" in text):
+        return StateRefused(f"{path} is damaged ({text}): restore the whole state directory from one backup")
+    return StoreError(f"cannot {what} {path}: {text}")
+
+
 class Meta(msgspec.Struct, array_like=True):
     """The shard's own record.
 
     `time_ms` is the shard's stream time at the commit, `newest_ms` the newest stream time of a record it has taken.
     `totals` counts, per flow and version (joined by the byte 0x1F), what happened: see `operators/outbox.py`.
-    `paused` lists the flow versions that were paused; `held` the records that wait for their turn.
+    `paused` lists the flow versions that were paused; `held` the records that wait for their turn. `owner` is whose
+    shard this is: a directory put together from parts is found out by it.
     """
 
     format: int = STORE_FORMAT
@@ -201,6 +215,7 @@ class Meta(msgspec.Struct, array_like=True):
     totals: dict[str, dict[str, int]] = {}
     paused: list[str] = []
     held: list[Any] = []
+    owner: str = ""
 
 
 class _UndoneUser(msgspec.Struct, array_like=True, gc=False):
@@ -234,25 +249,9 @@ class Slot:
 
 
 _encode = msgspec.msgpack.Encoder().encode
+_decode_any = msgspec.msgpack.Decoder().decode
 _decode_meta = msgspec.msgpack.Decoder(Meta).decode
 _decode_undo = msgspec.msgpack.Decoder(_Undo).decode
-
-
-def _loaded(row: bytes) -> User:
-    """Return the user in *row*.
-
-    Raises:
-        StoreError: it cannot be read. Going on without it would begin the user anew, with numbers that have been used.
-    """
-    try:
-        return load_user(row)
-    except NewerFormatError as error:
-        raise StoreError(f"{error}: use the newer one") from None
-    except msgspec.DecodeError as error:
-        raise StoreError(
-            f"what is remembered of one user cannot be read ({error}): the disk or another program has changed it; "
-            "restore the whole state directory from one backup"
-        ) from error
 
 
 def _timer_key(due: int, user_id: bytes) -> bytes:
@@ -271,36 +270,44 @@ def read_meta(backend: Backend) -> Meta:
     """Return the shard's own record.
 
     Raises:
-        StoreError: it is of a newer format.
+        StateRefused: it is of a newer format or damaged.
     """
     return _meta_of(backend.get_many([_META_KEY])[0])
 
 
 def _meta_of(row: bytes | None) -> Meta:
-    meta = Meta() if row is None else _decode_meta(row)
-    if meta.format > STORE_FORMAT:
-        raise NewerStoreError(
-            f"the state has format {meta.format}, this software reads up to {STORE_FORMAT}: use the newer one"
-        )
-    return meta
+    if row is None:
+        return Meta()
+    try:
+        written = _decode_any(row)[0]  # First: what a newer format has behind it, nobody knows.
+        if written <= STORE_FORMAT:
+            return _decode_meta(row)
+    except (msgspec.DecodeError, UnicodeDecodeError, LookupError, TypeError) as error:
+        raise StateRefused(
+            f"the store's own record is damaged ({error}): restore the whole state directory from one backup"
+        ) from None
+    raise NewerFormatError(
+        f"the state has format {written}, this version of nudge reads up to {STORE_FORMAT}: "
+        "use the version that wrote it, or a newer one"
+    )
 
 
 def undo_keys(backend: Backend, commit: int) -> list[bytes]:
     """Return the undo rows that lead *backend* back to *commit*, oldest first.
 
     Raises:
-        StoreError: the store never reached *commit*, or no longer has what is needed to undo a later one.
+        StateRefused: the store never reached *commit*, or no longer has what is needed to undo a later one.
     """
     last = read_meta(backend).commit
     if commit > last:
-        raise StoreError(
+        raise StateRefused(
             f"the state is at commit {last}, but {commit} is needed: part of it is older than the rest; "
             "restore the whole state directory from one backup"
         )
     keys = [key for key, _ in backend.scan(_undo_key(commit + 1, 0), _UNDO_END)]
     missing = set(range(commit + 1, last + 1)) - {_commit_of(key) for key in keys}
     if missing:
-        raise StoreError(
+        raise StateRefused(
             f"the state is at commit {last} and cannot go back to {commit}: the undo of commit {min(missing)} "
             "is gone; restore the whole state directory from one backup"
         )
@@ -313,7 +320,7 @@ def rows_before(backend: Backend, commit: int) -> dict[bytes, bytes | None]:
     It takes back every later commit, and whatever was spilled after the last one. Empty when there is none.
 
     Raises:
-        StoreError: as `undo_keys`.
+        StateRefused: as `undo_keys`.
     """
     before: dict[bytes, bytes | None] = {}
     for undo_key in reversed(undo_keys(backend, commit)):
@@ -367,7 +374,7 @@ class AsOf:
     What later commits have changed is held in memory.
 
     Raises:
-        StoreError: as `undo_keys`.
+        StateRefused: as `undo_keys`.
     """
 
     def __init__(self, backend: Backend, commit: int) -> None:
@@ -417,9 +424,10 @@ class ShardStore:
         cached_users: how many users may stay in memory between commits.
         changed_users: how many may have changed before a part of the next commit is spilled.
         due_of: when a user has to be looked at next; by default at the earliest wake-up.
+        owner: whose shard this has to be; any, if empty.
 
     Raises:
-        StoreError: the store is of a newer format.
+        StateRefused: the store is of a newer format, damaged, or somebody else's.
     """
 
     def __init__(
@@ -429,8 +437,10 @@ class ShardStore:
         cached_users: int = 100_000,
         changed_users: int = 100_000,
         due_of: Callable[[User], int] | None = None,
+        owner: str = "",
     ) -> None:
         self._backend = backend
+        self._owner = owner
         self._due_of = due_of or earliest_wake
         self._cached_users = cached_users
         self._changed_users = changed_users
@@ -444,7 +454,13 @@ class ShardStore:
 
     def _load(self) -> None:
         row = self._backend.get_many([_META_KEY])[0]
-        self.meta = _meta_of(row)
+        meta = self.meta = _meta_of(row)
+        if self._owner and meta.owner not in ("", self._owner):
+            raise StateRefused(
+                f"this store belongs to {meta.owner}, not to {self._owner}: the directory is put together from parts; "
+                "restore the whole state directory from one backup"
+            )
+        meta.owner = self._owner or meta.owner
         self._meta_row = row
         self._rows_from: tuple[int, str] = (0, "")  # The first timer row that the heap may lack: (due, user).
 
@@ -469,7 +485,7 @@ class ShardStore:
                 if row is None:
                     young[user_id] = Slot(User(), None, NEVER)
                 else:
-                    user = _loaded(row)
+                    user = load_user(row)
                     young[user_id] = Slot(user, row, self._due_of(user))
 
     def slot(self, user_id: str) -> Slot:
@@ -493,7 +509,7 @@ class ShardStore:
     def scan_users(self) -> Iterator[tuple[str, User]]:
         """Yield every user that the backend has: for deployments and audits, never on the hot path."""
         for key, row in self._backend.scan(b"u", b"v"):
-            yield key[1:].decode(), _loaded(row)
+            yield key[1:].decode(), load_user(row)
 
     # ---- timers ------------------------------------------------------------------------------------------------
 
@@ -639,7 +655,7 @@ class ShardStore:
         """Bring the store to *commit*: undo every later one, and whatever was spilled after it.
 
         Raises:
-            StoreError: the store never reached *commit*, or no longer has what is needed to undo a later one.
+            StateRefused: the store never reached *commit*, or no longer has what is needed to undo a later one.
         """
         assert not self._changed, "a store is rolled back before it is used"
         before = rows_before(self._backend, commit)

@@ -10,12 +10,10 @@ from typing import Any, Final
 
 import msgspec
 
+from state.errors import NewerFormatError, StateRefused
+
 USER_FORMAT: Final = 1
 NEVER: Final = 2**62  # A due time that no clock reaches; fits a signed 64-bit integer.
-
-
-class NewerFormatError(Exception):
-    """A row was written by a later version of the software."""
 
 
 class Branch(msgspec.Struct, array_like=True, gc=False):
@@ -96,16 +94,30 @@ def load_user(row: bytes) -> User:
 
     Raises:
         NewerFormatError: the row has a later format than this software knows.
+        StateRefused: it is damaged.
     """
     try:
         user = _decode_user(row)
-    except msgspec.ValidationError:
-        written = _decode_any(row)[0]
-        if isinstance(written, int) and written > USER_FORMAT:
-            raise NewerFormatError(
-                f"a user's row has format {written}, this software reads up to {USER_FORMAT}"
+        written = user.format
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        written = _format_of(row)
+        if written <= USER_FORMAT:
+            raise StateRefused(
+                f"what is remembered of one user cannot be read ({error}): "
+                "restore the whole state directory from one backup"
             ) from None
-        raise
-    if user.format > USER_FORMAT:
-        raise NewerFormatError(f"user row of format {user.format}; this software reads up to {USER_FORMAT}")
+    if written > USER_FORMAT:
+        raise NewerFormatError(
+            f"a user's row has format {written}, this version of nudge reads up to {USER_FORMAT}: "
+            "use the version that wrote it, or a newer one"
+        )
     return user
+
+
+def _format_of(row: bytes) -> int:
+    """Return the format that a row says it has, 0 when it says none."""
+    try:
+        written = _decode_any(row)[0]
+    except (msgspec.DecodeError, UnicodeDecodeError, LookupError, TypeError):
+        return 0
+    return written if isinstance(written, int) else 0

@@ -21,8 +21,9 @@ from dataflow.flows import UsageError
 from dataflow.longwork import LongWork
 from dataflow.statedir import StateDir, read_state_file, write_state_file
 from dataflow.stateview import TRIES, StateView
+from state.errors import StoreError
 from state.records import Input
-from state.store import Meta, RocksBackend, ShardStore, StoreError, read_meta
+from state.store import Meta, RocksBackend, ShardStore, read_meta
 from state.user import NEVER, User, dump_user, load_user
 from tests.jobs import NUDGE, REPO, RunningJob
 from tests.kafka.broker import KafkaTopics

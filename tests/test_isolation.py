@@ -294,7 +294,7 @@ def test_a_user_whose_row_cannot_be_read_stops_the_shard_with_what_to_do() -> No
         with pytest.raises(StoreError, match="restore the whole state directory from one backup"):
             ShardStore(backend).slot("u")
     backend.rows[b"uu"] = b"\x91\x63"
-    with pytest.raises(StoreError, match="use the newer one"):
+    with pytest.raises(StoreError, match="use the version that wrote it"):
         ShardStore(backend).slot("u")
 
 

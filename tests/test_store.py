@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from state.store import UNDO_KEPT, AsOf, Backend, MemoryBackend, RocksBackend, ShardStore, StoreError, rows_before
+from state.errors import StoreError
+from state.store import UNDO_KEPT, AsOf, Backend, MemoryBackend, RocksBackend, ShardStore, rows_before
 from state.user import NEVER, Branch, Journey
 
 
