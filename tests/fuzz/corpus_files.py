@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 FOLDER = Path(__file__).parent / "corpus"
+EVENT = '{"user_id":"u","event":"e",'
 HEAD = "flow: f\ntrigger: {event: e}\nsteps:\n"
 
 
@@ -23,7 +24,7 @@ def built(pieces: str | list[Any]) -> bytes:
 
 def _piece(piece: Any) -> bytes:
     if isinstance(piece, str):
-        return (HEAD if piece == "HEAD" else piece).encode()
+        return {"HEAD": HEAD, "EVENT": EVENT}.get(piece, piece).encode()
     if "hex" in piece:
         return bytes.fromhex(piece["hex"])
     if "repeat" in piece:
