@@ -7,8 +7,9 @@ PYTHON ?= $(shell for python in python3.12 python3.11 python3 /usr/bin/python3; 
 VENV := .venv
 BIN := $(VENV)/bin
 SECONDS_OF_SOAK ?= 3600
+SECONDS_OF_FUZZ ?= 600
 
-.PHONY: demo test test-fast check fix bench soak clean
+.PHONY: demo test test-fast check fix bench soak fuzz clean
 
 demo: $(VENV)/.installed ## a broker, a shop, three flows, and what they do
 	$(BIN)/nudge demo $(if $(SECONDS),--seconds $(SECONDS))
@@ -35,6 +36,9 @@ bench: $(VENV)/.installed ## Kafka to Kafka against the bare loop; see benchmark
 
 soak: $(VENV)/.installed ## kill a running job at random for as long as SECONDS_OF_SOAK says
 	$(BIN)/python -m tests.crash.soak --seconds $(SECONDS_OF_SOAK) $(ARGS)
+
+fuzz: $(VENV)/.installed ## hostile input for as long as SECONDS_OF_FUZZ says; prints the seed of what it finds
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS_OF_FUZZ) $(ARGS)
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "no Python 3.11 or 3.12 found: install one, or name it with make PYTHON=..."; exit 1; }
