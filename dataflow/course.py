@@ -150,7 +150,7 @@ class Course:
                 job=file.job,
             )
             flows = [(text.file, text.text) for text in job.loaded.checked.texts.values()]
-            world.execute(self._plan(file, partitions, flows, job.loaded.workspace_text, starts, job.until_ms))
+            world.execute(self._plan(file, cut, partitions, flows, job.loaded.workspace_text, starts, job.until_ms))
             file.run.is_clean = self._has_caught_up(file)
             write_state_file(world.files, file)
         finally:
@@ -310,7 +310,7 @@ class Course:
             plans.append(msgspec.structs.replace(by_key[key], end=end, closes=closes))
         self.log.info("replaying what the interrupted run had begun", partitions=len(plans))
         flows = [(one.file, one.text) for one in old]
-        plan = self._plan(file, plans, flows, file.workspace, None, file.run.until_ms)
+        plan = self._plan(file, cut, plans, flows, file.workspace, None, file.run.until_ms)
         topics = _topics_of(*plan.deployment())  # Those that the new flows may no longer have.
         self._open_topics(sink, topics)
         plan.read_back = self._read_back_from(file, cut, sink, topics)
@@ -361,6 +361,7 @@ class Course:
     def _plan(
         self,
         file: StateFile,
+        cut: Cut,
         partitions: list[PartitionPlan],
         flows: list[tuple[str, str]],
         workspace: str,
@@ -387,6 +388,7 @@ class Course:
             flows=flows,
             workspace=workspace,
             read_back=read_back,
+            positions={key: position for key, (position, _) in cut.sources.items()},
             epoch_s=job.epoch_s,
             slack_ms=job.slack_ms,
             users_in_memory=max(USERS_IN_MEMORY_MIN, job.cached_users * job.processes // file.shards),

@@ -34,6 +34,7 @@ class Emitter:
         topics: the topic of each channel.
         shards: how many shards the users are spread over.
         dead_shards: the shard through which the dead letters of a source partition, (topic, number), go.
+        positions: where each source partition that has been read before goes on.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Emitter:
         *,
         shards: int = 1,
         dead_shards: Mapping[tuple[str, int], int] | None = None,
+        positions: Mapping[tuple[str, int], int] | None = None,
     ) -> None:
         self._sink = sink
         self._topics = dict(topics)
@@ -54,6 +56,8 @@ class Emitter:
         self._written_dead: dict[tuple[str, int], int] = {}
         self._shards = shards
         self._dead_shards = dead_shards or {}
+        self._positions = positions or {}
+        self._users: dict[int, set[str]] = {}  # Per shard, until it is opened: of whom something was read back.
         self._starts: Ends = {}
         self._left: dict[int, int] = {}  # Per shard: of how many users and partitions something is to come again.
         self._ends: Ends | None = None
@@ -82,9 +86,34 @@ class Emitter:
                 self._written[user] = max(record.get("seq", 0), self._written.get(user, 0))
 
         for _, user_id in self._written:
-            self._count_left(shard_of(user_id, self._shards), 1)
-        for place in self._written_dead:
-            self._count_left(self._dead_shards.get(place, -1), 1)
+            shard = shard_of(user_id, self._shards)
+            self._count_left(shard, 1)
+            self._users.setdefault(shard, set()).add(user_id)
+        for place, offset in list(self._written_dead.items()):
+            if offset < self._positions.get(place, 0):
+                del self._written_dead[place]  # It was read before the checkpoint, and does not come again.
+            else:
+                self._count_left(self._dead_shards.get(place, -1), 1)
+
+    def users_read_back(self, shard: int) -> set[str]:
+        """Return the users of *shard* of whom something was read back, for a call of `in_the_books`."""
+        return self._users.pop(shard, set())
+
+    def in_the_books(self, seqs: Mapping[str, int]) -> None:
+        """Forget what was read back of users and does not come again, as their state knows it.
+
+        The topics are read back from where the shard ends that is furthest behind, so some of what is found was sent
+        before the checkpoint. Waiting for it would hold the offsets of its shard back until the user is heard of again.
+
+        Args:
+            seqs: per user the last `seq` in the state.
+        """
+        topics = {topic for topic, _ in self._written}
+        for user_id, seq in seqs.items():
+            for topic in topics:
+                if self._written.get((topic, user_id), seq + 1) <= seq:
+                    del self._written[(topic, user_id)]
+                    self._count_left(shard_of(user_id, self._shards), -1)
 
     def _count_left(self, shard: int, change: int) -> None:
         left = self._left[shard] = self._left.get(shard, 0) + change

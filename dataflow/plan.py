@@ -54,6 +54,7 @@ class Plan(msgspec.Struct):
     flows: list[tuple[str, str]]
     workspace: str
     read_back: dict[str, list[int]] | None
+    positions: dict[str, int]
     epoch_s: float
     slack_ms: int
     users_in_memory: int

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -34,6 +35,7 @@ from state.store import ShardStore
 
 STATUS_EVERY_S: Final = 0.5
 REFUSED: Final = 2
+FREE_BYTES_MIN: Final = 1 << 20  # With less on its disk the engine's own database cannot go on.
 
 Log = structlog.stdlib.BoundLogger
 
@@ -48,6 +50,7 @@ class Worker:
         self.outside = outside
         self.deployment, workspace = plan.deployment()
         self.stopping = threading.Event()
+        self.has_said_why = False  # Whether what stops the job is in the log.
         self.shards: dict[int, Shard] = {}
         self.opened_with: dict[int, Totals] = {}
         self.counts: dict[str, Counts] = {}
@@ -63,7 +66,13 @@ class Worker:
             (_topic_of(partition), partition.partition): dead_shard(number, plan.shards)
             for number, partition in enumerate(plan.partitions)
         }
-        self.emitter = Emitter(outside.sink, topics, plan.job, shards=plan.shards, dead_shards=dead_shards)
+        positions = {
+            (_topic_of(partition), partition.partition): plan.positions.get(partition.key, partition.start)
+            for partition in plan.partitions
+        }
+        self.emitter = Emitter(
+            outside.sink, topics, plan.job, shards=plan.shards, dead_shards=dead_shards, positions=positions
+        )
         self.errors = ErrorReport(log.error, [one.key for one in plan.partitions])
         outside.sink.open_topics(sorted({*topics.values(), JOURNAL, DEAD_LETTERS}))
         if plan.read_back is not None:
@@ -78,6 +87,9 @@ class Worker:
         owner = owner_of(self.plan.job, number, self.plan.shards)
         store = ShardStore(backend, cached_users=each, changed_users=each, due_of=self.deployment.due_of, owner=owner)
         store.roll_back(commit)
+        if users := self.emitter.users_read_back(number):
+            store.prefetch(users)
+            self.emitter.in_the_books({user_id: store.slot(user_id).user.seq for user_id in users})
         self.opened_with[number] = {flow: dict(counts) for flow, counts in store.meta.totals.items()}
         shard = Shard(
             store,
@@ -287,7 +299,13 @@ def main(arguments: list[str]) -> int:
         status = 0
     except BaseException as error:
         # What went wrong in our code is logged where it happened; this is the engine's own word on it.
-        log.debug("the engine stopped", error=f"{type(error).__name__}: {error}")
+        reason = f"{type(error).__name__}: {error}"
+        if worker.has_said_why:
+            log.debug("the engine stopped", error=reason)
+        elif shutil.disk_usage(plan.state).free < FREE_BYTES_MIN:
+            log.error("the engine stopped: the disk is full; make room and start again", state=plan.state, error=reason)
+        else:
+            log.error("the engine stopped", error=reason)
     if worker.refusal:
         status = REFUSED
     done.set()

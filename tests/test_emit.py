@@ -107,3 +107,20 @@ def test_only_the_shard_whose_users_are_to_come_again_looks_back(tmp_path: Path)
     mine = shard_of("u", 2)
     assert replay.ends(mine) == starts
     assert replay.ends(1 - mine) != starts
+
+
+def test_what_was_sent_before_the_checkpoint_holds_no_shard_back(tmp_path: Path) -> None:
+    first = Emitter(opened(tmp_path), TOPICS, "job")
+    first.confirm()
+    starts = first.ends(0)
+    first.emit(out_of(1, 2, 3))
+    first.emit_dead([DeadLetter("events", 1, 9, "not_json", "", b"?")])
+    first.confirm()
+    replay = Emitter(opened(tmp_path), TOPICS, "job", dead_shards={("events", 1): 0}, positions={("events", 1): 10})
+    replay.read_back(starts)
+    assert replay.users_read_back(0) == {"u"}
+    replay.in_the_books({"u": 2})
+    replay.confirm()
+    assert replay.ends(0) == starts, "the third record comes again"
+    replay.in_the_books({"u": 3})
+    assert replay.ends(0) != starts
