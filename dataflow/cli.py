@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from collections.abc import Sequence
@@ -256,7 +257,8 @@ def _failed(error: Exception) -> int:
     if isinstance(error, FlowError | UsageError | StateRefused):
         typer.echo(said, err=True)
         return WRONG_USE
-    if isinstance(error, JobFailed | KafkaUnavailable | SinkError | SourceError | StoreError):
+    is_disk = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EIO)
+    if is_disk or isinstance(error, JobFailed | KafkaUnavailable | SinkError | SourceError | StoreError):
         typer.echo(f"nudge: {said}", err=True)
         return FAILED
     raise error

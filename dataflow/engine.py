@@ -11,6 +11,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import wraps
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final, TypeVar
 
 import bytewax.operators as op
@@ -43,6 +44,7 @@ def _logged(method: F) -> F:
             raise
         except Exception as error:
             worker: Worker = self.worker
+            worker.has_said_why = True
             if isinstance(error, StateRefused):
                 worker.refusal = str(error)
                 raise
@@ -130,6 +132,10 @@ def execute(worker: Worker) -> None:
 
 
 def prepare_recovery(folder: str) -> None:
-    """Make the engine's recovery files, once per state."""
-    if not any(Path(folder).iterdir()):
-        init_db_dir(Path(folder), 1)
+    """Make the engine's recovery files, once per state, and each of them whole: a kill may come in between."""
+    if any(Path(folder).glob("*.sqlite3")):
+        return
+    with TemporaryDirectory(dir=folder, prefix="new-") as draft:
+        init_db_dir(Path(draft), 1)
+        for file in Path(draft).glob("*.sqlite3"):
+            file.replace(Path(folder) / file.name)
