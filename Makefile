@@ -34,7 +34,7 @@ fix: $(VENV)/.installed ## what the formatter and the linter can mend by themsel
 bench: $(VENV)/.installed ## Kafka to Kafka against the bare loop; see benchmarks/README.md
 	$(BIN)/python -m benchmarks.kafka_to_kafka $(ARGS)
 
-soak: $(VENV)/.installed ## kill a running job at random for as long as SECONDS_OF_SOAK says
+soak: $(VENV)/.installed ## break a running job at random for SECONDS_OF_SOAK; ARGS='--report soak.md'
 	$(BIN)/python -m tests.crash.soak --seconds $(SECONDS_OF_SOAK) $(ARGS)
 
 fuzz: $(VENV)/.installed ## hostile input for as long as SECONDS_OF_FUZZ says; prints the seed of what it finds

@@ -72,7 +72,7 @@ def fill(broker: KafkaTopics, topic: str, events: Path, partitions: int) -> None
             received = parse_iso_ms(record.get("received_at") or record["timestamp"])
             at = max(at, received or 0)
             key = str(record["user_id"]).encode()
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             key = b"?"
         records.append((key, line, at))
     broker.produce(topic, records)
