@@ -1,7 +1,8 @@
 """Memory and restart with many users who wait: `python -m benchmarks.waiting_users --users 1000000`.
 
 Everybody enters a flow and waits for 30 days. Measured are the memory of the job's process while they enter, what the
-state takes on disk, and how long a second start takes until it has sent the action of one more user.
+state takes on disk, how long a second start takes until it has sent the action of one more user, and then, beside that
+running job, how long `nudge audit` takes and how much memory.
 """
 
 from __future__ import annotations
@@ -63,6 +64,15 @@ def measure(broker: Broker, folder: Path, users: int) -> dict[str, Any]:
     while not sum(broker.end_offsets("actions.webhook").values()):
         time.sleep(0.01)
     restart_s = time.monotonic() - began
+    began = time.monotonic()
+    audit = subprocess.Popen(
+        [*NUDGE, "audit", "--state", str(folder / "state"), "--json"], stdout=subprocess.PIPE, cwd=ROOT
+    )
+    audited = Memory(audit.pid)
+    found = json.loads(audit.communicate()[0].splitlines()[-1])
+    assert found["clean"], found
+    assert found["users"] >= users
+    audit_s = time.monotonic() - began
     again.terminate()
     again.communicate()
     return {
@@ -72,6 +82,8 @@ def measure(broker: Broker, folder: Path, users: int) -> dict[str, Any]:
         "state_mb": round(state_bytes / 2**20),
         "restart_to_first_action_s": round(restart_s, 2),
         "restarted_peak_mb": restarted.peak_mb(),
+        "audit_s": round(audit_s, 1),
+        "audit_peak_mb": audited.peak_mb(),
         "cpus": os.cpu_count(),
     }
 

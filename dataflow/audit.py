@@ -226,6 +226,10 @@ class ShardAudit:
             yield from self._orphaned_timers()
         yield from self._of_held()
         self.balances = balances(self._meta.totals, audit.inside)
+        counted, held = self._meta.inside, sum(audit.inside.values())
+        if counted not in (-1, held):
+            text = f"the users hold {held} open journeys, but {counted} were counted as they were written"
+            yield Finding("conservation", number, None, text)
         for label, balance in self.balances.items():
             if not balance.is_kept:
                 flow, _, version = label.partition("\x1f")

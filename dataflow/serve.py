@@ -27,7 +27,7 @@ from prometheus_client.registry import Collector
 
 from dataflow.errors import PLACES
 from dataflow.flows import UsageError
-from operators.outbox import inside
+from operators.audit import Balance
 
 if TYPE_CHECKING:
     from dataflow.run import JobRunner
@@ -36,6 +36,8 @@ CONNECTIONS_MAX: Final = 16  # Prometheus and a few probes; whoever comes on top
 READ_TIMEOUT_S: Final = 5.0
 REQUEST_MAX_S: Final = 15.0  # For a whole request, so that a client that trickles bytes cannot keep a connection.
 SILENT_MAX_S: Final = 30.0  # Processes report twice a second; one that has not for so long is stuck.
+
+OVERDUE_S: Final = 60.0  # A wake-up that is so late is no longer on its way.
 
 Status = Mapping[str, Any]
 Samples = dict[tuple[str, ...], float]
@@ -76,15 +78,38 @@ METRICS: Final = (
     Family("nudge_sent_total", "counter", "Actions decided on, by channel.", (*_FLOW, "channel")),
     Family("nudge_suppressed_total", "counter", "Sends refused.", _BY_REASON),
     Family("nudge_journeys_inside", "gauge", "Journeys that are open.", _FLOW),
+    Family(
+        "nudge_journeys",
+        "gauge",
+        "Journeys since the state was made: entered = ended + exited + failed + inside.",
+        (*_FLOW, "kind"),
+    ),
+    Family(
+        "nudge_conservation_difference",
+        "gauge",
+        "Journeys that are open by these counts and that no user holds, or the other way round; as of the checkpoint.",
+    ),
+    Family("nudge_wake_up_overdue_seconds", "gauge", "How late the earliest wake-up is that has not happened."),
+    Family("nudge_shards_overdue", "gauge", f"Shards in which one is more than {OVERDUE_S:.0f} s late."),
     Family("nudge_source_offset", "gauge", "Offset of the next record; of a file, its line.", ("partition",)),
     Family("nudge_source_lag_records", "gauge", "Records between there and the partition's end.", ("partition",)),
     Family("nudge_stream_time_seconds", "gauge", "Stream time of the partition, since 1970.", ("partition",)),
     Family("nudge_source_ahead_seconds", "gauge", "How far stamps of records are ahead of the clock.", ("partition",)),
     Family("nudge_source_late_seconds", "gauge", "How much later than the slack records came.", ("partition",)),
+    Family("nudge_source_time_behind_seconds", "gauge", "How far that is behind the clock.", ("partition",)),
+    Family(
+        "nudge_source_holds_back_seconds",
+        "gauge",
+        "How far the partition is behind the one that is furthest: so long it holds time back.",
+        ("partition",),
+    ),
+    Family("nudge_source_stands_seconds", "gauge", "Since when its stream time has not moved.", ("partition",)),
     Family("nudge_time_held_back_seconds", "gauge", "How far the least stream time of all users is behind the clock."),
+    Family("nudge_shard_time_behind_seconds", "gauge", "The same of the users of one shard.", ("shard",)),
     Family("nudge_clock_held_back_seconds", "gauge", "A jump of the clock that no record has confirmed.", ("process",)),
     Family("nudge_checkpoints_total", "counter", "Checkpoints that had something to write.", ("process",)),
     Family("nudge_checkpoint_seconds", "gauge", "How long the last of them took.", ("process",)),
+    Family("nudge_checkpoint_age_seconds", "gauge", "How long ago a checkpoint was complete.", ("process",)),
     Family("nudge_processes", "gauge", "How many processes share the work."),
     Family("nudge_process_up", "gauge", "Whether the process runs.", ("process",)),
 )
@@ -189,39 +214,38 @@ class JobCollector(Collector):
         }
 
     def _gauges(self, statuses: list[Status]) -> dict[str, Samples]:
-        totals: dict[str, dict[str, int]] = {}
         found: dict[str, Samples] = {name: {} for name, kind, _, _ in METRICS if kind == "gauge"}
+        now = self._wall_clock()
         for status in statuses:
             process = (str(status["process"]),)
             found["nudge_checkpoint_seconds"][process] = status["checkpoint_s"]
-            if "clock_held_back_ms" in status:
-                found["nudge_clock_held_back_seconds"][process] = status["clock_held_back_ms"] / 1000
-            for partition, (offset, lag, stream_ms) in status["positions"].items():
-                found["nudge_source_offset"][(partition,)] = offset
-                if lag is not None:
-                    found["nudge_source_lag_records"][(partition,)] = lag
-                if stream_ms >= 0:
-                    found["nudge_stream_time_seconds"][(partition,)] = stream_ms / 1000
-            for partition, (ahead_ms, late_ms) in status.get("disagreements", {}).items():
-                found["nudge_source_ahead_seconds"][(partition,)] = ahead_ms / 1000
-                found["nudge_source_late_seconds"][(partition,)] = late_ms / 1000
-            for flow, counts in status["totals"].items():
-                kept = totals.setdefault(flow, {})
-                for what, number in counts.items():
-                    kept[what] = kept.get(what, 0) + number
+            if status["checkpoint_age_s"] is not None:
+                found["nudge_checkpoint_age_seconds"][process] = status["checkpoint_age_s"]
+        _measure_sources(statuses, found, now)
+        _measure_shards(statuses, found, now)
         if statuses:
-            found["nudge_journeys_inside"].update(dict.fromkeys(self._flows(), 0.0))
-        for flow, counts in totals.items():
-            found["nudge_journeys_inside"][_flow_of(flow)] = inside(counts)
-        times = [status["time_ms"] for status in statuses if (status["time_ms"] or -1) >= 0]
-        if times:
-            found["nudge_time_held_back_seconds"][()] = self._wall_clock() - min(times) / 1000
+            self._measure_journeys(statuses, found)
         found["nudge_processes"][()] = self._runner.job.processes
         ended = exit_statuses(self._runner)
         for index in range(self._runner.job.processes):
             is_up = index < len(ended) and ended[index] is None
             found["nudge_process_up"][(str(index),)] = float(is_up)
         return found
+
+    def _measure_journeys(self, statuses: list[Status], found: dict[str, Samples]) -> None:
+        totals: dict[str, dict[str, int]] = {f"{flow}\x1f{version}": {} for flow, version in self._flows()}
+        for status in statuses:
+            for flow, counts in status["totals"].items():
+                kept = totals.setdefault(flow, {})
+                for what, number in counts.items():
+                    kept[what] = kept.get(what, 0) + number
+        for flow, counts in totals.items():
+            balance = Balance()
+            balance.add_totals(counts)
+            found["nudge_journeys_inside"][_flow_of(flow)] = balance.inside
+            for kind in ("entered", "ended", "exited", "failed", "inside"):
+                found["nudge_journeys"][(*_flow_of(flow), kind)] = getattr(balance, kind)
+        found["nudge_conservation_difference"][()] = sum(status["difference"] for status in statuses)
 
     def _of_processes(self) -> Iterable[Metric]:
         """Return memory, CPU and open files of the processes that do the work; needs /proc."""
@@ -234,6 +258,39 @@ class JobCollector(Collector):
                 for sample in metric.samples:
                     family.add_sample(sample.name, {"process": str(index)}, sample.value)
         return families.values()
+
+
+def _measure_sources(statuses: list[Status], found: dict[str, Samples], now: float) -> None:
+    times: dict[tuple[str, ...], float] = {}
+    for status in statuses:
+        for partition, (offset, lag, stream_ms) in status["positions"].items():
+            found["nudge_source_offset"][(partition,)] = offset
+            if lag is not None:
+                found["nudge_source_lag_records"][(partition,)] = lag
+            if stream_ms >= 0:
+                times[(partition,)] = stream_ms / 1000
+        for partition, seconds in status["stands_s"].items():
+            found["nudge_source_stands_seconds"][(partition,)] = seconds
+    newest = max(times.values(), default=0.0)
+    found["nudge_stream_time_seconds"] = times
+    found["nudge_source_time_behind_seconds"] = {partition: now - at for partition, at in times.items()}
+    found["nudge_source_holds_back_seconds"] = {partition: newest - at for partition, at in times.items()}
+
+
+def _measure_shards(statuses: list[Status], found: dict[str, Samples], now: float) -> None:
+    late: list[float] = []
+    for status in statuses:
+        for shard, (time_ms, due_ms) in status["shards_at"].items():
+            if time_ms >= 0:
+                found["nudge_shard_time_behind_seconds"][(shard,)] = now - time_ms / 1000
+            if due_ms is not None:
+                late.append(max(0.0, now - due_ms / 1000))
+    behind = found["nudge_shard_time_behind_seconds"].values()
+    if behind:
+        found["nudge_time_held_back_seconds"][()] = max(behind)
+    if statuses:
+        found["nudge_wake_up_overdue_seconds"][()] = max(late, default=0.0)
+        found["nudge_shards_overdue"][()] = sum(seconds > OVERDUE_S for seconds in late)
 
 
 def _counted(by_process: dict[int, dict[str, Any]]) -> dict[str, Samples]:

@@ -17,7 +17,7 @@ import msgspec
 
 from operators.advance import on_due, on_record, postpone
 from operators.deployment import Deployment
-from operators.outbox import InternalError, Outbox
+from operators.outbox import InternalError, Outbox, inside
 from state.records import Input
 from state.store import ShardStore
 from state.user import NEVER
@@ -142,6 +142,14 @@ class Shard:
         """Return when the next wake-up falls due, or None when nothing waits."""
         found = self.store.next_due(NEVER - 1)
         return None if found is None else found[0]
+
+    def difference(self) -> int:
+        """Return how many journeys more are open by the totals than the users hold; 0, or somebody is lost.
+
+        Holds at a commit, once it is prepared: the users' journeys are counted as their rows are made.
+        """
+        meta = self.store.meta
+        return sum(map(inside, meta.totals.values())) - meta.inside if meta.inside >= 0 else 0
 
     def settle(self) -> None:
         """Bring the store's own record up to date, before a commit."""

@@ -60,6 +60,9 @@ class Worker:
         """Why the state is not one to go on from; starting again does not help then."""
         self.checkpoints = 0
         self.checkpoint_s = 0.0
+        self.differences: dict[int, int] = {}
+        self._checkpointed_at: float | None = None
+        self._moved: dict[str, tuple[int, float]] = {}
         self._uncommitted = False
         topics = channel_topics(self.deployment, workspace)
         dead_shards = {
@@ -99,6 +102,7 @@ class Worker:
             until_ms=self.plan.until_ms,
         )
         self.shards[number] = shard
+        self._check_conservation(number, shard)
         return shard
 
     def emit(self, shard: Shard) -> None:
@@ -123,18 +127,32 @@ class Worker:
             began = time.monotonic()
             self.emitter.confirm()
             prepared = []
-            for shard in self.shards.values():
+            for shard_number, shard in self.shards.items():
                 shard.settle()
                 changes = shard.store.prepare()
                 if changes is not None:
                     prepared.append((shard.store, changes))
+                    self._check_conservation(shard_number, shard)
             self.outside.all_at_once([partial(store.write, changes) for store, changes in prepared])
             for store, _ in prepared:
                 store.finish()
             self._uncommitted = False
             self.checkpoints += 1
             self.checkpoint_s = time.monotonic() - began
+        self._checkpointed_at = time.monotonic()
         return [self.shards[number].store.commit_number, self.emitter.ends(number), self.plan.sink_number]
+
+    def _check_conservation(self, number: int, shard: Shard) -> None:
+        """Note whether everybody who entered is accounted for, and say so when it changes."""
+        difference = shard.difference()
+        if difference != self.differences.get(number, 0):
+            self.log.error(
+                "journeys are not accounted for: run nudge audit",
+                shard=number,
+                difference=difference,
+                state=self.plan.state,
+            )
+        self.differences[number] = difference
 
     # ---- sources -----------------------------------------------------------------------------------------------
 
@@ -190,17 +208,20 @@ class Worker:
         """Return what the parent adds up and shows."""
         totals: Totals = {}
         counted: Totals = {}  # Totals go back with the state after a crash; this is since the process started.
-        duplicates, too_large, time_ms = 0, 0, None
+        duplicates = too_large = 0
         for number, shard in list(self.shards.items()):
             duplicates += shard.out.duplicates
             too_large += shard.out.too_large
-            time_ms = shard.time_ms if time_ms is None else min(time_ms, shard.time_ms)
             for flow, counts in list(shard.out.totals.items()):
                 kept, new = totals.setdefault(flow, {}), counted.setdefault(flow, {})
                 before = self.opened_with[number].get(flow, {})
                 for what, count in list(counts.items()):
                     kept[what] = kept.get(what, 0) + count
                     new[what] = new.get(what, 0) + count - before.get(what, 0)
+        now = time.monotonic()
+        for partition, (_, _, stream_ms) in list(self.positions.items()):
+            if self._moved.get(partition, (None, 0.0))[0] != stream_ms:
+                self._moved[partition] = (stream_ms, now)
         dead: dict[str, int] = {}
         for read in list(self.counts.values()):
             for reason, number in list(read.dead.items()):
@@ -219,14 +240,19 @@ class Worker:
             "journal": self.emitter.journal,
             "dead_letters": self.emitter.dead_letters,
             "skipped": self.emitter.skipped,
-            "time_ms": time_ms,
+            "shards_at": {
+                str(number): [shard.time_ms, shard.store.earliest_due] for number, shard in list(self.shards.items())
+            },
             "positions": self.positions,
+            "stands_s": {partition: now - since for partition, (_, since) in self._moved.items()},
             "disagreements": self.disagreements,
             "clock_held_back_ms": self.outside.clock.held_back_ms(),
             "totals": totals,
             "counted": counted,
             "checkpoints": self.checkpoints,
             "checkpoint_s": self.checkpoint_s,
+            "checkpoint_age_s": None if self._checkpointed_at is None else now - self._checkpointed_at,
+            "difference": sum(map(abs, list(self.differences.values()))),
             "shards": len(self.shards),
         }
 

@@ -205,7 +205,8 @@ class Meta(msgspec.Struct, array_like=True):
     `time_ms` is the shard's stream time at the commit, `newest_ms` the newest stream time of a record it has taken.
     `totals` counts, per flow and version (joined by the byte 0x1F), what happened: see `operators/outbox.py`.
     `paused` lists the flow versions that were paused; `held` the records that wait for their turn. `owner` is whose
-    shard this is: a directory put together from parts is found out by it.
+    shard this is: a directory put together from parts is found out by it. `inside` is how many open journeys the users
+    hold, counted as their rows are written and so apart from `totals`; -1 where nobody counted.
     """
 
     format: int = STORE_FORMAT
@@ -216,6 +217,7 @@ class Meta(msgspec.Struct, array_like=True):
     paused: list[str] = []
     held: list[Any] = []
     owner: str = ""
+    inside: int = -1
 
 
 class _UndoneUser(msgspec.Struct, array_like=True, gc=False):
@@ -235,16 +237,17 @@ class _Undo(msgspec.Struct, array_like=True):
 class Slot:
     """One user in the cache.
 
-    `row` and `row_due` are what the backend has of the user, `due` is what holds now.
+    `row`, `row_due` and `row_journeys`, their number, are what the backend has of the user, `due` is what holds now.
     """
 
-    __slots__ = ("changed", "due", "row", "row_due", "user")
+    __slots__ = ("changed", "due", "row", "row_due", "row_journeys", "user")
 
     def __init__(self, user: User, row: bytes | None, due: int) -> None:
         self.user = user
         self.row = row
         self.due = due
         self.row_due = due
+        self.row_journeys = len(user.journeys)
         self.changed = False
 
 
@@ -277,7 +280,7 @@ def read_meta(backend: Backend) -> Meta:
 
 def _meta_of(row: bytes | None) -> Meta:
     if row is None:
-        return Meta()
+        return Meta(inside=0)
     try:
         written = _decode_any(row)[0]  # First: what a newer format has behind it, nobody knows.
         if written <= STORE_FORMAT:
@@ -531,6 +534,19 @@ class ShardStore:
                 return due, user_id, slot
             heappop(heap)  # Left over: the user has another due time by now.
 
+    @property
+    def earliest_due(self) -> int | None:
+        """Nobody is to be woken before this time; None while that is not known. May be asked by any thread.
+
+        It can be that of a user who has been woken by something else meanwhile.
+        """
+        try:
+            first = self._heap[0][0]
+        except IndexError:
+            first = NEVER
+        least = min(first, self._rows_from[0])
+        return least if least else None
+
     def _read_timers(self, limit: int) -> None:
         """Take the next timer rows due at or before *limit* into the heap."""
         found: list[tuple[int, str]] = []
@@ -601,9 +617,9 @@ class ShardStore:
         changes = self._backend.changes()
         old_meta_row = self._meta_row or b""
         meta.commit = number
+        self._put_changes(changes, old_meta_row, number)
         self._meta_row = _encode(meta)
         changes.put(_META_KEY, self._meta_row)
-        self._put_changes(changes, old_meta_row, number)
         for key, _ in self._backend.scan(_undo_key(0, 0), _undo_key(max(0, number - UNDO_KEPT + 1), 0)):
             changes.delete(key)
         return changes
@@ -620,10 +636,14 @@ class ShardStore:
 
     def _put_changes(self, changes: Changes, old_meta: bytes | None, number: int | None = None) -> None:
         undone = []
+        entered = 0
         put, delete = changes.put, changes.delete
         for user_id, slot in self._changed.items():
             key = user_id.encode()
             undone.append(_UndoneUser(user_id, slot.row, slot.row_due, slot.due))
+            journeys = len(slot.user.journeys)
+            entered += journeys - slot.row_journeys
+            slot.row_journeys = journeys
             if slot.user.is_blank:
                 if slot.row is not None:
                     delete(b"u" + key)
@@ -637,6 +657,8 @@ class ShardStore:
                 if slot.due < NEVER:
                     put(_timer_key(slot.due, key), b"")
                 slot.row_due = slot.due
+        if self.meta.inside >= 0:
+            self.meta.inside += entered
         undo = _Undo(old_meta, undone)
         put(_undo_key(self.meta.commit + 1 if number is None else number, self._spilled), _encode(undo))
 

@@ -226,6 +226,10 @@ DAMAGES: dict[str, tuple[Damage, set[str]]] = {
         changed_meta(lambda meta: meta.totals["wait\x1f1"].update(entered=99)),
         {"conservation"},
     ),
+    "a count of journeys that is wrong": (
+        changed_meta(lambda meta: setattr(meta, "inside", meta.inside + 1)),
+        {"conservation"},
+    ),
     "undo of a commit that never was": (
         lambda state: rewrite(
             state, 1, (b"z" + (99).to_bytes(8, "big") + bytes(4), msgspec.msgpack.encode([None, []]))
@@ -430,7 +434,7 @@ def test_the_command_says_what_it_found_and_what_next_and_exits_with_1(state: Pa
     )
     assert f"{shard} conservation: wait v1: entered " in done.stdout
     assert f"  conservation: {NEXT['conservation']}" in done.stdout
-    assert "\n3 findings: " in done.stdout
+    assert "\n4 findings: " in done.stdout
 
 
 def test_machines_get_one_object_per_line(state: Path) -> None:

@@ -51,11 +51,14 @@ def status(process: int = 0, **fields: Any) -> dict[str, Any]:
         "journal": 0,
         "dead_letters": 0,
         "skipped": 0,
-        "time_ms": None,
+        "shards_at": {},
         "positions": {},
+        "stands_s": {},
         "totals": {},
         "checkpoints": 0,
         "checkpoint_s": 0.0,
+        "checkpoint_age_s": None,
+        "difference": 0,
         "shards": 0,
         **fields,
     }
@@ -145,9 +148,11 @@ def test_metrics_add_up_what_all_processes_report(runner: FakeRunner, server: Se
         dead={"no_user": 3},
         totals={CART: {"entered": 5, "sent:sms": 4, "ended": 1, "ended:cold": 1, "refused:reentry": 2}},
         positions={"events-0": [120, 30, NOON_MS]},
-        time_ms=NOON_MS,
+        stands_s={"events-0": 0.5},
+        shards_at={"0": [NOON_MS, NOON_MS + 1]},
         checkpoints=3,
         checkpoint_s=0.25,
+        checkpoint_age_s=4.5,
     )
     runner.report(
         1,
@@ -158,7 +163,7 @@ def test_metrics_add_up_what_all_processes_report(runner: FakeRunner, server: Se
         dead={"no_user": 1, "not_json": 1},
         totals={CART: {"entered": 2, "exited": 1, "failed:loop": 1, "suppressed:no_address": 6, "converted": 1}},
         positions={"events-1": [80, None, -1]},
-        time_ms=NOON_MS - 5000,
+        shards_at={"1": [NOON_MS - 5000, None]},
         checkpoints=2,
         checkpoint_s=0.5,
     )
@@ -193,6 +198,15 @@ def test_metrics_add_up_what_all_processes_report(runner: FakeRunner, server: Se
         f'nudge_suppressed_total{{{flow},reason="no_address",version="3"}}': 6,
         f'nudge_sent_total{{channel="sms",{flow},version="3"}}': 4,
         f'nudge_journeys_inside{{{flow},version="3"}}': 3,
+        f'nudge_journeys{{{flow},kind="entered",version="3"}}': 7,
+        f'nudge_journeys{{{flow},kind="ended",version="3"}}': 2,
+        f'nudge_journeys{{{flow},kind="exited",version="3"}}': 1,
+        f'nudge_journeys{{{flow},kind="failed",version="3"}}': 1,
+        f'nudge_journeys{{{flow},kind="inside",version="3"}}': 3,
+        "nudge_conservation_difference": 0,
+        'nudge_source_holds_back_seconds{partition="events-0"}': 0,
+        'nudge_source_stands_seconds{partition="events-0"}': 0.5,
+        'nudge_checkpoint_age_seconds{process="0"}': 4.5,
         'nudge_source_offset{partition="events-0"}': 120,
         'nudge_source_offset{partition="events-1"}': 80,
         'nudge_source_lag_records{partition="events-0"}': 30,
@@ -205,7 +219,10 @@ def test_metrics_add_up_what_all_processes_report(runner: FakeRunner, server: Se
         'nudge_process_up{process="0"}': 1,
         'nudge_process_up{process="1"}': 1,
     }
-    clock = ("nudge_time_held_back_seconds", "process_", "nudge_process_")
+    clock = (
+        "nudge_time_held_back_seconds", "nudge_source_time_behind_seconds", "nudge_shard", "nudge_wake_up", "process_",
+        "nudge_process_",
+    )  # fmt: skip
     told = {name: value for name, value in found.items() if not name.startswith(clock) or name in wanted}
     assert told == wanted
 
@@ -229,24 +246,48 @@ def test_nothing_is_known_before_a_process_has_reported(runner: FakeRunner) -> N
 
 
 def test_time_is_held_back_by_the_shard_that_is_furthest_behind(runner: FakeRunner) -> None:
-    runner.report(0, time_ms=NOON_MS - 90_500)
-    runner.report(1, time_ms=NOON_MS - 1_000)
-    assert collector(runner).measure()["nudge_time_held_back_seconds"] == {(): 90.5}
+    runner.report(0, shards_at={"0": [NOON_MS - 90_500, None]})
+    runner.report(1, shards_at={"1": [NOON_MS - 1_000, None], "2": [-1, None]})
+    measured = collector(runner).measure()
+    assert measured["nudge_time_held_back_seconds"] == {(): 90.5}
+    assert measured["nudge_shard_time_behind_seconds"] == {("0",): 90.5, ("1",): 1}
 
 
 def test_a_shard_without_time_says_nothing_about_it(runner: FakeRunner) -> None:
-    runner.report(0, time_ms=-1)
-    runner.report(1, time_ms=None)
+    runner.report(0, shards_at={"0": [-1, None]})
+    runner.report(1)
     assert collector(runner).measure()["nudge_time_held_back_seconds"] == {}
 
 
-def test_where_stamps_and_clock_disagree_is_told_by_partition_and_process(runner: FakeRunner) -> None:
-    runner.report(0, disagreements={"events-0": [0, 2_500]}, clock_held_back_ms=0)
-    runner.report(1, disagreements={"events-1": [40_000, 0]}, clock_held_back_ms=3_600_000)
+def test_the_partition_that_holds_time_back_is_told_and_for_how_long(runner: FakeRunner) -> None:
+    runner.report(0, positions={"a-0": [1, 0, NOON_MS - 1000], "a-1": [1, 0, NOON_MS - 61_000]}, stands_s={"a-1": 60.0})
+    runner.report(1, positions={"a-2": [1, 0, -1]}, stands_s={"a-2": 5.0})
     measured = collector(runner).measure()
-    assert measured["nudge_source_ahead_seconds"] == {("events-0",): 0, ("events-1",): 40}
-    assert measured["nudge_source_late_seconds"] == {("events-0",): 2.5, ("events-1",): 0}
-    assert measured["nudge_clock_held_back_seconds"] == {("0",): 0, ("1",): 3600}
+    assert measured["nudge_source_time_behind_seconds"] == {("a-0",): 1, ("a-1",): 61}
+    assert measured["nudge_source_holds_back_seconds"] == {("a-0",): 0, ("a-1",): 60}
+    assert measured["nudge_source_stands_seconds"] == {("a-1",): 60, ("a-2",): 5}
+
+
+def test_the_latest_wake_up_that_has_not_happened_is_told_and_in_how_many_shards_there_is_one(
+    runner: FakeRunner,
+) -> None:
+    runner.report(
+        0, shards_at={"0": [NOON_MS, NOON_MS + 5_000], "1": [NOON_MS, None], "2": [NOON_MS, NOON_MS - 59_000]}
+    )
+    measured = collector(runner).measure()
+    assert measured["nudge_wake_up_overdue_seconds"] == {(): 59}
+    assert measured["nudge_shards_overdue"] == {(): 0}
+    runner.report(1, shards_at={"3": [NOON_MS, NOON_MS - 61_000], "4": [NOON_MS, NOON_MS - 3600_000]})
+    measured = collector(runner).measure()
+    assert measured["nudge_wake_up_overdue_seconds"] == {(): 3600}
+    assert measured["nudge_shards_overdue"] == {(): 2}
+
+
+def test_journeys_that_are_not_accounted_for_add_up_over_the_processes(runner: FakeRunner) -> None:
+    assert collector(runner).measure()["nudge_conservation_difference"] == {}
+    runner.report(0, difference=2)
+    runner.report(1, difference=1)
+    assert collector(runner).measure()["nudge_conservation_difference"] == {(): 3}
 
 
 def test_counters_go_on_when_an_execution_of_the_run_ends(runner: FakeRunner) -> None:
@@ -551,10 +592,17 @@ def test_a_real_job_tells_what_it_did(tmp_path: Path) -> None:
     assert found['nudge_entered_total{flow="cart",version="1"}'] == 20
     assert found['nudge_sent_total{channel="webhook",flow="cart",version="1"}'] == 20
     assert found['nudge_journeys_inside{flow="cart",version="1"}'] == 20
+    assert found['nudge_journeys{flow="cart",kind="entered",version="1"}'] == 20
+    assert found["nudge_conservation_difference"] == 0
+    assert found["nudge_wake_up_overdue_seconds"] >= 0
+    assert any(name.startswith("nudge_checkpoint_age_seconds") for name in found)
+    assert {f'nudge_shard_time_behind_seconds{{shard="{shard}"}}' for shard in range(4)} <= set(found)
     assert found["nudge_processes"] == 2
     partition = f'{{partition="file:{tmp_path / "events.jsonl"}"}}'
     assert found[f"nudge_source_offset{partition}"] == 22
     assert found[f"nudge_stream_time_seconds{partition}"] == NOON_S - 4 * 3600
+    assert found[f"nudge_source_holds_back_seconds{partition}"] == 0
+    assert found[f"nudge_source_stands_seconds{partition}"] >= 0
 
 
 def test_a_port_that_is_taken_is_wrong_use(tmp_path: Path) -> None:
@@ -640,6 +688,38 @@ def test_every_alert_says_what_happened_and_what_next() -> None:
         assert rule["labels"]["severity"] in ("page", "ticket")
         assert rule["annotations"]["summary"]
         assert rule["annotations"]["description"]
+        commands = re.findall(r"`(.+?)`", rule["annotations"]["runbook"])
+        assert commands, f"{rule['alert']} names no command to run next"
+        assert {command.split()[1] for command in commands if command.startswith("nudge ")} <= subcommands()
+
+
+def subcommands() -> set[str]:
+    from dataflow.cli import app
+
+    return {str(one.name or one.callback.__name__) for one in app.registered_commands if one.callback}
+
+
+def test_alerts_are_written_as_prometheus_takes_them() -> None:
+    (group,) = yaml.safe_load(ALERTS.read_text())["groups"]
+    assert set(group) == {"name", "rules"}
+    for rule in group["rules"]:
+        assert set(rule) <= {"alert", "expr", "for", "labels", "annotations"}
+        assert re.fullmatch(r"\d+[smh]", rule.get("for", "1m"))
+        assert all(isinstance(text, str) for part in ("labels", "annotations") for text in rule[part].values())
+        known = {label for family in METRICS for label in family.labels} | {"job", "instance"}
+        used = re.findall(r"\$labels\.(\w+)", str(rule["annotations"]))
+        assert set(used) <= known
+
+
+def test_what_must_never_be_is_an_alert() -> None:
+    asked = " ".join(expressions(ALERTS))
+    for name in (
+        "conservation_difference",
+        "wake_up_overdue_seconds",
+        "source_holds_back_seconds",
+        "checkpoint_age_seconds",
+    ):
+        assert f"nudge_{name}" in asked
 
 
 # ---- containers ----------------------------------------------------------------------------------------------------

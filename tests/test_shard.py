@@ -321,7 +321,7 @@ def test_every_user_has_the_one_timer_row_they_need_whatever_is_deployed_paused_
         needed = {(now.due_of(user, left.meta.paused), user_id) for user_id, user in left.scan_users()}
         rows = [(int.from_bytes(key[1:9], "big"), key[9:].decode()) for key, _ in backend.scan(b"t", b"u")]
         assert rows == sorted(one for one in needed if one[0] < NEVER)
-        assert all(due > shard.time_ms for due, _ in rows), "nothing is overdue"
+        assert all(due >= shard.time_ms for due, _ in rows), "nothing is overdue"  # At it: resumed, and time stood.
     assert [user for _, user in ShardStore(backend).scan_users() if user.journeys or user.seen or user.windows] == []
 
 
@@ -335,3 +335,28 @@ def test_time_that_ran_on_behind_the_last_record_is_remembered_also_where_nothin
     again = Shard(ShardStore(backend), deployed, sources=1)
     again.take([(0, START, OPEN, [record(deployed, "a", "view", START, 0)])])
     assert {one["at"] for one in again.out.journal} == {"2026-11-23T13:00:00.000Z"}
+
+
+def test_a_journey_that_no_user_holds_and_one_that_nobody_counted_are_noticed_at_the_commit() -> None:
+    deployed = deployment()
+
+    def difference(damage: Any) -> int:
+        shard = Shard(ShardStore(MemoryBackend(), due_of=deployed.due_of), deployed, sources=1)
+        shard.take([(0, START, OPEN, [record(deployed, user, "view", START, n) for n, user in enumerate("ab")])])
+        shard.store.commit()
+        assert shard.difference() == 0
+        slot = shard.store.slot("a")
+        damage(shard, slot.user)
+        shard.store.touch("a", slot, NEVER)
+        shard.store.commit()
+        return shard.difference()
+
+    def lose(shard: Shard, user: Any) -> None:
+        user.journeys.clear()
+
+    def invent(shard: Shard, user: Any) -> None:
+        shard.out.count("view\x1f1", "ended")
+
+    assert difference(lambda shard, user: None) == 0
+    assert difference(lose) == 1
+    assert difference(invent) == -1

@@ -222,3 +222,47 @@ def test_an_earlier_commit_can_be_looked_at_while_a_writer_goes_on_and_no_file_i
 def test_what_rocksdb_cannot_open_is_told_with_its_path(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=str(tmp_path / "none")):
         RocksBackend(tmp_path / "none", read_only=True)
+
+
+@given(OPERATIONS, st.integers(0, 6))
+@settings(max_examples=150, deadline=None)
+def test_the_open_journeys_are_counted_as_they_are_written(
+    operations: list[tuple[str, object, object]], cached: int
+) -> None:
+    backend = MemoryBackend()
+    store = ShardStore(backend, cached_users=cached)
+    for operation, first, second in operations:
+        if operation == "wait":
+            assert isinstance(first, str)
+            assert isinstance(second, int)
+            waiting(store, first, second)
+        elif operation == "fire":
+            assert isinstance(first, int)
+            drain(store, first)
+        elif operation == "spill":
+            store.spill()
+        elif operation == "crash":
+            assert isinstance(first, int)
+            target = max(0, store.commit_number - first)
+            store = ShardStore(backend, cached_users=cached)
+            store.roll_back(target)
+        else:
+            store.commit()
+            assert store.meta.inside == sum(len(user.journeys) for _, user in store.scan_users())
+    store.commit()
+    assert ShardStore(backend).meta.inside == sum(len(user.journeys) for _, user in store.scan_users())
+
+
+def test_the_earliest_due_time_is_known_once_timers_were_looked_for(backend: Backend) -> None:
+    store = ShardStore(backend)
+    assert store.earliest_due is None
+    waiting(store, "a", 50)
+    waiting(store, "b", 70)
+    assert store.next_due(10) is None
+    assert store.earliest_due == 50
+    store.commit()
+    assert store.earliest_due == 50
+    assert drain(store, 60) == [(50, "a")]
+    assert store.earliest_due == 70
+    assert drain(store, 80) == [(70, "b")]
+    assert store.earliest_due == NEVER
