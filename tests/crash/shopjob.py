@@ -42,6 +42,14 @@ class ShopJob:
     def fill(self) -> None:
         fill(self.broker, f"{self.prefix}events", self.given.folder / "events.jsonl", PARTITIONS)
 
+    def deploy_something_new(self, version: int) -> None:
+        """Change the flows: another version of one that nobody ever enters, so that nothing else changes."""
+        text = f"flow: nobody\nversion: {version}\ntrigger: {{event: never}}\nsteps: [{{send: sms, template: t}}]\n"
+        (self.given.folder / "flows" / "nobody.yaml").write_text(text)
+
+    def nothing_new(self) -> None:
+        (self.given.folder / "flows" / "nobody.yaml").unlink(missing_ok=True)
+
     def command(self, *more: str | Path, processes: int = 1, state: Path | None = None) -> list[str | Path]:
         folder, address = self.given.folder, self.broker.bootstrap
         return [

@@ -2,7 +2,8 @@
 
 Each round is a shop of its own seed on a real Kafka, and a row of failures drawn from that seed: kills at random
 moments and at named points, of the job or of one process, SIGSTOP, SIGTERM, a broker that is killed or paused, a state
-directory that is put back to an earlier copy, each time with another number of processes. In the end the topics are
+directory that is put back to an earlier copy, each time with another number of processes, and at times with other flows
+(one more that nobody enters, so the old ones must be finished first and nothing else changes). Then the topics are
 compared with what `simulate` says. A round that differs, ends in an error or takes too long is noted with its seed, its
 files are kept, and the soak goes on. `--seed N --rounds 1` does one round again; only the moments differ a little.
 """
@@ -92,6 +93,7 @@ class _OneRound:
         self.log = folder / "log"
         self.running: RunningJob | None = None
         self.copy: Path | None = None
+        self.version = 0
         self.shards = self.chance.choice(["4", "16", "64"])
 
     def run(self) -> None:
@@ -141,6 +143,10 @@ class _OneRound:
         command = self.job.command(
             "--shards", self.shards, "--cached-users", "1", processes=self.chance.choice([1, 2, 3])
         )
+        if self.chance.random() < 0.2:
+            self.version += 1
+            self.job.deploy_something_new(self.version)
+            self.counted("other flows deployed")
         self.running = RunningJob(command, self.log, **environment(NUDGE_CRASH_PACE=pace, **more))
         return self.running
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.crash.points import ONLY_AT_THE_END, all_points, drawn, killed_at
+from tests.crash.points import ONLY_AT_THE_END, PARENTS, all_points, drawn, killed_at
 from tests.crash.shopjob import ShopInput, ShopJob
 from tests.jobs import RunningJob
 from tests.kafka.broker import KafkaTopics
 
 PACE = "40/5/150"  # Some seconds for the whole input, in epochs of 0.15 s.
-CHAINS = 6
+CHAINS = 5
 SMALL = ("--shards", "16", "--cached-users", "1", "--epoch", "1s")  # Of four shards one process of two had all.
 SPILLING = ("--shards", "4", *SMALL[2:])  # So few that commits are spilled.
 NEEDS_MANY_CHANGES = "store.spill"  # Only a long epoch changes so many users; it has a test of its own.
@@ -45,7 +45,8 @@ def ends_well(job: ShopJob, log: Path, processes: int = 1) -> list[str]:
 @pytest.mark.parametrize("chain", range(CHAINS))
 def test_a_row_of_kills_at_named_points(job: ShopJob, tmp_path: Path, chain: int, processes: int) -> None:
     """All chains together are killed before and after everything that has a name."""
-    points = [point for point in all_points() if point[0] != NEEDS_MANY_CHANGES]
+    names_left_out = {NEEDS_MANY_CHANGES, *(PARENTS if processes > 1 else ())}
+    points = [point for point in all_points() if point[0] not in names_left_out]
     random.Random(7 + processes).shuffle(points)  # The same for all chains: each takes its share.
     chance = random.Random(100 * processes + chain)
     share = sorted(points[chain::CHAINS], key=lambda point: point[0] == ONLY_AFTER_ANOTHER)
@@ -104,3 +105,26 @@ def test_one_process_has_done_its_part_of_an_epoch_when_the_job_dies(job: ShopJo
                 who="hang" if pace.startswith("200") else "job",
             )
     assert ends_well(job, tmp_path / "log", processes=2) == []
+
+
+@pytest.mark.kafka
+@pytest.mark.timeout(300)
+def test_other_flows_after_each_kill_and_kills_while_the_old_ones_are_finished(job: ShopJob, tmp_path: Path) -> None:
+    """The first of the two executions of each start is the one that finishes what the run before had begun."""
+    row = [
+        "store.write:after:5",
+        "store.write:after:2",
+        "epoch.recorded:after:3",
+        "run.finish_the_last:before:1",
+        "shard.snapshot:after:9",
+        "run.execute:after:1",
+        "state.write:before:1",
+        "state.write:after:1",
+    ]
+    try:
+        for version, point in enumerate(row, start=1):
+            killed_at(job.command(*SMALL), tmp_path / "log", point, pace=PACE)
+            job.deploy_something_new(version)
+        assert ends_well(job, tmp_path / "log") == []
+    finally:
+        job.nothing_new()

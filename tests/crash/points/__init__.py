@@ -50,6 +50,10 @@ PASSES = {
     STATE_FILE: 1,
 }
 ONLY_AT_THE_END = ("run.execute:after:1", f"{STATE_FILE}:before:2", f"{STATE_FILE}:after:2", "state.write:after:2")
+# What the parent passes before it starts its processes, however many.
+PARENTS = (
+    "run.forget", "run.read_back_from", "run.finish_the_last", "run.execute", "state.write", STATE_FILE
+)  # fmt: skip
 assert set(PASSES) == {*PLACES, STATE_FILE}
 
 
