@@ -1,0 +1,1 @@
+"""States that earlier versions have written, and what came of them."""
