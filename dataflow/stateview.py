@@ -12,10 +12,10 @@ import msgspec
 
 from dataflow.flows import FlowText, UsageError, compile_texts, read_workspace
 from dataflow.recovery import Cut, last_cut
-from dataflow.statedir import StateDir, StateFile, read_state_file
+from dataflow.statedir import StateDir, StateFile, owner_of, read_state_file
 from operators.deployment import Deployment
 from state.errors import NewerFormatError, StoreError
-from state.store import AsOf, Backend, MemoryBackend, RocksBackend, undo_keys
+from state.store import AsOf, Backend, MemoryBackend, RocksBackend, read_meta, undo_keys
 
 TRIES: Final = 6  # A running job drops the undo of a checkpoint three checkpoints later, and its files move meanwhile.
 PAUSE_S: Final = 0.2
@@ -109,6 +109,9 @@ class StateView:
         try:
             backend = RocksBackend(path, read_only=True)
             undo_keys(backend, commit)
+            owner, expected = read_meta(backend).owner, owner_of(self.file.job, number, self.file.shards)
+            if owner not in ("", expected):
+                raise StoreError(f"this store belongs to {owner}, not to {expected}")
         except NewerFormatError as error:
             raise UsageError(f"{path}: {error}") from None
         except (StoreError, OSError, msgspec.MsgspecError) as error:

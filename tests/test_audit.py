@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -254,6 +255,10 @@ DAMAGES: dict[str, tuple[Damage, set[str]]] = {
         {"shard-unreadable"},
     ),
     "a shard is older than the rest": (changed_meta(lambda meta: setattr(meta, "commit", 0)), {"shard-unreadable"}),
+    "a shard of another job": (
+        changed_meta(lambda meta: setattr(meta, "owner", "shard 1 of 2 of job another")),
+        {"shard-unreadable"},
+    ),
     "a shard's record is garbage": (lambda state: rewrite(state, 1, (b"m", b"\xc1")), {"shard-unreadable"}),
     "a shard too many": (lambda state: StateDir(state).shard(7).mkdir(), {"shard-unknown"}),
     "no checkpoints": (lambda state: shutil.rmtree(state / "recovery"), {"recovery-unreadable"}),
@@ -273,6 +278,11 @@ def test_what_is_damaged_is_found_and_nothing_else_is(state: Path, name: str) ->
 
 def test_there_is_a_damage_for_every_finding() -> None:
     assert {code for _, expected in DAMAGES.values() for code in expected} == set(NEXT)
+
+
+def test_every_finding_is_in_the_docs() -> None:
+    section = (REPO / "docs" / "operations.md").read_text().partition("\n## Audit\n")[2].partition("\n## ")[0]
+    assert set(NEXT) <= set(re.findall(r"`([a-z-]+)`", section))
 
 
 def test_every_finding_says_where_and_what(state: Path) -> None:
