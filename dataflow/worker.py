@@ -208,10 +208,11 @@ class Worker:
         """Return what the parent adds up and shows."""
         totals: Totals = {}
         counted: Totals = {}  # Totals go back with the state after a crash; this is since the process started.
-        duplicates = too_large = 0
+        duplicates = too_large = ids_forgotten = 0
         for number, shard in list(self.shards.items()):
             duplicates += shard.out.duplicates
             too_large += shard.out.too_large
+            ids_forgotten += shard.out.ids_forgotten
             for flow, counts in list(shard.out.totals.items()):
                 kept, new = totals.setdefault(flow, {}), counted.setdefault(flow, {})
                 before = self.opened_with[number].get(flow, {})
@@ -235,6 +236,7 @@ class Worker:
             "dead": dead,
             "duplicates": duplicates,
             "too_large": too_large,
+            "ids_forgotten": ids_forgotten,
             "errors": dict(self.errors.counts),
             "actions": self.emitter.actions,
             "journal": self.emitter.journal,

@@ -16,7 +16,7 @@ from operators.entry import try_to_enter
 from operators.ids import is_key, key_text
 from operators.journey import fail, hear, leave, wake
 from operators.limits import COUNTERS_MAX, make_room, write_profile
-from operators.memory import REPEAT_MS
+from operators.memory import REPEAT_MS, forget_oldest_ids
 from operators.outbox import REFUSED, InternalError, Outbox
 from operators.program import Alternative, Program
 from operators.values import DAY, HOUR
@@ -38,8 +38,11 @@ def on_record(deployment: Deployment, user: User, record: Input, out: Outbox) ->
             out.duplicates += 1
             return
         if len(seen) >= SEEN_PRUNED_AT and len(seen) % SEEN_PRUNED_AT == 0:
-            deployment.memory.forget_ids(user, now)
+            if forget_oldest_ids(seen, now):
+                out.ids_forgotten += 1
             deployment.memory.forget_entries(user, now)
+        if taken is not None:
+            seen.pop(message_id, None)  # Else it would stay among the oldest, where it was.
         seen[message_id] = now
         user.day = now // DAY + deployment.memory.days
     if record.traits is not None and not write_profile(user.profile, record.traits):

@@ -13,6 +13,7 @@ PROFILE_BYTES_MAX: Final = 262_144  # It is written with every commit in which t
 JOURNEYS_MAX: Final = 1_000  # Open ones of one user: each looks at each event.
 COUNTERS_MAX: Final = 10_000  # Per key value; beyond it the oldest one is forgotten.
 ENTRIES_MAX: Final = 10_000  # As for counters.
+IDS_MAX: Final = 51_200  # Message ids of the last day: an event every 1.7 s. With ids of 30 characters 1.8 MB.
 TOLD_CHARACTERS_MAX: Final = 1_000  # Of one value in a journal record.
 
 _SMALL: Final = frozenset((int, float, bool, type(None)))

@@ -12,6 +12,7 @@ from bisect import bisect_right
 from typing import TYPE_CHECKING, Final
 
 from operators.flow import ReentryAfter, ReentryAtMost
+from operators.limits import IDS_MAX
 from operators.values import DAY
 from state.user import NEVER, User
 
@@ -19,6 +20,26 @@ if TYPE_CHECKING:
     from operators.program import Program
 
 REPEAT_MS: Final = DAY  # So long is a message id remembered.
+
+
+def forget_oldest_ids(seen: dict[str, int], now: int) -> bool:
+    """Drop the ids that may come again, and make room for more; tell whether one went that may not.
+
+    Ids stand in the order in which they were taken, so this looks at those that go, not at all of them: for a user with
+    very many events that makes the difference.
+    """
+    over = IDS_MAX // 8 if len(seen) >= IDS_MAX else 0  # Many at once: going over what is gone takes time, too.
+    going: list[str] = []
+    too_many = False
+    for message_id, at in seen.items():
+        if now - at < REPEAT_MS:
+            if len(going) >= over:
+                break
+            too_many = True
+        going.append(message_id)
+    for message_id in going:
+        del seen[message_id]
+    return too_many
 
 
 class Memory:

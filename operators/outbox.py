@@ -38,7 +38,7 @@ class Outbox:
     `totals` maps `<flow> 0x1F <version>` to counts; it may be shared with whoever keeps them.
     """
 
-    __slots__ = ("actions", "duplicates", "errors", "journal", "too_large", "totals")
+    __slots__ = ("actions", "duplicates", "errors", "ids_forgotten", "journal", "too_large", "totals")
 
     def __init__(self, totals: Totals | None = None) -> None:
         self.actions: list[dict[str, Any]] = []
@@ -46,6 +46,7 @@ class Outbox:
         self.totals: Totals = {} if totals is None else totals
         self.duplicates = 0
         self.errors: list[InternalError] = []
+        self.ids_forgotten = 0  # How often a user had so many message ids within a day that the oldest had to go.
         self.too_large = 0  # Profile updates that would have made a profile too large.
 
     def count(self, flow: str, what: str) -> None:

@@ -21,6 +21,7 @@ from operators.limits import (
     ADDRESS_CHARACTERS_MAX,
     COUNTERS_MAX,
     ENTRIES_MAX,
+    IDS_MAX,
     JOURNEYS_MAX,
     KEY_CHARACTERS_MAX,
     PROFILE_BYTES_MAX,
@@ -28,9 +29,11 @@ from operators.limits import (
     told,
     write_profile,
 )
+from operators.memory import REPEAT_MS, forget_oldest_ids
 from operators.problems import Problems, Source
 from state.records import Reject
 from state.user import dump_user, load_user
+from tests.fuzz.bounds import cpu_at_most
 from tests.test_match import Judged
 
 NOON = "2026-11-23T12:00:00Z"
@@ -174,6 +177,25 @@ steps: [end]
     assert list(load_user(dump_user(user)).windows) == list(user.windows)  # The oldest stays the oldest.
     ends = [(one["kind"], one.get("reason")) for one in journal if one["kind"] in ("entered", "refused")][-3:]
     assert ends == [("entered", None), ("entered", None), ("refused", "reentry")]
+
+
+def test_the_ids_of_a_day_have_a_number_and_the_latest_are_kept(tmp_path: Path) -> None:
+    flow = "flow: f\ntrigger: {event: e}\nentry: {concurrent: 1}\nsteps: [{wait: 1h}]\n"
+    sent = [{"type": "identify", "message_id": f"m{n}"} for n in range(IDS_MAX + 100)]
+    with cpu_at_most(30):
+        _, _, shard = simulated(flow, [*sent, sent[-1], sent[IDS_MAX // 2], sent[0]], tmp_path)
+    seen = shard.store.slot("u").user.seen
+    assert IDS_MAX * 3 // 4 < len(seen) <= IDS_MAX
+    assert shard.out.duplicates == 2  # The very first was forgotten.
+    assert shard.out.ids_forgotten == 1
+
+
+def test_ids_go_after_a_day_and_not_before() -> None:
+    seen = {f"m{n}": 0 for n in range(10)}
+    assert not forget_oldest_ids(seen, REPEAT_MS - 1)
+    assert len(seen) == 10
+    assert not forget_oldest_ids(seen, REPEAT_MS)
+    assert seen == {}
 
 
 def test_a_regular_expression_does_not_look_at_texts_without_end() -> None:
