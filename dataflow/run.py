@@ -214,13 +214,18 @@ class JobRunner:
         for index in range(plan.processes):
             reading, writing = os.pipe()
             command = [sys.executable, "-m", "dataflow.worker", str(index), str(writing), str(os.getpid())]
-            child = subprocess.Popen(  # noqa: S603 - our own interpreter and module.
-                command,
-                stdin=subprocess.PIPE,
-                pass_fds=(writing, self._state.lock_file),
-                env=environment,
-                start_new_session=True,
-            )
+            # Inherited by the child: asked to stop before it listens, it must find that out then, and not die of it.
+            mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+            try:
+                child = subprocess.Popen(  # noqa: S603 - our own interpreter and module.
+                    command,
+                    stdin=subprocess.PIPE,
+                    pass_fds=(writing, self._state.lock_file),
+                    env=environment,
+                    start_new_session=True,
+                )
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             os.close(writing)
             _send(child, data)
             self._children.append(child)

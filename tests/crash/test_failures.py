@@ -86,6 +86,15 @@ def test_asked_to_stop_and_started_again(job: ShopJob, tmp_path: Path, processes
     assert job.differences() == []
 
 
+def test_asked_to_stop_while_its_processes_start(job: ShopJob, tmp_path: Path) -> None:
+    running = RunningJob(job.command(*SMALL, processes=2), tmp_path / "log")
+    wait_until(lambda: len(running.workers()) == 2)
+    running.terminate()
+    assert running.status() == 0, running.tail()
+    goes_on(job, tmp_path / "log")
+    assert job.differences() == []
+
+
 def test_one_process_of_two_is_killed(job: ShopJob, tmp_path: Path) -> None:
     chance = random.Random(3)
     for _ in range(2):
