@@ -128,7 +128,7 @@ class RunningJob:
     def kill(self) -> None:
         """SIGKILL the parent; its processes die with it."""
         self.process.kill()
-        self.process.communicate()
+        self.process.communicate(timeout=60)  # With a time limit it may be called more than once.
 
     def kill_a_worker(self, chance: random.Random) -> bool:
         """SIGKILL one of the job's processes, if it has any yet."""

@@ -126,13 +126,13 @@ class _OneRound:
 
     def end(self) -> None:
         """Leave nothing running, and a broker that works."""
-        if self.running is not None:
-            self.running.kill()
         try:
+            if self.running is not None:
+                self.running.kill()
             self.broker.ensure_ready()
             self.broker.delete_topics(self.broker.topics(self.prefix))
         except Exception as error:
-            self.done.problem = self.done.problem or f"the broker does not come back: {error}"
+            self.done.problem = self.done.problem or f"nothing comes to rest: {type(error).__name__}: {error}"
 
     # ---- the job -----------------------------------------------------------------------------------------------
 
@@ -278,6 +278,8 @@ class _OneRound:
 
     def back_to_a_copy(self) -> None:
         self.now.kill()
+        if not self.job.state.exists():
+            return  # It was killed before it had any.
         if self.copy is None:
             self.counted("state directory copied")
             self.copy = self.folder / "copy"
