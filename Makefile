@@ -8,8 +8,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 SECONDS_OF_SOAK ?= 3600
 SECONDS_OF_FUZZ ?= 600
+SEEDS ?= 100000
 
-.PHONY: demo test test-fast check fix bench soak fuzz clean
+.PHONY: demo test test-fast check fix bench soak fuzz fuzz-sim clean
 
 demo: $(VENV)/.installed ## a broker, a shop, three flows, and what they do
 	$(BIN)/nudge demo $(if $(SECONDS),--seconds $(SECONDS))
@@ -39,6 +40,9 @@ soak: $(VENV)/.installed ## break a running job at random for SECONDS_OF_SOAK; A
 
 fuzz: $(VENV)/.installed ## hostile input for as long as SECONDS_OF_FUZZ says; prints the seed of what it finds
 	$(BIN)/python -m tests.fuzz --seconds $(SECONDS_OF_FUZZ) $(ARGS)
+
+fuzz-sim: $(VENV)/.installed ## the job in simulated worlds with faults, for as many seeds as SEEDS says
+	$(BIN)/python -m tests.simulation --seeds $(SEEDS) $(ARGS)
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "no Python 3.11 or 3.12 found: install one, or name it with make PYTHON=..."; exit 1; }

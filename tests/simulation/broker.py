@@ -67,6 +67,7 @@ class SimulatedReader:
         self._partition, self._clock, self._host, self._chance = partition, clock, host, chance
         self.position = position
         self._reached: Reached | None = None
+        self._silent = chance.choice([0, 0, 0, chance.randint(1, 12)])  # So often it takes to get a first answer.
 
     def poll(self, records_max: int) -> Batch:
         records = self._partition.records
@@ -74,6 +75,8 @@ class SimulatedReader:
         there = self._partition.there(self._clock.now_ms)
         chance = self._chance
         count = max(0, there - first)
+        if self._silent:
+            self._silent, count = self._silent - 1, 0
         count = 0 if chance.random() < 0.1 else chance.randint(1, count) if count else 0
         found = records[first : first + count]
         if found:
@@ -85,7 +88,7 @@ class SimulatedReader:
         self._reached = Reached(self._partition.end(self._clock.now_ms), self._host.now_ms())
 
     def reached_end(self) -> Reached | None:
-        if self._chance.random() < 0.5:
+        if not self._silent and self._chance.random() < 0.5:
             self.ask()
         return self._reached if self._reached is not None and self._reached.offset == self.position else None
 

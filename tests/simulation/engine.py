@@ -263,7 +263,7 @@ class Execution:
         order = list(range(len(self._processes)))
         self._chance.shuffle(order)
         for index in order:
-            if self._partitions and index not in self._late_fronts and self._chance.random() < 0.1:
+            if self._partitions and index not in self._late_fronts and self._chance.random() < 0.2:
                 self._late_fronts.add(index)
                 continue
             self._late_fronts.discard(index)

@@ -20,7 +20,8 @@ class Fate:
         self.touches = 0
         self.kill_at: int | None = None
         self.is_dying = False
-        self.trace: list[str] | None = None
+        self.trace: list[str] = []
+        self.keeps_trace = False
         self.last = ""
 
     def touch(self, what: str) -> None:
@@ -30,7 +31,7 @@ class Fate:
             Killed: it does.
         """
         self.touches += 1
-        if self.trace is not None:
+        if self.keeps_trace:
             self.trace.append(what)
         if self.kill_at is not None and self.touches >= self.kill_at and not self.is_dying:
             self.last = what

@@ -91,6 +91,7 @@ class History:
                 deployment = loaded(turn.flows).deployment
                 if shard is not None:
                     shard.settle()
+                    shard.store.meta_changed = True  # Its time goes on, also where nothing else has changed.
                     shard.store.commit()
                 store = ShardStore(backend, due_of=deployment.due_of)
                 shard = Shard(store, deployment, sources=1)

@@ -109,6 +109,7 @@ class Scenario:
     slack_ms: int = 1000
     step_ms: int = 60
     host_clock_jumps: bool = False
+    keeps_trace: bool = False
     bad: set[tuple[str, int, int]] = field(default_factory=set)
     """The places of records that nobody can read."""
 
@@ -125,26 +126,28 @@ def scenario(seed: int) -> Scenario:
     made.shards = chance.randint(1, 4)
     made.sink_partitions = chance.randint(1, 3)
     made.users_in_memory = chance.choice([1, 2, 5, 100])
-    made.step_ms = chance.choice([2, 20, 60, 500])
+    made.step_ms = chance.choice([2, 10, 60, 500])
     may_lose_power = chance.random() < 0.3
     topics = ["events"] if chance.random() < 0.75 else ["events", "more"]
     stamps_itself = not may_lose_power and chance.random() < 0.5
     made.host_clock_jumps = not may_lose_power and chance.random() < 0.3
+    made.slack_ms = chance.choice([0, 50, SECOND])
     changes_flows = not may_lose_power and len(topics) == 1 and chance.random() < 0.5
     made.partitions = [
         SourcePartition(topic, number) for topic in topics for number in range(chance.choice([1, 1, 2, 3]))
     ]
-    _fill(made, chance, stamps_itself)
+    pace_ms = chance.choice([SECOND, MINUTE, 10 * MINUTE])
+    fill(made, chance, records=chance.randint(5, 45), pace_ms=pace_ms, stamps_itself=stamps_itself)
     flows, most = 0, min(made.shards, 3)
     for _ in range(chance.choice([1, 1, 2, 2, 3, 5])):
-        if changes_flows and chance.random() < 0.5:
+        if changes_flows and chance.random() < 0.4:
             flows = chance.randrange(len(DEPLOYMENTS))
         life = Life(flows, chance.randint(1, most), stop_at_end=chance.random() < 0.25)
-        if chance.random() < 0.8:
-            life.kill_at = int(2 ** chance.uniform(0, 10))
+        if chance.random() < (0.5 if life.stop_at_end else 0.8):
+            life.kill_at = int(2 ** chance.uniform(0, 9.5))
             life.loses_power = may_lose_power and chance.random() < 0.6
         if not life.stop_at_end:
-            life.stop_after = chance.randint(1, 200)
+            life.stop_after = int(2 ** chance.uniform(0, 8))
         life.pause_ms = chance.choice([0, SECOND, chance.randint(0, 2 * HOUR)])
         made.lives.append(life)
     last = chance.randrange(len(DEPLOYMENTS)) if changes_flows else flows
@@ -152,16 +155,16 @@ def scenario(seed: int) -> Scenario:
     return made
 
 
-def _fill(made: Scenario, chance: Random, stamps_itself: bool) -> None:
+def fill(made: Scenario, chance: Random, *, records: int, pace_ms: int, stamps_itself: bool = False) -> None:
+    """Fill the partitions of *made*, with duplicates, records that nobody can read, gaps and, if asked, late ones."""
     users = [f"user-{number}" for number in range(chance.randint(1, 6))]
-    pace = chance.choice([SECOND, MINUTE, 10 * MINUTE])
     is_one_topic = len({partition.topic for partition in made.partitions}) == 1
     now = START
     sent: list[bytes] = []
     with_gaps = chance.random() < 0.2
     next_offsets = [0] * len(made.partitions)
-    for number in range(chance.randint(5, 45)):
-        now += chance.choice([0, chance.randint(0, 2 * pace), chance.randint(0, 4 * pace)])
+    for number in range(records):
+        now += chance.choice([0, chance.randint(0, 2 * pace_ms), chance.randint(0, 4 * pace_ms)])
         user = chance.choice(users)
         value = _value(chance, user, number)
         if sent and chance.random() < 0.1:
@@ -175,7 +178,7 @@ def _fill(made: Scenario, chance: Random, stamps_itself: bool) -> None:
             made.bad.add((partition.topic, partition.number, offset))
         else:
             sent.append(value)
-        late_ms = chance.choice([0, 0, 500, chance.randint(0, 2 * HOUR)]) if stamps_itself else 0
+        late_ms = chance.choice([0, 0, 500, chance.randint(0, 2 * HOUR), 2 * HOUR]) if stamps_itself else 0
         partition.records.append(SourceRecord(offset, now, now - late_ms, value))
         next_offsets[target] = offset + (chance.randint(1, 3) if with_gaps else 1)
 

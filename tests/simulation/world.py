@@ -90,6 +90,7 @@ class SimulatedWorld:
         self.scenario = scenario
         self.chance = chance = Random(scenario.seed + 1)
         self.fate = Fate(chance)
+        self.fate.keeps_trace = scenario.keeps_trace
         self.clock = Clock(START)
         self.files = SimulatedFolder(self.fate)
         self.progress = SimulatedFolder(self.fate)

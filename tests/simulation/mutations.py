@@ -1,0 +1,260 @@
+"""The protocol, broken on purpose: one way at a time, each where it would hurt most.
+
+Each mutation takes pytest's monkeypatch and changes the product's code as it runs; nothing in the product knows of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from connectors.sinks import Ends
+from dataflow import recovery
+from dataflow.course import Course
+from dataflow.emit import Emitter
+from dataflow.partition import Partition
+from dataflow.progress import ProgressLog
+from dataflow.shard import Shard
+from dataflow.worker import Worker
+from state import store as stores
+from state.store import ShardStore
+from state.user import NEVER
+from tests.simulation import world as worlds
+from tests.simulation.broker import SimulatedSink
+from tests.simulation.disk import SimulatedBackend
+
+Patch = pytest.MonkeyPatch
+Mutation = Callable[[Patch], None]
+
+
+def never_wait_for_an_acknowledgement(patch: Patch) -> None:
+    patch.setattr(SimulatedSink, "confirm", lambda self: self.deliver())
+
+
+def do_not_sync_a_commit(patch: Patch) -> None:
+    write = SimulatedBackend.write
+    patch.setattr(SimulatedBackend, "write", lambda self, changes, *, sync: write(self, changes, sync=False))
+
+
+def do_not_roll_back(patch: Patch) -> None:
+    patch.setattr(ShardStore, "roll_back", lambda self, commit: None)
+
+
+def forget_what_was_spilled_when_rolling_back(patch: Patch) -> None:
+    roll_back = ShardStore.roll_back
+
+    def only_commits(self: ShardStore, commit: int) -> None:
+        if commit < self.meta.commit:
+            roll_back(self, commit)
+
+    patch.setattr(ShardStore, "roll_back", only_commits)
+
+
+def drop_undo_too_early(patch: Patch) -> None:
+    patch.setattr(stores, "UNDO_KEPT", 1)
+
+
+def undo_users_without_their_timers(patch: Patch) -> None:
+    decode = stores._decode_undo
+
+    def without_timers(row: bytes) -> Any:
+        undo = decode(row)
+        for one in undo.users:
+            one.old_due = NEVER
+        return undo
+
+    patch.setattr(stores, "_decode_undo", without_timers)
+
+
+def spill_without_undo(patch: Patch) -> None:
+    put_changes = ShardStore._put_changes
+
+    def put(self: ShardStore, changes: Any, old_meta: bytes | None, number: int | None = None) -> None:
+        put_changes(self, changes, old_meta, number)
+        if old_meta is None:
+            changes.rows = {key: row for key, row in changes.rows.items() if key[:1] != b"z"}
+
+    patch.setattr(ShardStore, "_put_changes", put)
+
+
+def forget_held_records_at_a_checkpoint(patch: Patch) -> None:
+    settle = Shard.settle
+
+    def without_held(self: Shard) -> None:
+        settle(self)
+        self.store.meta.held = []
+
+    patch.setattr(Shard, "settle", without_held)
+
+
+def do_not_note_progress(patch: Patch) -> None:
+    patch.setattr(ProgressLog, "note", lambda self, next_offset, stream_ms: None)
+
+
+def note_progress_after_it_went_out(patch: Patch) -> None:
+    note, step, snapshot = Partition._note, Partition.step, Partition.snapshot
+    late: dict[int, list[tuple[int, int]]] = {}
+
+    def catch_up(self: Partition) -> None:
+        for position, stream_ms in late.pop(id(self), []):
+            note(self, position, stream_ms)
+
+    def later(self: Partition, position: int, stream_ms: int) -> None:
+        late.setdefault(id(self), []).append((position, stream_ms))
+
+    def catch_up_and_step(self: Partition) -> Any:
+        catch_up(self)
+        return step(self)
+
+    def catch_up_and_snapshot(self: Partition) -> Any:
+        catch_up(self)
+        return snapshot(self)
+
+    patch.setattr(Partition, "_note", later)
+    patch.setattr(Partition, "step", catch_up_and_step)
+    patch.setattr(Partition, "snapshot", catch_up_and_snapshot)
+
+
+def forget_the_time_of_a_partition(patch: Patch) -> None:
+    snapshot = Partition.snapshot
+    patch.setattr(Partition, "snapshot", lambda self: [snapshot(self)[0], -1])
+
+
+def resume_sources_behind_the_cut(patch: Patch) -> None:
+    open_partition = Worker.open_partition
+
+    def newest(self: Worker, number: int, resumed: list[int] | None) -> Partition:
+        noted = worlds_progress(self, number)
+        if resumed is not None and noted and noted[-1][0] > resumed[0]:
+            resumed = list(noted[-1])
+        return open_partition(self, number, resumed)
+
+    patch.setattr(Worker, "open_partition", newest)
+
+
+def worlds_progress(worker: Worker, number: int) -> list[tuple[int, int]]:
+    """Return what the progress log of a partition says."""
+    from dataflow.progress import read_progress
+
+    return read_progress(worker.outside.progress, worker.plan.partitions[number].key)
+
+
+def do_not_read_back(patch: Patch) -> None:
+    patch.setattr(Emitter, "read_back", lambda self, starts: None)
+
+
+def read_back_from_the_ends(patch: Patch) -> None:
+    def ends(self: Course, file: Any, cut: Any, sink: Any, topics: Sequence[str]) -> Ends:
+        return sink.ends(list(topics), settled=True)  # type: ignore[no-any-return]
+
+    patch.setattr(Course, "_read_back_from", ends)
+
+
+def do_not_wait_until_the_topics_stand_still(patch: Patch) -> None:
+    ends = SimulatedSink.ends
+
+    def at_once(self: SimulatedSink, topics: Sequence[str], *, settled: bool = False) -> Ends:
+        return ends(self, topics)
+
+    patch.setattr(SimulatedSink, "ends", at_once)
+
+
+class _OnePerUser(dict[tuple[str, str], int]):
+    """Takes all topics for one."""
+
+    def get(self, key: tuple[str, str], default: Any = None) -> Any:
+        return super().get(("", key[1]), default)
+
+    def __setitem__(self, key: tuple[str, str], value: int) -> None:
+        super().__setitem__(("", key[1]), value)
+
+    def __delitem__(self, key: tuple[str, str]) -> None:
+        super().__delitem__(("", key[1]))
+
+
+def keep_one_seq_per_user_for_all_topics(patch: Patch) -> None:
+    read_back = Emitter.read_back
+
+    def with_one(self: Emitter, starts: Ends) -> None:
+        self._written = _OnePerUser()
+        read_back(self, starts)
+
+    patch.setattr(Emitter, "read_back", with_one)
+
+
+def take_the_ends_for_decided_amid_a_replay(patch: Patch) -> None:
+    patch.setattr(Emitter, "ends", lambda self, shard: self._ends)
+
+
+def let_other_flows_take_over_at_once(patch: Patch) -> None:
+    patch.setattr(Course, "_finish_the_last_run", lambda self, *_: False)
+
+
+def call_every_stop_clean(patch: Patch) -> None:
+    patch.setattr(Course, "_has_caught_up", lambda self, file: True)
+
+
+def look_who_is_inside_only_before_the_old_flows_finish(patch: Patch) -> None:
+    look, seen = Course._check_users_inside, set()
+
+    def once(self: Course, file: Any, cut: Any) -> None:
+        if id(self) not in seen:
+            seen.add(id(self))
+            look(self, file, cut)
+
+    patch.setattr(Course, "_check_users_inside", once)
+
+
+def leave_what_a_dead_execution_remembered(patch: Patch) -> None:
+    patch.setattr(worlds, "forget_from", lambda connection, epoch: None)
+
+
+def leave_out_processes_that_have_noted_nothing(patch: Patch) -> None:
+    def resume_epoch(connections: Any) -> int:
+        (connection,) = connections
+        last = connection.execute("SELECT ex_num, resume_epoch FROM exs ORDER BY 1 DESC LIMIT 1").fetchone()
+        if last is None:
+            return 1
+        least = connection.execute("SELECT MIN(worker_frontier) FROM fronts WHERE ex_num = ?", last[:1]).fetchone()[0]
+        return last[1] if least is None else int(least)
+
+    patch.setattr(recovery, "_resume_epoch", resume_epoch)
+
+
+def forget_how_far_time_ran_on(patch: Patch) -> None:
+    move = Shard._move_time
+
+    def forget(self: Shard) -> None:
+        move(self)
+        self._ran_on = False
+
+    patch.setattr(Shard, "_move_time", forget)
+
+
+MUTATIONS: list[Mutation] = [
+    never_wait_for_an_acknowledgement,
+    do_not_sync_a_commit,
+    do_not_roll_back,
+    forget_what_was_spilled_when_rolling_back,
+    drop_undo_too_early,
+    undo_users_without_their_timers,
+    spill_without_undo,
+    forget_held_records_at_a_checkpoint,
+    do_not_note_progress,
+    note_progress_after_it_went_out,
+    forget_the_time_of_a_partition,
+    resume_sources_behind_the_cut,
+    do_not_read_back,
+    read_back_from_the_ends,
+    do_not_wait_until_the_topics_stand_still,
+    keep_one_seq_per_user_for_all_topics,
+    take_the_ends_for_decided_amid_a_replay,
+    let_other_flows_take_over_at_once,
+    call_every_stop_clean,
+    look_who_is_inside_only_before_the_old_flows_finish,
+    leave_what_a_dead_execution_remembered,
+    leave_out_processes_that_have_noted_nothing,
+    forget_how_far_time_ran_on,
+]

@@ -1,0 +1,48 @@
+"""Whatever goes wrong, and in whatever order: the topics hold what the flows decide, once, and the state adds up."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tests.simulation.audit import run_scenario, run_seed
+from tests.simulation.scenario import scenario
+
+SEEDS = int(os.environ.get("NUDGE_SIMULATION_SEEDS", "2000"))
+GROUPS = 10
+NAMED = tomllib.loads((Path(__file__).parent / "seeds.toml").read_text())
+
+
+@pytest.mark.parametrize("group", range(GROUPS))
+def test_no_fault_loses_repeats_or_changes_anything(group: int) -> None:
+    for seed in range(group, SEEDS, GROUPS):
+        run(seed)
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_what_went_wrong_once_does_not_again(name: str) -> None:
+    run(NAMED[name]["seed"])
+
+
+def run(seed: int) -> None:
+    try:
+        run_seed(seed)
+    except Exception as error:
+        pytest.fail(
+            f"seed {seed}: {type(error).__name__}: {error}; `python -m tests.simulation --first {seed} --seeds 1`"
+        )
+
+
+@pytest.mark.parametrize("seed", [3, 14, 29])
+def test_a_seed_is_the_same_world_every_time(seed: int) -> None:
+    def trace() -> list[str]:
+        made = scenario(seed)
+        made.keeps_trace = True
+        return run_scenario(made).fate.trace
+
+    first = trace()
+    assert len(first) > 100
+    assert trace() == first
