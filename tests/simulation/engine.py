@@ -25,6 +25,8 @@ from tests.simulation.fate import Fate, Killed
 SOURCE = f"{FLOW_ID}.{SOURCE_STEP}"
 SHARD = f"{FLOW_ID}.{SHARD_STEP}"
 
+STEPS_MAX = 20_000
+
 SCHEMA = """
 CREATE TABLE exs (ex_num INTEGER PRIMARY KEY, worker_count INTEGER, resume_epoch INTEGER);
 CREATE TABLE fronts (ex_num INTEGER, worker_index INTEGER, worker_frontier INTEGER, PRIMARY KEY (ex_num, worker_index));
@@ -196,6 +198,7 @@ class Execution:
         if not choices:
             raise Killed("nothing can go on without the dead")
         self._steps += 1
+        assert self._steps < STEPS_MAX, "the execution does not end"
         if self._stop_after is not None and self._steps >= self._stop_after:
             self.is_stopping = True
             for process in self._processes:

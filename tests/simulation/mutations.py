@@ -21,7 +21,6 @@ from dataflow.worker import Worker
 from state import store as stores
 from state.store import ShardStore
 from state.user import NEVER
-from tests.simulation import world as worlds
 from tests.simulation.broker import SimulatedSink
 from tests.simulation.disk import SimulatedBackend
 
@@ -196,21 +195,6 @@ def call_every_stop_clean(patch: Patch) -> None:
     patch.setattr(Course, "_has_caught_up", lambda self, file: True)
 
 
-def look_who_is_inside_only_before_the_old_flows_finish(patch: Patch) -> None:
-    look, seen = Course._check_users_inside, set()
-
-    def once(self: Course, file: Any, cut: Any) -> None:
-        if id(self) not in seen:
-            seen.add(id(self))
-            look(self, file, cut)
-
-    patch.setattr(Course, "_check_users_inside", once)
-
-
-def leave_what_a_dead_execution_remembered(patch: Patch) -> None:
-    patch.setattr(worlds, "forget_from", lambda connection, epoch: None)
-
-
 def leave_out_processes_that_have_noted_nothing(patch: Patch) -> None:
     def resume_epoch(connections: Any) -> int:
         (connection,) = connections
@@ -253,8 +237,6 @@ MUTATIONS: list[Mutation] = [
     take_the_ends_for_decided_amid_a_replay,
     let_other_flows_take_over_at_once,
     call_every_stop_clean,
-    look_who_is_inside_only_before_the_old_flows_finish,
-    leave_what_a_dead_execution_remembered,
     leave_out_processes_that_have_noted_nothing,
     forget_how_far_time_ran_on,
 ]

@@ -11,11 +11,12 @@ import pytest
 from tests.simulation.audit import run_scenario, run_seed
 from tests.simulation.scenario import scenario
 
-SEEDS = int(os.environ.get("NUDGE_SIMULATION_SEEDS", "2000"))
+SEEDS = int(os.environ.get("NUDGE_SIMULATION_SEEDS", "1000"))
 GROUPS = 10
 NAMED = tomllib.loads((Path(__file__).parent / "seeds.toml").read_text())
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("group", range(GROUPS))
 def test_no_fault_loses_repeats_or_changes_anything(group: int) -> None:
     for seed in range(group, SEEDS, GROUPS):
