@@ -72,6 +72,7 @@ class Shard:
             heappush(self._held, (record.now, record.source, record.offset, record))
         self._held_changed = False
         self._ran_on = False  # Time is beyond what the sources say, and nobody but us will remember it.
+        self._resumed = False  # Flows go on whose wake-ups are due at the time that it is already.
         if store.meta.paused != deployment.paused:
             self._look_at_paused_flows()
 
@@ -121,9 +122,9 @@ class Shard:
 
     def advance_to(self, time_ms: int) -> None:
         """Let the shard's time reach *time_ms*: fire what is due by then, in order of due time, then user."""
-        if time_ms <= self.time_ms:
+        if time_ms < self.time_ms or (time_ms == self.time_ms and not self._resumed):
             return
-        self.time_ms = time_ms
+        self.time_ms, self._resumed = time_ms, False
         store, deployment, out = self.store, self.deployment, self.out
         fired = 0
         while (found := store.next_due(time_ms)) is not None:
@@ -193,6 +194,7 @@ class Shard:
         """After a deployment that pauses or resumes flows: wake-ups that fell due meanwhile act as of now."""
         store, deployment = self.store, self.deployment
         before, after = set(store.meta.paused), set(deployment.paused)
+        self._resumed = bool(before - after)
         now = max(self.time_ms, self.newest_ms)
         for user_id, user in store.scan_users():
             labels = {f"{journey.flow}\x1f{journey.version}" for journey in user.journeys}
