@@ -667,6 +667,7 @@ def main() -> int:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, end)  # Said, since a shell lets what it starts in the background ignore it.
     try:
         with running_broker(options.dir, heap=options.heap, quick_start=False) as broker:
             print(broker.bootstrap, flush=True)
