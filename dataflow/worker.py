@@ -120,8 +120,8 @@ class Worker:
 
         Everything that the shard has emitted is confirmed by then.
 
-        First out of the house, then into the books: were the state committed first, a crash in between would lose
-        what it says was sent. All shards of the process are committed at the first call of an epoch, in parallel.
+        The engine notes what this returns, so only then does the state count: a crash before takes the commit back.
+        All shards of the process are committed at the first call of an epoch, in parallel.
         """
         if self._uncommitted:
             began = time.monotonic()
