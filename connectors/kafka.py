@@ -6,14 +6,18 @@ Clients are told what librdkafka should do, and nothing else here decides anythi
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from itertools import count
 from typing import Any, Final
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 ANSWER_TIMEOUT_S: Final = 5.0
-RETRIES: Final = 4
+START_PATIENCE_S: Final = 20.0  # A wrong address should be noticed soon, a broker that starts beside us be awaited.
+WAIT_MAX_S: Final = 2.0
+MISSING_S: Final = 5.0  # For so long a broker that has just started may deny topics that it has.
 
 Options = Mapping[str, Any]
 
@@ -33,24 +37,35 @@ def client_options(bootstrap: str, options: Options) -> dict[str, Any]:
     }
 
 
-def retried(what: str, bootstrap: str, call: Callable[[], Any], log: Callable[[str], None] = lambda _: None) -> Any:
-    """Return what *call* answers, trying again within a bound.
+def retried(
+    what: str,
+    bootstrap: str,
+    call: Callable[[], Any],
+    log: Callable[[str], None] = lambda _: None,
+    *,
+    patience_s: float = START_PATIENCE_S,
+) -> Any:
+    """Return what *call* answers, trying again until *patience_s* are over.
 
     Raises:
-        KafkaUnavailable: no answer after the last try.
+        KafkaUnavailable: no answer in that time.
     """
-    for attempt in range(1, RETRIES + 1):
+    deadline = time.monotonic() + patience_s
+    wait_s = WAIT_MAX_S / 8
+    for attempt in count(1):
         try:
             return call()
         except KafkaException as error:
             reason = error.args[0].str() if error.args and hasattr(error.args[0], "str") else str(error)
-            if attempt == RETRIES:
+            if time.monotonic() + wait_s > deadline:
                 raise KafkaUnavailable(
-                    f"Kafka at {bootstrap} did not answer ({what}): {reason}; check the address and that it is up"
+                    f"Kafka at {bootstrap} did not answer for {patience_s:.0f} s ({what}): {reason}; "
+                    "check the address and that it is up"
                 ) from error
             if attempt > 1 or not _is_passing(error):
-                log(f"Kafka at {bootstrap} does not answer ({what}): {reason}; try {attempt} of {RETRIES}")
-            time.sleep(min(0.5 * 2 ** (attempt - 1), 5.0))
+                log(f"Kafka at {bootstrap} does not answer ({what}): {reason}; trying for {patience_s:.0f} s")
+            time.sleep(wait_s)
+            wait_s = min(wait_s * 2, WAIT_MAX_S)
     raise AssertionError("the last attempt returns or raises")
 
 
@@ -59,25 +74,59 @@ def _is_passing(error: KafkaException) -> bool:
     return "NOT_LEADER" in str(error) or "UNKNOWN_TOPIC" in str(error) or "LEADER_NOT_AVAILABLE" in str(error)
 
 
-class KafkaTopics:
-    """Look at the topics of one cluster, and create them."""
+def learn_anew(client: Consumer | AdminClient, topics: Iterable[str]) -> None:
+    """Have *client* ask which partitions *topics* have, and who leads them since when.
 
-    def __init__(self, bootstrap: str, options: Options, log: Callable[[str], None] = lambda _: None) -> None:
+    A broker that has just started, or was paused, denies partitions for a moment, and a partition that has another
+    leader, or the same one anew, refuses who names the old epoch. librdkafka keeps for minutes what it learned last, and
+    where a question about offsets was refused for it, it does not look again by itself.
+    """
+    for topic in topics:
+        with suppress(KafkaException):
+            client.list_topics(topic, timeout=ANSWER_TIMEOUT_S)
+
+
+class KafkaTopics:
+    """Look at the topics of one cluster, and create them.
+
+    Args:
+        patience_s: how long an answer about offsets is waited for. A broker that is restarted refuses connections and
+            then, for a moment, knows of no partition; a job that runs should live through that.
+    """
+
+    def __init__(
+        self,
+        bootstrap: str,
+        options: Options,
+        log: Callable[[str], None] = lambda _: None,
+        *,
+        patience_s: float = START_PATIENCE_S,
+    ) -> None:
         self._bootstrap = bootstrap
+        self._patience_s = patience_s
         self._log = log
         self._admin = AdminClient(client_options(bootstrap, options))
         self._consumer = Consumer(
             {**client_options(bootstrap, options), "group.id": "nudge-looks", "enable.auto.commit": False}
         )
 
-    def partitions(self, topic: str) -> list[int]:
-        """Return the partitions of *topic*, none when there is no such topic."""
+    def partitions(self, topic: str, *, awaited_s: float = 0) -> list[int]:
+        """Return the partitions of *topic*, none when there is no such topic.
+
+        Args:
+            awaited_s: for how long a topic that is missing is looked for again: where that would be an error.
+        """
 
         def look() -> list[int]:
             found = self._consumer.list_topics(topic, timeout=ANSWER_TIMEOUT_S).topics.get(topic)
             return [] if found is None or found.error is not None else sorted(found.partitions)
 
-        return list(retried(f"partitions of {topic}", self._bootstrap, look, self._log))
+        deadline = time.monotonic() + awaited_s
+        while True:
+            numbers = list(retried(f"partitions of {topic}", self._bootstrap, look, self._log))
+            if numbers or time.monotonic() >= deadline:
+                return numbers
+            time.sleep(WAIT_MAX_S / 8)
 
     def create(self, topics: Sequence[str], *, partitions: int) -> None:
         """Create *topics*; one that is there by now is fine."""
@@ -107,10 +156,15 @@ class KafkaTopics:
             found = []
             for partition in partitions:
                 place = TopicPartition(topic, partition)
-                found.append(self._consumer.get_watermark_offsets(place, timeout=ANSWER_TIMEOUT_S))
+                try:
+                    found.append(self._consumer.get_watermark_offsets(place, timeout=ANSWER_TIMEOUT_S))
+                except KafkaException:
+                    learn_anew(self._consumer, [topic])
+                    raise
             return found
 
-        return list(retried(f"offsets of {topic}", self._bootstrap, look, self._log))
+        what = f"offsets of {topic}"
+        return list(retried(what, self._bootstrap, look, self._log, patience_s=self._patience_s))
 
     def close(self) -> None:
         self._consumer.close()

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartition
 
-from connectors.kafka import KafkaTopics, Options, client_options
+from connectors.kafka import MISSING_S, KafkaTopics, Options, client_options
 from connectors.sinks import Ends, SinkError, Written
 
 PROMPT_LINGER_MS: Final = 5  # A part of the latency of every action.
@@ -49,7 +49,7 @@ class KafkaSink:
         self._create = create
         self._prefix = prefix
         self._confirm_timeout_s = confirm_timeout_s
-        self._topics = KafkaTopics(bootstrap, options, log)
+        self._topics = KafkaTopics(bootstrap, options, log, patience_s=confirm_timeout_s)
         self._partitions: dict[str, list[int]] = {}
         self._ways: dict[str, tuple[Any, str]] = {}
         self._refused: list[str] = []
@@ -92,7 +92,7 @@ class KafkaSink:
         missing = []
         for topic in topics:
             name = self._prefix + topic
-            found = self._topics.partitions(name)
+            found = self._topics.partitions(name, awaited_s=MISSING_S if self._create is None else 0)
             if found:
                 self._partitions[topic] = found
             else:

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import Final, overload
 
-from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import (
+    OFFSET_INVALID,
+    Consumer,
+    IsolationLevel,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicPartition,
+)
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
-from connectors.kafka import ANSWER_TIMEOUT_S, Options, client_options
+from connectors.kafka import ANSWER_TIMEOUT_S, MISSING_S, KafkaTopics, Options, client_options, learn_anew
 from connectors.sources import Batch, Reached, SourceError
 
 PROBE_EVERY_S: Final = 0.1
@@ -18,8 +25,8 @@ BATCH_PATIENCE_S: Final = 0.05
 OUTAGE_MS: Final = 2_000  # Without an answer for so long, a broker counts as away: producers could not reach it either.
 GRACE_MAX_MS: Final = 30_000  # And no longer than this do we wait for what they have kept meanwhile.
 
-_HOPELESS: Final = (
-    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+_HOPELESS: Final = (KafkaError.TOPIC_AUTHORIZATION_FAILED,)
+_MISSING: Final = (
     KafkaError.UNKNOWN_TOPIC_OR_PART,
     KafkaError._UNKNOWN_PARTITION,
     KafkaError._UNKNOWN_TOPIC,
@@ -112,11 +119,18 @@ class EndProbe:
                 )
             except KafkaException:
                 continue
+            unanswered = set()
             for partition, future in futures.items():
                 # No answer, no progress: time stands still there until the broker is back.
-                with suppress(KafkaException, TimeoutError):
-                    answer = future.result(timeout=ANSWER_TIMEOUT_S + 1)
-                    self.ends.note(partition.topic, partition.partition, answer.offset, asked_ms)
+                try:
+                    offset = future.result(timeout=ANSWER_TIMEOUT_S + 1).offset
+                except (KafkaException, TimeoutError):
+                    offset = OFFSET_INVALID
+                if offset < 0:  # As a question that timed out is answered.
+                    unanswered.add(partition.topic)
+                else:
+                    self.ends.note(partition.topic, partition.partition, offset, asked_ms)
+            learn_anew(self._admin, unanswered)
 
     def close(self) -> None:
         self._stop.set()
@@ -141,11 +155,13 @@ class KafkaPartition:
         log: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._place = f"{topic}[{partition}] at {bootstrap}"
+        self._topics = lambda: KafkaTopics(bootstrap, options, log)
         self._topic = topic
         self._partition = partition
         self._probe = probe
         self._log = log
         self.position = position
+        self._denied = False
         self._consumer = Consumer(
             {
                 "queued.min.messages": 100_000,
@@ -179,6 +195,8 @@ class KafkaPartition:
             messages = [message for message in messages if message.error() is None or self._heed(message)]
         if messages:
             self.position = max(self.position, messages[-1].offset() + 1)
+        if self._denied:
+            self._look_for_it()
         values = [message.value() or b"" for message in messages]
         arrived_ms = [message.timestamp()[1] for message in messages]
         return Batch(values, arrived_ms, _Offsets(messages))
@@ -194,11 +212,26 @@ class KafkaPartition:
                 f"{self._place} no longer has offset {self.position}: the records between were deleted by its "
                 "retention; start from a newer state, or with a new one"
             )
+        elif error.code() in _MISSING:
+            self._denied = True
         elif error.fatal() or error.code() in _HOPELESS:
             raise SourceError(f"cannot read {self._place}: {error.str()}")
         else:
             self._log(f"Kafka source {self._place}: {error.str()}")
         return False
+
+    def _look_for_it(self) -> None:
+        """Find out whether the partition is really gone: a broker that has just started denies what it has."""
+        topics = self._topics()
+        try:
+            found = topics.partitions(self._topic, awaited_s=MISSING_S)
+        finally:
+            topics.close()
+        if self._partition not in found:
+            raise SourceError(f"cannot read {self._place}: there is no such topic or partition any more")
+        self._denied = False
+        self._log(f"Kafka source {self._place}: was denied for a moment, and is read on")
+        self._consumer.assign([TopicPartition(self._topic, self._partition, self.position)])
 
     def reached_end(self) -> Reached | None:
         return self._probe.ends.reached(self._topic, self._partition, self.position)

@@ -176,11 +176,11 @@ class JobRunner:
                 end = _lines_of(Path(source.name)) + 1
                 found.append(PartitionPlan(f"file:{source.name}", "file", "", source.name, 0, 1, end))
                 continue
-            from connectors.kafka import KafkaTopics
+            from connectors.kafka import MISSING_S, KafkaTopics
 
             topics = KafkaTopics(source.bootstrap, self.job.kafka, self.log.warning)
             try:
-                numbers = topics.partitions(source.name)
+                numbers = topics.partitions(source.name, awaited_s=MISSING_S)
                 if not numbers:
                     raise UsageError(
                         f"--source: there is no topic {source.name} at {source.bootstrap}: create it first"

@@ -330,7 +330,8 @@ class KafkaTopics:
     def _offsets(consumer: Consumer, topic: str, partition: int) -> tuple[int, int]:
         """Return the first offset and the one after the last.
 
-        A node names itself as the leader a moment before it takes the part, so a first refusal means little.
+        A node names itself as the leader a moment before it takes the part, and denies its partitions for a moment after
+        its start, so a first refusal means little. The client would keep it, unless the topic is listed.
         """
         deadline = time.monotonic() + CLIENT_TIMEOUT_S
         while True:
@@ -341,6 +342,8 @@ class KafkaTopics:
                 if time.monotonic() > deadline:
                     raise BrokerError(f"{topic}: no offsets within {CLIENT_TIMEOUT_S:.0f} s: {error}") from error
                 time.sleep(0.02)
+                with contextlib.suppress(KafkaException):
+                    consumer.list_topics(topic, timeout=5)
 
 
 class Broker(KafkaTopics):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.jobs import Emitted, RunningJob, on_kafka
-from tests.kafka.broker import KafkaTopics
+from tests.kafka.broker import Broker, KafkaTopics
 from tests.test_run import wait_until
 from tests.time.test_on_time import FLOWS
 
@@ -119,3 +119,48 @@ def test_waits_end_on_a_topic_where_nobody_does_anything_and_by_the_brokers_stam
     assert at is not None
     assert -0.5 < at / 1000 - 4 - sent < 10, "four seconds after its arrival"
     assert "stamped" not in job.log.read_text()
+
+
+IN_TIME = """\
+flow: in-time
+trigger: {event: cart}
+exit: [{event: buy, goal: true}]
+steps: [{wait: 8s}, {send: webhook, template: reminder}]
+"""
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize("how", ["killed", "paused"])
+def test_nobody_who_bought_is_reminded_though_the_broker_was_away_when_the_waits_fell_due(
+    breakable_broker: Broker, topic_prefix: str, tmp_path: Path, how: str
+) -> None:
+    """What trackers keep through an outage comes after it, with the stamps of before."""
+    broker = breakable_broker
+    flows(tmp_path, IN_TIME)
+    topic = f"{topic_prefix}events"
+    broker.create_topic(topic, 2, {"message.timestamp.type": "CreateTime"})
+    job = RunningJob(command(broker, topic_prefix, tmp_path, topic), tmp_path / "log")
+    wait_until(lambda: '"running"' in job.log.read_text())
+    users = [f"u{number}" for number in range(20)]
+    began = time.time()
+    at = int(began * 1000)
+    broker.produce(topic, [(user, event(user, "cart", number), at) for number, user in enumerate(users)])
+
+    def journal(what: str) -> set[str]:
+        return {record["user_id"] for record in on_kafka(broker, topic_prefix).journal if record["kind"] == what}
+
+    wait_until(lambda: journal("entered") == set(users))
+    assert time.time() < began + 7, "the outage comes before the waits fall due, or this shows nothing"
+    broker.kill() if how == "killed" else broker.pause()
+    wait_until(lambda: time.time() > began + 12)
+    broker.start() if how == "killed" else broker.resume()
+    bought = [(user, event(user, "buy", 100 + number), at + 4000) for number, user in enumerate(users[::2])]
+    broker.produce(topic, bought)
+    # Who entered after it all gets the reminder last.
+    broker.produce(topic, [("late", event("late", "cart", 200), None)])
+    wait_until(lambda: any(action["user_id"] == "late" for action in on_kafka(broker, topic_prefix).actions))
+    job.terminate()
+    assert job.status() == 0, job.tail()
+    reminded = [action["user_id"] for action in on_kafka(broker, topic_prefix).actions]
+    assert sorted(reminded) == sorted([*users[1::2], "late"])
+    assert journal("converted") == set(users[::2])
