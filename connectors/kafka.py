@@ -78,8 +78,8 @@ def learn_anew(client: Consumer | AdminClient, topics: Iterable[str]) -> None:
     """Have *client* ask which partitions *topics* have, and who leads them since when.
 
     A broker that has just started, or was paused, denies partitions for a moment, and a partition that has another
-    leader, or the same one anew, refuses who names the old epoch. librdkafka keeps for minutes what it learned last, and
-    where a question about offsets was refused for it, it does not look again by itself.
+    leader, or the same one anew, refuses who names the old epoch. librdkafka keeps for minutes what it learned last,
+    and where a question about offsets was refused for it, it does not look again by itself.
     """
     for topic in topics:
         with suppress(KafkaException):

@@ -330,8 +330,8 @@ class KafkaTopics:
     def _offsets(consumer: Consumer, topic: str, partition: int) -> tuple[int, int]:
         """Return the first offset and the one after the last.
 
-        A node names itself as the leader a moment before it takes the part, and denies its partitions for a moment after
-        its start, so a first refusal means little. The client would keep it, unless the topic is listed.
+        A node names itself as the leader a moment before it takes the part, and denies its partitions for a moment
+        after its start, so a first refusal means little. The client would keep it, unless the topic is listed.
         """
         deadline = time.monotonic() + CLIENT_TIMEOUT_S
         while True:
