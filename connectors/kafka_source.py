@@ -155,7 +155,7 @@ class KafkaPartition:
         log: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._place = f"{topic}[{partition}] at {bootstrap}"
-        self._topics = lambda: KafkaTopics(bootstrap, options, log)
+        self._topics: Callable[[], KafkaTopics] = lambda: KafkaTopics(bootstrap, options, log)
         self._topic = topic
         self._partition = partition
         self._probe = probe
