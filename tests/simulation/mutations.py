@@ -21,6 +21,7 @@ from dataflow.worker import Worker
 from state import store as stores
 from state.store import ShardStore
 from state.user import NEVER
+from tests.simulation import world
 from tests.simulation.broker import SimulatedSink
 from tests.simulation.disk import SimulatedBackend
 
@@ -217,6 +218,36 @@ def forget_how_far_time_ran_on(patch: Patch) -> None:
     patch.setattr(Shard, "_move_time", forget)
 
 
+def leave_what_a_dead_execution_remembered(patch: Patch) -> None:
+    patch.setattr(world, "forget_from", lambda connection, epoch: None)
+
+
+def look_who_is_inside_only_before_the_old_flows_finish(patch: Patch) -> None:
+    check, check_state, finish = Course._check_users_inside, Course._check_state, Course._finish_the_last_run
+
+    def finish_and_look_no_more(self: Course, *arguments: Any) -> bool:
+        found = finish(self, *arguments)
+        patch.setattr(Course, "_check_users_inside", lambda *_: None)
+        return found
+
+    def check_state_first(self: Course, file: Any, cut: Any) -> None:
+        patch.setattr(Course, "_check_users_inside", check)
+        check_state(self, file, cut)
+
+    patch.setattr(Course, "_check_state", check_state_first)
+    patch.setattr(Course, "_finish_the_last_run", finish_and_look_no_more)
+
+
+def do_not_note_what_the_clock_said(patch: Patch) -> None:
+    step = Partition.step
+
+    def as_if_noted(self: Partition) -> Any:
+        self._noted = (-2, max(self._noted[1], self.intake.stream_ms))
+        return step(self)
+
+    patch.setattr(Partition, "step", as_if_noted)
+
+
 MUTATIONS: list[Mutation] = [
     never_wait_for_an_acknowledgement,
     do_not_sync_a_commit,
@@ -239,4 +270,7 @@ MUTATIONS: list[Mutation] = [
     call_every_stop_clean,
     leave_out_processes_that_have_noted_nothing,
     forget_how_far_time_ran_on,
+    leave_what_a_dead_execution_remembered,
+    look_who_is_inside_only_before_the_old_flows_finish,
+    do_not_note_what_the_clock_said,
 ]

@@ -11,7 +11,7 @@ import pytest
 from tests.simulation.audit import run_scenario, run_seed
 from tests.simulation.scenario import scenario
 
-SEEDS = int(os.environ.get("NUDGE_SIMULATION_SEEDS", "1000"))
+SEEDS = int(os.environ.get("NUDGE_SIMULATION_SEEDS", "3000"))
 GROUPS = 10
 NAMED = tomllib.loads((Path(__file__).parent / "seeds.toml").read_text())
 
