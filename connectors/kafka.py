@@ -26,6 +26,18 @@ class KafkaUnavailable(Exception):
     """A broker did not answer within the bound; the message names it and says what to check."""
 
 
+class OptionRefused(Exception):
+    """An option that clients cannot have; the message names it."""
+
+
+_OURS: Final = {
+    "bootstrap.servers": "which cluster it is --source and --sink say",
+    "metadata.broker.list": "which cluster it is --source and --sink say",
+    "transactional.id": "the job sends each record once without transactions",
+    "logger": "the job has its own",
+}
+
+
 def client_options(bootstrap: str, options: Options) -> dict[str, Any]:
     """Return the configuration that all clients share: ours first, then what the user passes through."""
     return {
@@ -35,6 +47,29 @@ def client_options(bootstrap: str, options: Options) -> dict[str, Any]:
         "log_level": 2,  # Its own lines are not structured; what concerns the job comes through callbacks.
         **options,
     }
+
+
+def check_options(options: Options, clients: Mapping[str, Callable[[], Any]]) -> None:
+    """Find out whether clients can be made with *options*.
+
+    Args:
+        clients: what makes one of each kind, by name.
+
+    Raises:
+        OptionRefused: they cannot.
+    """
+    for name, value in options.items():
+        if name in _OURS:
+            raise OptionRefused(f"{name} cannot be set: {_OURS[name]}")
+        if not isinstance(value, str | int | float):
+            raise OptionRefused(f"{name} has to be a text, a number or a boolean")
+    for kind, make in clients.items():
+        try:
+            make()
+        except (KafkaException, TypeError, ValueError) as error:
+            cause = error.args[0] if error.args else error
+            reason = cause.str() if hasattr(cause, "str") else str(cause)
+            raise OptionRefused(f"no {kind} can be made with these options: {reason}") from error
 
 
 def retried(

@@ -17,6 +17,23 @@ SETTLED_S: Final = 0.5
 CONFIRM_TIMEOUT_S: Final = 60.0
 
 
+def producer_options(options: Options, linger_ms: int = PROMPT_LINGER_MS) -> dict[str, Any]:
+    """Return the configuration of a producer: what may be overridden, then *options*, then what may not."""
+    return {
+        "linger.ms": linger_ms,
+        "partitioner": "murmur2_random",  # As the Java client: consumers can join on the key.
+        "compression.type": "lz4",
+        "queue.buffering.max.messages": 1_000_000,
+        "queue.buffering.max.kbytes": 256 * 1024,
+        "batch.size": 1_000_000,
+        **options,
+        "enable.idempotence": True,
+        "acks": "all",
+        "delivery.report.only.error": True,
+        "delivery.timeout.ms": int(CONFIRM_TIMEOUT_S * 1000),
+    }
+
+
 class KafkaSink:
     """Publish records, one topic per channel.
 
@@ -62,16 +79,7 @@ class KafkaSink:
     def _new_producer(self, linger_ms: int) -> Producer:
         return Producer(
             {
-                "linger.ms": linger_ms,
-                "partitioner": "murmur2_random",  # As the Java client: consumers can join on the key.
-                "compression.type": "lz4",
-                "queue.buffering.max.messages": 1_000_000,
-                "queue.buffering.max.kbytes": 256 * 1024,
-                "batch.size": 1_000_000,
-                **client_options(self._bootstrap, self._options),
-                "enable.idempotence": True,
-                "acks": "all",
-                "delivery.report.only.error": True,
+                **producer_options(client_options(self._bootstrap, self._options), linger_ms),
                 "delivery.timeout.ms": int(self._confirm_timeout_s * 1000),
                 "on_delivery": self._report,
                 "error_cb": self._note_error,

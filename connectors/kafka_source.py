@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import Final, overload
+from typing import Any, Final, overload
 
 from confluent_kafka import (
     OFFSET_INVALID,
@@ -137,6 +137,24 @@ class EndProbe:
         self._thread.join(timeout=ANSWER_TIMEOUT_S + 2)
 
 
+def consumer_options(options: Options) -> dict[str, Any]:
+    """Return the configuration of a reader: what may be overridden, then *options*, then what may not."""
+    return {
+        "queued.min.messages": 100_000,
+        "queued.max.messages.kbytes": 128 * 1024,
+        "fetch.message.max.bytes": 4 * 2**20,
+        "fetch.wait.max.ms": 100,
+        # By default a partition whose queue was full once is not fetched for a whole second.
+        "fetch.queue.backoff.ms": 2,
+        **options,
+        "group.id": "nudge",
+        "enable.auto.commit": False,
+        "enable.auto.offset.store": False,
+        "auto.offset.reset": "error",
+        "enable.partition.eof": True,
+    }
+
+
 class KafkaPartition:
     """One partition of a topic, read from an offset on; offsets are kept by the job's state, not by the broker.
 
@@ -162,23 +180,8 @@ class KafkaPartition:
         self._log = log
         self.position = position
         self._denied = False
-        self._consumer = Consumer(
-            {
-                "queued.min.messages": 100_000,
-                "queued.max.messages.kbytes": 128 * 1024,
-                "fetch.message.max.bytes": 4 * 2**20,
-                "fetch.wait.max.ms": 100,
-                # By default a partition whose queue was full once is not fetched for a whole second.
-                "fetch.queue.backoff.ms": 2,
-                **client_options(bootstrap, options),
-                "group.id": "nudge",
-                "enable.auto.commit": False,
-                "enable.auto.offset.store": False,
-                "auto.offset.reset": "error",
-                "enable.partition.eof": True,
-                "error_cb": self._note_error,
-            }
-        )
+        own = {"error_cb": self._note_error}
+        self._consumer = Consumer({**consumer_options(client_options(bootstrap, options)), **own})
         self._consumer.assign([TopicPartition(topic, partition, position)])
 
     def _note_error(self, error: KafkaError) -> None:

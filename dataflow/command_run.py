@@ -41,10 +41,14 @@ def job_of(flows: Sequence[Path], flags: Mapping[str, Any], config: Path | None)
             raise UsageError(f"--source: {identity} is given twice")
     if value["until"] is not None and not value["stop_at_end"]:
         raise UsageError("--until is for --stop-at-end: without it, time goes on by itself")
+    sink = parse_sink(value["sink"])
+    kafka = kafka_options(loaded.workspace.kafka)
+    if kafka and "kafka" in (sink.kind, *(source.kind for source in sources)):
+        _check_kafka(kafka)
     job = Job(
         loaded=loaded,
         sources=sources,
-        sink=parse_sink(value["sink"]),
+        sink=sink,
         state=folder(value["state"]),
         processes=value["processes"],
         stop_at_end=value["stop_at_end"],
@@ -54,12 +58,31 @@ def job_of(flows: Sequence[Path], flags: Mapping[str, Any], config: Path | None)
         shards=value["shards"],
         cached_users=value["cached_users"],
         create_topics=value["create_topics"],
-        kafka=kafka_options(loaded.workspace.kafka),
+        kafka=kafka,
         log_level=value["log_level"],
         log_format=value["log_format"],
         metrics_port=value["metrics_port"],
     )
     return job, settings
+
+
+def _check_kafka(options: Mapping[str, Any]) -> None:
+    """Refuse options with which no Kafka client can be made, before anything else happens."""
+    from confluent_kafka import Consumer, Producer
+
+    from connectors.kafka import OptionRefused, check_options
+    from connectors.kafka_sink import producer_options
+    from connectors.kafka_source import consumer_options
+
+    quiet = {"log_level": 2, **options}
+    clients = {
+        "consumer": lambda: Consumer(consumer_options(quiet)).close(),
+        "producer": lambda: Producer(producer_options(quiet)),
+    }
+    try:
+        check_options(options, clients)
+    except OptionRefused as error:
+        raise UsageError(f"kafka: {error} (kafka: in nudge.yaml, or NUDGE_KAFKA_.. in the environment)") from None
 
 
 def run_command(flows: Sequence[Path], flags: Mapping[str, Any], config: Path | None, *, show_config: bool) -> int:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from dataflow.command_run import job_of
 from dataflow.flows import UsageError
 from dataflow.settings import kafka_options, resolve, shown
 from dataflow.urls import parse_sink, parse_source
@@ -63,3 +66,37 @@ def test_a_sink_that_names_nothing_is_refused_with_an_example(url: str) -> None:
 def test_a_kafka_url_without_port_means_9092() -> None:
     assert parse_source("kafka://a,b:19092/events").bootstrap == "a:9092,b:19092"
     assert parse_sink("kafka://a?prefix=x.").options == {"prefix": "x."}
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("foo: 1", 'No such configuration property: "foo"'),
+        ("fetch.wait.max.ms: soon", 'Invalid value for configuration property "fetch.wait.max.ms"'),
+        ("max.in.flight: 10", "no producer can be made with these options"),
+        ("client.id: {a: b}", "client.id has to be a text, a number or a boolean"),
+        ("error_cb: x", "expected error_cb property as a callable"),
+        ("logger: x", "logger cannot be set"),
+        (
+            "bootstrap.servers: elsewhere",
+            "bootstrap.servers cannot be set: which cluster it is --source and --sink say",
+        ),
+        ("transactional.id: x", "transactional.id cannot be set"),
+    ],
+)
+def test_kafka_options_with_which_nothing_can_run_are_refused_by_name(tmp_path: Path, option: str, said: str) -> None:
+    with pytest.raises(UsageError, match=r"kafka: .*NUDGE_KAFKA_") as refused:
+        job_with(tmp_path, option)
+    assert said in str(refused.value)
+
+
+@pytest.mark.parametrize("option", ["enable.auto.commit: true", "acks: 1", "group.id: mine", "compression.type: gzip"])
+def test_kafka_options_that_cannot_matter_or_may_be_chosen_do_no_harm(tmp_path: Path, option: str) -> None:
+    job_with(tmp_path, option)
+
+
+def job_with(folder: Path, option: str) -> None:
+    (folder / "hello.yaml").write_text("flow: hello\ntrigger: {event: hello}\nsteps: [{send: webhook, template: t}]\n")
+    (folder / "nudge.yaml").write_text(f"kafka: {{{option}}}\n")
+    flags = {"source": ["kafka://127.0.0.1:9/events"], "sink": "stdout:"}
+    job_of([folder / "hello.yaml"], flags, folder / "nudge.yaml")
