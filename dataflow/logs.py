@@ -29,6 +29,6 @@ def configure_logs(level: str = "info", format: str = "auto") -> None:
     structlog.configure(
         processors=[*processors, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),  # A line at once: several processes write there.
         cache_logger_on_first_use=True,
     )
