@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-import sys
 from collections.abc import Iterator
+from contextlib import redirect_stderr
 
 import pytest
 import structlog
@@ -26,16 +26,23 @@ class Writes(io.StringIO):
 
 
 @pytest.fixture
-def written(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    stream = Writes()
-    monkeypatch.setattr(sys, "stderr", stream)
-    yield stream.all
+def written() -> Iterator[list[str]]:
+    """Say what is written on standard error, write by write, after a call of `logging_to`."""
+    yield []
     structlog.reset_defaults()
 
 
+def logging_to(written: list[str], level: str) -> structlog.stdlib.BoundLogger:
+    stream = Writes()
+    stream.all = written
+    with redirect_stderr(stream):
+        configure_logs(level, "json")
+    log: structlog.stdlib.BoundLogger = structlog.get_logger()
+    return log
+
+
 def test_a_line_is_written_at_once_so_that_those_of_several_processes_do_not_mix(written: list[str]) -> None:
-    configure_logs("info", "json")
-    log = structlog.get_logger()
+    log = logging_to(written, "info")
     log.info("one", process=0)
     log.warning("two", error="a\nb")
     assert len(written) == 2
@@ -44,6 +51,5 @@ def test_a_line_is_written_at_once_so_that_those_of_several_processes_do_not_mix
 
 
 def test_what_is_below_the_level_is_not_said(written: list[str]) -> None:
-    configure_logs("warning", "json")
-    structlog.get_logger().info("quiet")
+    logging_to(written, "warning").info("quiet")
     assert written == []
