@@ -30,7 +30,8 @@ def producer_options(options: Options, linger_ms: int = PROMPT_LINGER_MS) -> dic
         "enable.idempotence": True,
         "acks": "all",
         "delivery.report.only.error": True,
-        "delivery.timeout.ms": int(CONFIRM_TIMEOUT_S * 1000),
+        # A record that is given up alone would leave a gap before those behind it. `confirm` gives up all or nothing.
+        "delivery.timeout.ms": 0,
     }
 
 
@@ -66,7 +67,9 @@ class KafkaSink:
         self._create = create
         self._prefix = prefix
         self._confirm_timeout_s = confirm_timeout_s
-        self._topics = KafkaTopics(bootstrap, options, log, patience_s=confirm_timeout_s)
+        # Somebody else's open transaction must not hide what we have written behind it.
+        all_of_it = {**options, "isolation.level": "read_uncommitted"}
+        self._topics = KafkaTopics(bootstrap, all_of_it, log, patience_s=confirm_timeout_s)
         self._partitions: dict[str, list[int]] = {}
         self._ways: dict[str, tuple[Any, str]] = {}
         self._refused: list[str] = []
@@ -80,7 +83,6 @@ class KafkaSink:
         return Producer(
             {
                 **producer_options(client_options(self._bootstrap, self._options), linger_ms),
-                "delivery.timeout.ms": int(self._confirm_timeout_s * 1000),
                 "on_delivery": self._report,
                 "error_cb": self._note_error,
             }
@@ -134,7 +136,8 @@ class KafkaSink:
         assigned = []
         for topic, offsets in starts.items():
             padded = [*offsets, *[0] * (len(ends[topic]) - len(offsets))]  # Partitions added since begin at 0.
-            for partition, (start, end) in enumerate(zip(padded, ends[topic], strict=True)):
+            # A topic that was made anew may have fewer, and none of what was written to the old one.
+            for partition, (start, end) in enumerate(zip(padded, ends[topic], strict=False)):
                 if start < end:
                     left[(self._prefix + topic, partition)] = end
                     assigned.append(TopicPartition(self._prefix + topic, partition, start))

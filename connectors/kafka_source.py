@@ -100,8 +100,14 @@ class EndProbe:
     """
 
     def __init__(
-        self, bootstrap: str, options: Options, partitions: Sequence[tuple[str, int]], clock_ms: Callable[[], int]
+        self,
+        bootstrap: str,
+        options: Options,
+        partitions: Sequence[tuple[str, int]],
+        clock_ms: Callable[[], int],
+        log: Callable[[str], None] = lambda _: None,
     ) -> None:
+        self._log = log
         self._admin = AdminClient(client_options(bootstrap, options))
         self._wanted = {TopicPartition(*partition): OffsetSpec.latest() for partition in partitions}
         self._clock_ms = clock_ms
@@ -114,10 +120,12 @@ class EndProbe:
         while not self._stop.wait(PROBE_EVERY_S):
             asked_ms = self._clock_ms()
             try:
+                # Also what an open transaction still hides, of anybody, came before the question.
                 futures = self._admin.list_offsets(
-                    self._wanted, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=ANSWER_TIMEOUT_S
+                    self._wanted, isolation_level=IsolationLevel.READ_UNCOMMITTED, request_timeout=ANSWER_TIMEOUT_S
                 )
-            except KafkaException:
+            except KafkaException as error:
+                self._log(f"Kafka does not tell where partitions end: {error}")
                 continue
             unanswered = set()
             for partition, future in futures.items():

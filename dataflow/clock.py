@@ -44,11 +44,15 @@ class SteadyClock:
     def now_ms(self) -> int:
         """Return the time: never ahead of the wall clock, except where that was set back; then it stands."""
         with self._lock:
-            read_at = self._elapsed_ms()
-            reach = self._at + CATCH_UP * (read_at - self._read_at)
-            self._at = max(self._at, min(self.wall_ms(), reach))
-            self._read_at = read_at
+            self._go_on()
             return int(self._at)
+
+    def _go_on(self) -> None:
+        """Let the time that has passed since the last look count; only with the lock."""
+        read_at = self._elapsed_ms()
+        reach = self._at + CATCH_UP * (read_at - self._read_at)
+        self._at = max(self._at, min(self.wall_ms(), reach))
+        self._read_at = read_at
 
     def held_back_ms(self) -> int:
         """Return how far the wall clock is ahead of what we believe."""
@@ -57,4 +61,5 @@ class SteadyClock:
     def confirm(self, stamp_ms: int) -> None:
         """Take a record's stamp as evidence that it is at least so late, as far as the wall clock agrees."""
         with self._lock:
+            self._go_on()
             self._at = max(self._at, min(stamp_ms, self.wall_ms()))

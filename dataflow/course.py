@@ -127,6 +127,7 @@ class Course:
                     raise StateRefused(f"--state {world.place}: {STATE_FILE} is missing: {RESTORE}")
                 file = self._new_state(partitions)
             self._check_state(file, cut)
+            self._check_partitions(file, cut, partitions)
             topics = _topics_of(job.loaded.deployment, job.loaded.workspace)
             self._note_sink(file, sink, topics)
             if not file.run.is_clean:
@@ -222,6 +223,22 @@ class Course:
             raise FlowError(problems, job.loaded.checked.titles)
         self._check_users_inside(file, cut)
 
+    def _check_partitions(self, file: StateFile, cut: Cut, partitions: list[PartitionPlan]) -> None:
+        """Refuse sources that have less than what has been read of them: they are not those that they were."""
+        there = {one.key: one for one in partitions}
+        for key in dict.fromkeys([*file.partitions, *cut.sources]):
+            position = cut.sources.get(key, [0])[0]
+            if key not in there:
+                what = "is gone"
+            elif there[key].kind == "file" and position > (there[key].end or 0):
+                what = f"was read up to line {position - 1}, and has only {(there[key].end or 1) - 1} now"
+            else:
+                continue
+            raise UsageError(
+                f"--source: {key} {what}: put it back as it was, or begin with a new state; who waits in "
+                f"{self._world.place} is then forgotten"
+            )
+
     def _check_users_inside(self, file: StateFile, cut: Cut) -> None:
         """Refuse flows that lack a version, or make it a draft, while users are in it."""
         running = {program.label for program in self.job.loaded.checked.programs if program.state != "draft"}
@@ -299,13 +316,13 @@ class Course:
             (program.name, program.version, program.content, program.state) for program in job.loaded.checked.programs
         } and file.workspace == job.loaded.workspace_text
         same_end = file.run.ends == _ends_of(partitions) and file.run.until_ms == job.until_ms
-        if same_flows and same_end:
+        # What is in a partition that was added since, the run that died did not know when it decided.
+        same_partitions = file.partitions == [one.key for one in partitions]
+        if same_flows and same_end and same_partitions:
             return False  # The new run does what the old one did; its own replay is all that is needed.
         by_key = {one.key: one for one in partitions}
         plans = []
         for key in file.partitions:
-            if key not in by_key:
-                raise UsageError(f"partition {key} is gone, but the interrupted run still has to read it")
             end, closes = self._end_of_the_last_run(file, cut, key)
             plans.append(msgspec.structs.replace(by_key[key], end=end, closes=closes))
         self.log.info("replaying what the interrupted run had begun", partitions=len(plans))

@@ -1,9 +1,9 @@
 """Emit: what a shard's step decided goes to the sink's topics, each record once, whatever crashed before.
 
 The engine resumes from the last complete epoch, so whatever was emitted after it is decided again, the same records
-with the same `seq`. What is in the topics already is read back from the offsets of that epoch and not written again:
-per user and topic it is enough to know the highest `seq`, for a topic keeps the order of a user's records. Dead letters
-go by their place in the source.
+with the same `seq`. What is in the topics already is read back from the offsets of that epoch and not written again. It
+goes by each record's own `seq`, not by the highest: a broker may have refused one and taken the next. Dead letters go
+by their place in the source.
 
 A shard for whose users something read back has not been decided again yet must be able to read it back once more, were
 there another crash: so long its snapshot names the old offsets, not the ends.
@@ -52,8 +52,8 @@ class Emitter:
         self._job = job
         self._job_suffix = b',"job":' + orjson.dumps(job) + b"}" if sink.marks_job else None
         self._job_header = ("job", job.encode())
-        self._written: dict[tuple[str, str], int] = {}
-        self._written_dead: dict[tuple[str, int], int] = {}
+        self._written: dict[tuple[str, str], set[int]] = {}
+        self._written_dead: dict[tuple[str, int], set[int]] = {}
         self._shards = shards
         self._dead_shards = dead_shards or {}
         self._positions = positions or {}
@@ -80,20 +80,21 @@ class Emitter:
             if topic == DEAD_LETTERS:
                 if not self._sink.marks_job or headers.get("job") == self._job.encode():
                     place = (record.get("topic", ""), record.get("partition", 0))
-                    self._written_dead[place] = max(record.get("offset", -1), self._written_dead.get(place, -1))
+                    self._written_dead.setdefault(place, set()).add(record.get("offset", -1))
             elif not self._sink.marks_job or record.get("job") == self._job:
-                user = (topic, record.get("user_id", ""))
-                self._written[user] = max(record.get("seq", 0), self._written.get(user, 0))
+                self._written.setdefault((topic, record.get("user_id", "")), set()).add(record.get("seq", 0))
 
         for _, user_id in self._written:
             shard = shard_of(user_id, self._shards)
             self._count_left(shard, 1)
             self._users.setdefault(shard, set()).add(user_id)
-        for place, offset in list(self._written_dead.items()):
-            if offset < self._positions.get(place, 0):
-                del self._written_dead[place]  # It was read before the checkpoint, and does not come again.
-            else:
+        for place, offsets in list(self._written_dead.items()):
+            # What was read before the checkpoint does not come again.
+            self._written_dead[place] = again = {at for at in offsets if at >= self._positions.get(place, 0)}
+            if again:
                 self._count_left(self._dead_shards.get(place, -1), 1)
+            else:
+                del self._written_dead[place]
 
     def users_read_back(self, shard: int) -> set[str]:
         """Return the users of *shard* of whom something was read back, for a call of `in_the_books`."""
@@ -111,9 +112,8 @@ class Emitter:
         topics = {topic for topic, _ in self._written}
         for user_id, seq in seqs.items():
             for topic in topics:
-                if self._written.get((topic, user_id), seq + 1) <= seq:
-                    del self._written[(topic, user_id)]
-                    self._count_left(shard_of(user_id, self._shards), -1)
+                if (topic, user_id) in self._written:
+                    self._forget_up_to((topic, user_id), seq)
 
     def _count_left(self, shard: int, change: int) -> None:
         left = self._left[shard] = self._left.get(shard, 0) + change
@@ -156,28 +156,35 @@ class Emitter:
             self.journal += 1
 
     def _is_written(self, topic: str, user_id: str, seq: int) -> bool:
-        last = self._written.get((topic, user_id))
-        if last is None:
+        key = (topic, user_id)
+        seqs = self._written.get(key)
+        if seqs is None:
             return False
-        if seq >= last:
-            del self._written[(topic, user_id)]  # From here on everything is new.
-            self._count_left(shard_of(user_id, self._shards), -1)
-            if seq > last:
-                return False
-        self.skipped += 1
-        return True
+        found = seq in seqs
+        self._forget_up_to(key, seq)  # They come in order, so none before it will.
+        self.skipped += found
+        return found
+
+    def _forget_up_to(self, key: tuple[str, str], seq: int) -> None:
+        left = self._written[key] = {one for one in self._written[key] if one > seq}
+        if not left:
+            del self._written[key]
+            self._count_left(shard_of(key[1], self._shards), -1)
 
     def emit_dead(self, dead: list[DeadLetter]) -> None:
         """Write dead letters."""
         for letter in dead:
             place = (letter.topic, letter.partition)
-            last = self._written_dead.get(place, -1)
-            if letter.offset >= last >= 0:
-                del self._written_dead[place]
-                self._count_left(self._dead_shards.get(place, -1), -1)
-            if letter.offset <= last:
-                self.skipped += 1
-                continue
+            offsets = self._written_dead.get(place)
+            if offsets is not None:
+                found = letter.offset in offsets
+                left = self._written_dead[place] = {at for at in offsets if at > letter.offset}
+                if not left:
+                    del self._written_dead[place]
+                    self._count_left(self._dead_shards.get(place, -1), -1)
+                if found:
+                    self.skipped += 1
+                    continue
             headers = (self._job_header, ("reason", letter.reason.encode()), _CONTENT_TYPE)
             self._sink.write(DEAD_LETTERS, f"{letter.topic}-{letter.partition}", letter.dump(), headers)
             self.dead_letters += 1

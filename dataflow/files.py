@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import Protocol
@@ -89,7 +90,9 @@ class _DiskFile:
         self._file = file
 
     def write(self, data: bytes) -> None:
-        os.write(self._file, data)
+        written = os.write(self._file, data)
+        if written != len(data):  # As a disk does that has room for a part.
+            raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {written} of {len(data)} bytes written")
 
     def sync(self) -> None:
         os.fdatasync(self._file)

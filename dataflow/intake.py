@@ -19,6 +19,7 @@ import orjson
 from connectors.file_source import FilePartition
 from connectors.sources import Batch
 from operators.match import NO_HITS, MatchIndex
+from state.iso import TIME_MS_MAX
 from state.records import EVENT, IDENTIFY, Input, Record, Reject
 
 RAW_KEPT_BYTES: Final = 16 * 1024
@@ -177,6 +178,8 @@ class Intake:
             arrived = list(arrived)
             for position in unread:
                 arrived[position] = -1  # What cannot be read does not move time.
+        if arrived and max(arrived) > TIME_MS_MAX:
+            arrived = [min(at, TIME_MS_MAX) for at in arrived]
         if arrived and arrived[0] >= self.stream_ms and arrived == sorted(arrived):
             times = arrived  # In order as they came, as most topics are: seen at once, where a loop takes a while.
         else:
@@ -197,7 +200,7 @@ class Intake:
                 stream_ms = self.stream_ms
             if isinstance(record, Record):
                 arrived_ms = arrived[position] if arrived is not None else self._own_time(record, stream_ms)
-                stream_ms = max(stream_ms, arrived_ms)
+                stream_ms = max(stream_ms, min(arrived_ms, TIME_MS_MAX))
             found.append((position, record))
             times.append(stream_ms)
         self.stream_ms = stream_ms

@@ -35,7 +35,7 @@ class Cut:
     """The consistent cut from which the engine will go on.
 
     `epoch` is the epoch to resume in. `sources` maps partitions to `[next offset, stream time]`, `shards` the
-    shards' keys to `[commit, {topic: end offsets}]`.
+    shards' keys to `[commit, {topic: end offsets}, number of the sink]`.
     """
 
     epoch: int = 1

@@ -247,6 +247,8 @@ class JobRunner:
         decode = msgspec.json.Decoder().decode
         with os.fdopen(pipe, "rb") as lines:
             for line in lines:
+                if not line.endswith(b"\n"):
+                    break  # It was killed while it wrote.
                 self.running.by_process[index] = decode(line)
                 if not self.is_ready and len(self.running.by_process) == len(self._children):
                     self.is_ready = True

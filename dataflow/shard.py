@@ -155,7 +155,8 @@ class Shard:
     def settle(self) -> None:
         """Bring the store's own record up to date, before a commit."""
         meta = self.store.meta
-        if self._ran_on and meta.time_ms != self.time_ms:
+        # Of a flow that is resumed one day, what fell due meanwhile acts as of then: that must not be forgotten.
+        if (self._ran_on or self.deployment.paused) and meta.time_ms != self.time_ms:
             self.store.meta_changed = True
         meta.time_ms = self.time_ms
         meta.newest_ms = self.newest_ms

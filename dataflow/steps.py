@@ -97,5 +97,5 @@ class ShardStep:
     def snapshot(self) -> list[Any]:
         """Return what to go on from, at the end of an epoch; see `Worker.commit`."""
         if self._shard is None:
-            return self._resumed or [0, {}]
+            return self._resumed or [0, {}, 0]
         return self.worker.commit(self._number)

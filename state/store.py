@@ -522,6 +522,7 @@ class ShardStore:
         It is returned again until the user has been touched with a later due time.
         """
         heap = self._heap
+        limit = min(limit, NEVER - 1)  # Behind it there are no timers, only the sign that there are none.
         while True:
             if self._rows_from[0] <= limit and (not heap or self._rows_from <= heap[0]):
                 self._read_timers(limit)

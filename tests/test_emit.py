@@ -56,6 +56,27 @@ def test_of_two_topics_a_crash_may_have_lost_the_earlier_record_and_kept_the_lat
     assert after.skipped == 3
 
 
+def test_what_a_broker_has_refused_is_written_again_though_it_took_what_came_after_it(tmp_path: Path) -> None:
+    sink = opened(tmp_path)
+    before = Emitter(sink, TOPICS, "job", dead_shards={("events", 1): 0})
+    before.confirm()
+    starts = before.ends(0)
+    before.emit(out_of(1, 2, 3))
+    before.emit_dead([DeadLetter("events", 1, offset, "not_json", "", b"?") for offset in (4, 9)])
+    for topic, lost in (("actions.sms", 1), (JOURNAL, 0), (DEAD_LETTERS, 0)):
+        file = tmp_path / f"{topic}.jsonl"
+        kept = [line for number, line in enumerate(file.open("rb")) if number != lost]
+        file.write_bytes(b"".join(kept))
+    after = Emitter(opened(tmp_path), TOPICS, "job", dead_shards={("events", 1): 0})
+    after.read_back(starts)
+    after.emit(out_of(1, 2, 3, 4))
+    after.emit_dead([DeadLetter("events", 1, offset, "not_json", "", b"?") for offset in (4, 9)])
+    after.confirm()
+    assert sorted(lines(tmp_path, "actions.sms")) == sorted(lines(tmp_path, JOURNAL)) == [1, 2, 3, 4]
+    assert sorted(json.loads(line)["offset"] for line in (tmp_path / f"{DEAD_LETTERS}.jsonl").open()) == [4, 9]
+    assert after.ends(0) != starts, "nothing is left to come again"
+
+
 def test_dead_letters_are_told_apart_by_their_place_in_the_source(tmp_path: Path) -> None:
     def dead(*offsets: int) -> list[DeadLetter]:
         return [DeadLetter("events", 1, offset, "not_json", "", b"?") for offset in offsets]

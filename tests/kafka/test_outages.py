@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from confluent_kafka import KafkaError
+from confluent_kafka import KafkaError, Producer
 
 from connectors.kafka import KafkaTopics as Topics
+from connectors.kafka_sink import KafkaSink
 from connectors.kafka_source import EndProbe, KafkaPartition
+from connectors.sinks import SinkError
 from connectors.sources import SourceError
 from tests.kafka.broker import Broker, KafkaTopics
 from tests.test_run import wait_until
@@ -116,3 +120,79 @@ def test_topics_that_are_missing_are_looked_for_as_long_as_asked(broker: KafkaTo
     assert topics.partitions(f"{topic_prefix}nothing", awaited_s=1) == []
     assert time.monotonic() - began >= 1
     topics.close()
+
+
+def test_a_sink_that_gives_up_waiting_leaves_no_gap_behind(breakable_broker: Broker, topic_prefix: str) -> None:
+    """A record given up alone, with the next one written, would look as if both were there."""
+    topic = f"{topic_prefix}actions"
+    breakable_broker.create_topic(topic)
+    sink = KafkaSink(breakable_broker.bootstrap, {}, confirm_timeout_s=3)
+    sink.open_topics([topic])
+    sink.write(topic, "u", b"1")
+    sink.confirm()
+    breakable_broker.kill()
+    sink.write(topic, "u", b"2")
+    time.sleep(2)
+    sink.write(topic, "u", b"3")
+    with pytest.raises(SinkError, match="did not acknowledge 2 records within 3 s"):
+        sink.confirm()
+    breakable_broker.start()
+    wait_until(lambda: len(breakable_broker.read_all(topic)) == 3)
+    assert [record.value for record in breakable_broker.read_all(topic)] == [b"1", b"2", b"3"]
+    sink.close()
+
+
+@contextmanager
+def an_open_transaction(broker: KafkaTopics, topic: str) -> Iterator[None]:
+    """Have a record of a transaction in *topic* that is committed only at the end."""
+    producer = Producer({"bootstrap.servers": broker.bootstrap, "transactional.id": topic})
+    producer.init_transactions(30)
+    producer.begin_transaction()
+    producer.produce(topic, b"in a transaction", "t")
+    assert producer.flush(30) == 0
+    yield
+    producer.commit_transaction(30)
+
+
+def test_time_waits_for_what_an_open_transaction_hides(broker: KafkaTopics, topic_prefix: str) -> None:
+    """Records of anybody behind it are in the topic, stamped, and cannot be read yet."""
+    topic = f"{topic_prefix}events"
+    broker.create_topic(topic)
+    probe = EndProbe(broker.bootstrap, {}, [(topic, 0)], now_ms)
+    source = KafkaPartition(broker.bootstrap, {}, topic, 0, 0, probe)
+    broker.produce(topic, [("u", b"before", None)])
+    assert values(source, 1) == [b"before"]
+    wait_until(lambda: source.reached_end() is not None)
+    with an_open_transaction(broker, topic):
+        broker.produce(topic, [("u", b"behind", None)])
+        asked_ms = now_ms()
+
+        def asked_again() -> bool:
+            assert source.poll(10).values == []
+            end = probe.ends.end(topic, 0)
+            return end is not None and end.at_ms > asked_ms
+
+        wait_until(asked_again)
+        assert source.reached_end() is None
+    assert values(source, 2) == [b"in a transaction", b"behind"]
+
+    def at_the_end() -> bool:
+        assert source.poll(10).values == []
+        return source.reached_end() is not None
+
+    wait_until(at_the_end)
+    source.close()
+    probe.close()
+
+
+def test_what_was_written_behind_an_open_transaction_is_read_back(broker: KafkaTopics, topic_prefix: str) -> None:
+    topic = f"{topic_prefix}actions"
+    broker.create_topic(topic)
+    with an_open_transaction(broker, topic):
+        sink = KafkaSink(broker.bootstrap, {})
+        sink.open_topics([topic])
+        sink.write(topic, "u", b"ours")
+        sink.confirm()
+        assert sink.ends([topic]) == {topic: [2]}
+        assert [one.value for one in sink.read_back({topic: [0]})] == [b"in a transaction", b"ours"]
+        sink.close()
