@@ -173,7 +173,7 @@ class Worker:
             stream_ms=stream_ms,
             raises=noted,
             is_file=is_file,
-            head_ms=head_time(Path(plan.topic), decode) if is_file and stream_ms < 0 else 0,
+            head_ms=head_time(Path(plan.topic), decode) if is_file and stream_ms <= 0 else 0,
         )
         intake.raise_at(position)
         self.counts[plan.key] = intake.counts

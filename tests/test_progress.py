@@ -64,6 +64,13 @@ def taken(one: Intake, offsets: range, arrived_ms: list[int]) -> list[tuple[int,
     return [(record.offset, record.now) for record in found.get(0, [])]
 
 
+def test_a_stamp_beyond_the_year_9999_counts_as_its_end() -> None:
+    last = 253_402_300_799_999
+    for raises in ([], [(0, 5)]):
+        found = taken(intake(raises), range(4), [100, 9_000_000_000_000_000_000, last + 1, 200])
+        assert [now for _, now in found] == [100, last, last, last]
+
+
 def test_time_is_raised_at_the_same_offsets_as_before_the_crash() -> None:
     first = intake([])
     before = taken(first, range(3), [100, 110, 120])

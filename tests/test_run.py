@@ -257,3 +257,75 @@ def wait_until(done: Any, timeout_s: float = 60) -> None:
     while not done():
         assert time.monotonic() < deadline, "it did not come to that in time"
         time.sleep(0.05)
+
+
+def small_run(folder: Path, source: str, sink: str, *more: str) -> subprocess.CompletedProcess[str]:
+    """Run one flow to the end of its source, with its state in *folder*."""
+    flow = "flow: hello\ntrigger: {event: hello}\nentry: {reentry: always}\nsteps: [{send: webhook, template: t}]\n"
+    (folder / "hello.yaml").write_text(flow)
+    return subprocess.run(
+        [*NUDGE, "run", str(folder / "hello.yaml"), "--source", source, "--sink", sink,
+         "--state", str(folder / "state"), "--stop-at-end", *more],
+        cwd=REPO, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+
+
+def test_a_file_that_has_less_than_what_was_read_of_it_is_refused(tmp_path: Path) -> None:
+    events = tmp_path / "events.jsonl"
+    line = '{"user_id": "u", "event": "hello", "timestamp": "2026-11-23T08:00:00Z"}\n'
+    for lines, status in ((5, 0), (5, 0), (2, 2), (6, 0)):
+        events.write_text(line * lines)
+        done = small_run(tmp_path, f"file:{events}", f"file:{tmp_path / 'out'}")
+        assert done.returncode == status, done.stderr
+        if status:
+            assert "was read up to line 5, and has only 2 now: put it back as it was, or begin with a new state" in (
+                done.stderr
+            )
+    assert len(in_folder(tmp_path / "out").actions) == 6
+
+
+def test_records_without_any_time_at_the_head_of_a_file_wait_for_the_first_that_has_one(tmp_path: Path) -> None:
+    """Also where an earlier run saw none."""
+    events = tmp_path / "events.jsonl"
+    timeless, timed = '{"user_id": "a", "event": "none"}\n', '{"user_id": "b", "event": "hello", "timestamp": %d}\n'
+    events.write_text(timeless)
+    small_run(tmp_path, f"file:{events}", f"file:{tmp_path / 'out'}")
+    at = 1_795_435_200_000
+    events.write_text(timeless + timeless.replace("none", "hello") + timed % at)
+    assert small_run(tmp_path, f"file:{events}", f"file:{tmp_path / 'out'}").returncode == 0
+    assert {action["at"] for action in in_folder(tmp_path / "out").actions} == {"2026-11-23T12:00:00.000Z"}
+
+
+@pytest.mark.kafka
+def test_a_topic_with_fewer_partitions_than_before_is_refused(
+    broker: KafkaTopics, topic_prefix: str, tmp_path: Path
+) -> None:
+    topic = f"{topic_prefix}events"
+    source, sink = f"kafka://{broker.bootstrap}/{topic}", f"kafka://{broker.bootstrap}?prefix={topic_prefix}"
+    for partitions, status in ((3, 0), (1, 2)):
+        broker.delete_topics([topic])
+        wait_until(lambda: topic not in broker.topics(topic_prefix))
+        broker.create_topic(topic, partitions)
+        done = small_run(tmp_path, source, sink)
+        assert done.returncode == status, done.stderr
+    assert f"--source: {topic}-1 is gone: put it back as it was, or begin with a new state" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.kafka
+def test_a_sink_topic_that_was_made_anew_with_fewer_partitions_stops_nobody(
+    broker: KafkaTopics, topic_prefix: str, tmp_path: Path
+) -> None:
+    topic, actions = f"{topic_prefix}events", f"{topic_prefix}actions.webhook"
+    source, sink = f"kafka://{broker.bootstrap}/{topic}", f"kafka://{broker.bootstrap}?prefix={topic_prefix}"
+    broker.create_topic(topic)
+    for number in range(2):
+        broker.produce(
+            topic, [("u", b'{"user_id": "u", "event": "hello", "message_id": "%d"}' % number, 1000 + number)]
+        )
+        assert small_run(tmp_path, source, sink).returncode == 0
+        if not number:
+            broker.delete_topics([actions])
+            wait_until(lambda: actions not in broker.topics(topic_prefix))
+            broker.create_topic(actions, 1)
+    assert len(broker.read_all(actions)) == 1

@@ -15,6 +15,7 @@ from dataflow.shard import CLOSED, OPEN, Delivery, Shard
 from operators.deployment import Deployment
 from operators.flow import Workspace
 from operators.values import HOUR, MINUTE
+from state.iso import format_ms
 from state.records import Input
 from state.store import MemoryBackend, ShardStore
 from state.user import NEVER
@@ -210,6 +211,30 @@ def test_a_paused_flow_stands_still_and_its_wake_ups_act_as_of_the_resume() -> N
     shard = Shard(ShardStore(backend, due_of=live.due_of), live, sources=1)
     shard.take([(0, START + 6 * HOUR, OPEN, [])])
     assert [(one["user_id"], one["at"]) for one in shard.out.actions] == [("a", "2026-11-23T17:00:00.000Z")]
+
+
+def test_a_flow_resumed_after_idle_days_acts_as_of_the_resume_though_the_job_was_started_anew() -> None:
+    """Nothing but time has moved meanwhile, in many epochs."""
+    backend = MemoryBackend()
+    live, paused = deployment(), deployment(view="paused")
+    days = [START + number * 24 * HOUR for number in range(1, 11)]
+    for deployed, times in ((live, [START]), (paused, days), (live, [days[-1] + HOUR])):
+        shard = Shard(ShardStore(backend, due_of=deployed.due_of), deployed, sources=1)
+        for at in times:
+            records = [record(deployed, "a", "view", START, 0)] if at == START else []
+            shard.take([(0, at, OPEN, records)])
+            shard.settle()
+            shard.store.commit()
+    assert [one["at"] for one in shard.out.actions] == [format_ms(days[-1])]
+
+
+def test_a_watermark_beyond_all_time_hangs_nobody() -> None:
+    deployed = deployment()
+    shard = Shard(ShardStore(MemoryBackend(), due_of=deployed.due_of), deployed, sources=1)
+    shard.take([(0, START, OPEN, [record(deployed, "a", "view", START, 0)])])
+    shard.take([(0, 2**62, OPEN, [])])
+    assert [one["template"] for one in shard.out.actions] == ["seen"]
+    assert shard.next_due() is None
 
 
 def test_a_step_that_raises_ends_its_journey_as_failed_and_nobody_elses(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from tests.crash.points import environment, killed_at
 from tests.crash.shopjob import ShopInput, ShopJob
-from tests.jobs import RunningJob
+from tests.jobs import RunningJob, audited, on_kafka
 from tests.kafka.broker import Broker, KafkaTopics
 from tests.test_run import wait_until
 
@@ -111,6 +111,51 @@ def test_another_number_of_processes_after_each_kill(job: ShopJob, tmp_path: Pat
         in_the_middle(job, tmp_path / "log", processes=processes).kill()
     goes_on(job, tmp_path / "log", processes=3)
     assert job.differences() == []
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_partitions_that_are_added_before_the_restart_change_nothing_that_was_decided(
+    broker: KafkaTopics, topic_prefix: str, tmp_path: Path, processes: int
+) -> None:
+    """The purchase was in a partition that the job did not know when it sent the reminder."""
+    flows = tmp_path / "flow.yaml"
+    flows.write_text(
+        "flow: reminder\ntrigger: {event: cart}\nentry: {reentry: always}\nexit: [{event: buy}]\n"
+        "steps: [{wait: 2s}, {send: webhook, template: reminder}]\n"
+    )
+    topic = f"{topic_prefix}events"
+    broker.create_topic(topic, 1, {"message.timestamp.type": "LogAppendTime"})
+    command: list[str | Path] = [
+        flows, "--source", f"kafka://{broker.bootstrap}/{topic}", "--sink",
+        f"kafka://{broker.bootstrap}?prefix={topic_prefix}", "--state", tmp_path / "state", "--epoch", "60s",
+        "--processes", str(processes),
+    ]  # fmt: skip
+
+    def send(name: str, number: int, partition: int, user: str = "u") -> None:
+        value = f'{{"user_id": "{user}", "event": "{name}", "message_id": "m{number}"}}'.encode()
+        broker.produce(topic, [(user, value, None)], partition=partition)
+
+    def seen(kind: str, user: str = "u") -> list[int]:
+        records = on_kafka(broker, topic_prefix).journal
+        return [record["seq"] for record in records if record["kind"] == kind and record["user_id"] == user]
+
+    job = RunningJob(command, tmp_path / "log")
+    wait_until(lambda: '"running"' in job.log.read_text())
+    send("cart", 1, 0)
+    wait_until(lambda: seen("entered") == [1])
+    broker.add_partitions(topic, 2)
+    send("buy", 2, 1)
+    send("cart", 3, 1, "behind it")
+    wait_until(lambda: len(seen("ended")) == 1)
+    job.kill()
+    job = RunningJob(command, tmp_path / "log")
+    wait_until(lambda: len(seen("ended", "behind it")) == 1)
+    send("cart", 4, 0)
+    wait_until(lambda: len(seen("ended")) == 2)
+    job.terminate()
+    assert job.status() == 0
+    assert len(seen("entered")) == len(seen("sent")) == 2
+    audited(tmp_path / "state")
 
 
 # ---- the broker --------------------------------------------------------------------------------------------------

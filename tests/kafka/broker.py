@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 
 ROOT = Path(__file__).resolve().parents[2]
 POM = Path(__file__).with_name("pom.xml")
@@ -179,6 +179,14 @@ class KafkaTopics:
             )
 
         _wait_until(ready, CLIENT_TIMEOUT_S, f"topic {name} was created but has no leaders")
+        self.end_offsets(name)
+
+    def add_partitions(self, name: str, partitions: int) -> None:
+        """Let topic *name* have so many partitions, and return once they can be written to."""
+        admin = self._admin()  # Held until the answer is there: it ends with it.
+        admin.create_partitions([NewPartitions(name, partitions)])[name].result(CLIENT_TIMEOUT_S)
+        _wait_until(lambda: self.topics(name).get(name) == partitions, CLIENT_TIMEOUT_S, f"{name} does not grow")
+        self._producer = None  # It would learn of them in minutes only.
         self.end_offsets(name)
 
     def topics(self, prefix: str = "") -> dict[str, int]:

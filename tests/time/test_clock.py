@@ -38,6 +38,23 @@ def test_a_jump_ahead_is_followed_by_a_thousandth_only() -> None:
     assert clocks.steady.held_back_ms() == HOUR - 100
 
 
+def test_the_time_since_the_last_look_is_not_added_to_what_a_record_confirms() -> None:
+    clocks = Clocks()
+    clocks.wall += HOUR  # A jump, which is taken back later.
+    clocks.wall += 6_000
+    clocks.elapsed += 6_000
+    clocks.steady.confirm(100 * HOUR + 6_000)  # A stamp of the truth.
+    assert clocks.pass_by(0) == 100 * HOUR + 6_006, "a thousandth faster, and no more"
+
+
+def test_a_stamp_from_before_holds_nothing_back() -> None:
+    clocks = Clocks()
+    clocks.wall += 20_000
+    clocks.elapsed += 20_000
+    clocks.steady.confirm(100 * HOUR + 10_000)
+    assert clocks.pass_by(0) == 100 * HOUR + 20_000
+
+
 def test_many_small_steps_ahead_are_followed() -> None:
     clocks = Clocks()
     for _ in range(1000):
