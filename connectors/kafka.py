@@ -11,7 +11,7 @@ from contextlib import suppress
 from itertools import count
 from typing import Any, Final
 
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 ANSWER_TIMEOUT_S: Final = 5.0
@@ -162,6 +162,17 @@ class KafkaTopics:
             if numbers or time.monotonic() >= deadline:
                 return numbers
             time.sleep(WAIT_MAX_S / 8)
+
+    def topic_id(self, topic: str) -> str:
+        """Return the id that *topic* got when it was made; "" where the broker gives none, or none can be had now."""
+        try:
+            (described,) = self._admin.describe_topics(
+                TopicCollection([topic]), request_timeout=ANSWER_TIMEOUT_S
+            ).values()
+            found = described.result(timeout=ANSWER_TIMEOUT_S + 1).topic_id
+        except (KafkaException, TimeoutError):
+            return ""
+        return str(found) if found.get_most_significant_bits() or found.get_least_significant_bits() else ""
 
     def create(self, topics: Sequence[str], *, partitions: int) -> None:
         """Create *topics*; one that is there by now is fine."""

@@ -17,7 +17,15 @@ from confluent_kafka import (
 )
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
-from connectors.kafka import ANSWER_TIMEOUT_S, MISSING_S, KafkaTopics, Options, client_options, learn_anew
+from connectors.kafka import (
+    ANSWER_TIMEOUT_S,
+    MISSING_S,
+    KafkaTopics,
+    KafkaUnavailable,
+    Options,
+    client_options,
+    learn_anew,
+)
 from connectors.sources import Batch, Reached, SourceError
 
 PROBE_EVERY_S: Final = 0.1
@@ -179,7 +187,9 @@ class KafkaPartition:
         position: int,
         probe: EndProbe,
         log: Callable[[str], None] = lambda _: None,
+        topic_id: str = "",
     ) -> None:
+        self._topic_id = topic_id
         self._place = f"{topic}[{partition}] at {bootstrap}"
         self._topics: Callable[[], KafkaTopics] = lambda: KafkaTopics(bootstrap, options, log)
         self._topic = topic
@@ -195,6 +205,7 @@ class KafkaPartition:
     def _note_error(self, error: KafkaError) -> None:
         if error.fatal():
             raise SourceError(f"cannot read {self._place}: {error.str()}")
+        self._denied = self._denied or error.code() in _MISSING
         self._log(f"Kafka source {self._place}: {error.str()}")
 
     def poll(self, records_max: int) -> Batch:
@@ -236,10 +247,15 @@ class KafkaPartition:
         topics = self._topics()
         try:
             found = topics.partitions(self._topic, awaited_s=MISSING_S)
+            topic_id = topics.topic_id(self._topic) if found else ""
+        except KafkaUnavailable:
+            return  # It is away again, which a source outlives; later then.
         finally:
             topics.close()
         if self._partition not in found:
             raise SourceError(f"cannot read {self._place}: there is no such topic or partition any more")
+        if self._topic_id and topic_id and topic_id != self._topic_id:
+            raise SourceError(f"cannot read {self._place}: the topic was made anew")
         self._denied = False
         self._log(f"Kafka source {self._place}: was denied for a moment, and is read on")
         self._consumer.assign([TopicPartition(self._topic, self._partition, self.position)])

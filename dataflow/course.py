@@ -15,7 +15,6 @@ import msgspec
 import structlog
 
 from connectors.sinks import Ends, Sink
-from dataflow.emit import DEAD_LETTERS, JOURNAL
 from dataflow.files import Folder
 from dataflow.flows import Loaded, UsageError
 from dataflow.plan import PartitionPlan, Plan, channel_topics
@@ -35,7 +34,7 @@ from dataflow.statedir import (
 )
 from dataflow.urls import SinkUrl, SourceUrl
 from operators.deployment import Deployment
-from operators.flow import Workspace
+from operators.flow import DEAD_LETTERS, JOURNAL, Workspace
 from operators.outbox import inside
 from operators.problems import FlowError, Problem
 from state.errors import StateRefused
@@ -141,6 +140,7 @@ class Course:
             starts = self._read_back_from(file, cut, sink, topics)
             self._deploy(file)
             file.partitions = [one.key for one in partitions]
+            file.topic_ids = {one.key: one.topic_id for one in partitions if one.topic_id}
             file.run = RunNote(False, _ends_of(partitions), job.until_ms)
             write_state_file(world.files, file)
             self.log.info(
@@ -228,8 +228,11 @@ class Course:
         there = {one.key: one for one in partitions}
         for key in dict.fromkeys([*file.partitions, *cut.sources]):
             position = cut.sources.get(key, [0])[0]
+            known = file.topic_ids.get(key, "")
             if key not in there:
                 what = "is gone"
+            elif known and there[key].topic_id and known != there[key].topic_id:
+                what = "belongs to a topic that was made anew since, with other records at the same offsets"
             elif there[key].kind == "file" and position > (there[key].end or 0):
                 what = f"was read up to line {position - 1}, and has only {(there[key].end or 1) - 1} now"
             else:

@@ -24,13 +24,13 @@ from rich.live import Live
 
 from dataflow.course import Job
 from dataflow.demo_view import DemoSnapshot, DemoView, FlowCounts, ShownAction
-from dataflow.emit import DEAD_LETTERS, JOURNAL
 from dataflow.flows import UsageError, load
 from dataflow.logs import configure_logs
 from dataflow.plan import channel_topics
 from dataflow.run import JobRunner, Running
 from dataflow.shop import Shop, Tracker
 from dataflow.urls import SinkUrl, SourceUrl
+from operators.flow import DEAD_LETTERS, JOURNAL
 from operators.outbox import inside
 from operators.values import DAY
 from state.iso import format_ms

@@ -18,10 +18,9 @@ import orjson
 
 from connectors.sinks import Ends, Sink
 from dataflow.intake import DeadLetter, shard_of
+from operators.flow import DEAD_LETTERS, JOURNAL
 from operators.outbox import Outbox
 
-JOURNAL: Final = "journal"
-DEAD_LETTERS: Final = "dead-letters"
 _CONTENT_TYPE: Final = ("content-type", b"application/json")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from operators.deployment import Deployment
-from operators.flow import Channel, Workspace, checked
+from operators.flow import OWN_TOPICS, Channel, Workspace, checked
 from operators.flowfile import BYTES_MAX, read_flow_text
 from operators.problems import FlowError, Problem
 from operators.program import Program, compile_flow
@@ -107,6 +107,10 @@ def read_workspace(file: str, text: bytes) -> tuple[Workspace, list[Problem]]:
         # What is wrong with a channel is told; that flows send to it is not wrong.
         names = {str(name): Channel() for name in source.data["channels"]}
         workspace = Workspace.model_construct(channels=names)
+    for name, channel in workspace.channels.items() if workspace else ():
+        if channel.topic in OWN_TOPICS:
+            message = f"{channel.topic} is a topic of the job's own: a replay could not tell what is in it already"
+            problems.add(("channels", name, "topic"), "reserved-topic", message, "choose another name")
     return workspace or Workspace(), problems.found
 
 

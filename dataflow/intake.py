@@ -9,6 +9,7 @@ from __future__ import annotations
 from base64 import b64encode
 from collections.abc import Sequence
 from itertools import accumulate
+from operator import itemgetter
 from pathlib import Path
 from typing import Final, Protocol
 from zlib import crc32
@@ -23,6 +24,9 @@ from state.iso import TIME_MS_MAX
 from state.records import EVENT, IDENTIFY, Input, Record, Reject
 
 RAW_KEPT_BYTES: Final = 16 * 1024
+# Stamps in ns and the like. Taken for a time, a single one would let all waits end at once.
+_NO_TIME: Final = Reject("bad_time", "the transport's stamp of the record lies beyond the year 9999")
+_position: Final = itemgetter(0)
 
 
 class Decoder(Protocol):
@@ -173,13 +177,15 @@ class Intake:
         if arrived is None or self._raises:
             return self._one_by_one(batch)
         found = self._decode.relevant(batch.values)
+        if arrived and max(arrived) > TIME_MS_MAX:
+            odd = {position for position, at in enumerate(arrived) if at > TIME_MS_MAX}
+            sound = [one for one in found if one[0] not in odd]
+            found = sorted([*sound, *((position, _NO_TIME) for position in odd)], key=_position)
         unread = [position for position, record in found if record.__class__ is Reject]
         if unread:
             arrived = list(arrived)
             for position in unread:
                 arrived[position] = -1  # What cannot be read does not move time.
-        if arrived and max(arrived) > TIME_MS_MAX:
-            arrived = [min(at, TIME_MS_MAX) for at in arrived]
         if arrived and arrived[0] >= self.stream_ms and arrived == sorted(arrived):
             times = arrived  # In order as they came, as most topics are: seen at once, where a loop takes a while.
         else:
@@ -198,9 +204,11 @@ class Intake:
                 self.stream_ms = stream_ms
                 self.raise_at(offsets[position])
                 stream_ms = self.stream_ms
+            if arrived is not None and arrived[position] > TIME_MS_MAX:
+                record = _NO_TIME
             if isinstance(record, Record):
                 arrived_ms = arrived[position] if arrived is not None else self._own_time(record, stream_ms)
-                stream_ms = max(stream_ms, min(arrived_ms, TIME_MS_MAX))
+                stream_ms = max(stream_ms, arrived_ms)
             found.append((position, record))
             times.append(stream_ms)
         self.stream_ms = stream_ms

@@ -14,11 +14,11 @@ from typing import Any, Final, Protocol
 from connectors.sinks import Sink
 from connectors.sources import SourcePartition
 from dataflow.clock import SteadyClock
-from dataflow.emit import DEAD_LETTERS, JOURNAL
 from dataflow.files import Folder
 from dataflow.plan import PartitionPlan, Plan
 from dataflow.statedir import StateDir
 from dataflow.urls import SinkUrl
+from operators.flow import DEAD_LETTERS, JOURNAL
 from state.store import Backend, RocksBackend
 
 COMMIT_THREADS: Final = 8
@@ -84,7 +84,10 @@ class Machine:
             there = [(one.topic, one.partition) for one in plan.partitions if one.bootstrap == bootstrap]
             self._probes[bootstrap] = EndProbe(bootstrap, plan.kafka, there, self.clock.now_ms, self._say)
         probe = self._probes[bootstrap]
-        return KafkaPartition(bootstrap, plan.kafka, partition.topic, partition.partition, position, probe, self._say)
+        topic, number = partition.topic, partition.partition
+        return KafkaPartition(
+            bootstrap, plan.kafka, topic, number, position, probe, self._say, topic_id=partition.topic_id
+        )
 
     def all_at_once(self, tasks: Sequence[Callable[[], None]]) -> None:
         for done in [self._pool.submit(task) for task in tasks]:

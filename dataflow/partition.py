@@ -104,6 +104,11 @@ class Partition:
         self.position = position
         return self._outgoing(by_shard, dead, read)
 
+    def wait(self) -> list[Outgoing]:
+        """Read nothing for now; only say what time it is."""
+        self.is_idle = True
+        return self._outgoing({}, [], 0)
+
     @property
     def lag(self) -> int | None:
         """How many records lie ahead, None when nobody knows."""

@@ -28,6 +28,7 @@ class PartitionPlan(msgspec.Struct):
     start: int
     end: int | None = None
     closes: bool = True
+    topic_id: str = ""
 
 
 class Plan(msgspec.Struct):

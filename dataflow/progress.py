@@ -10,11 +10,13 @@ A log is a row of segments, `<partition>.<number>`, one per epoch; a line is `<n
 
 from __future__ import annotations
 
+from hashlib import blake2b
 from typing import Final
 from urllib.parse import quote
 
 from dataflow.files import Appending, Folder
 
+_NAME_MAX: Final = 200  # File systems allow 255 bytes, and a number follows.
 EPOCHS_KEPT: Final = 3  # As the store keeps undo: whatever the engine goes on from, its log is there.
 
 
@@ -27,7 +29,7 @@ class ProgressLog:
 
     def __init__(self, folder: Folder, partition: str, position: int) -> None:
         self._folder = folder
-        self._name = quote(partition, safe="")
+        self._name = _file_name(partition)
         self._snapshots = [position]
         segments = _segments(folder, self._name)
         self._ends: dict[int, int] = {number: _last_offset(folder.read(name)) for number, name in segments}
@@ -64,15 +66,23 @@ class ProgressLog:
 
 def has_progress(folder: Folder, partition: str) -> bool:
     """Tell whether there is a log of *partition*, even an empty one."""
-    return bool(_segments(folder, quote(partition, safe="")))
+    return bool(_segments(folder, _file_name(partition)))
 
 
 def read_progress(folder: Folder, partition: str) -> list[tuple[int, int]]:
     """Return the (next offset, stream time) pairs of *partition*, in the order in which they were noted."""
     found = []
-    for _, name in _segments(folder, quote(partition, safe="")):
+    for _, name in _segments(folder, _file_name(partition)):
         found.extend(_pairs(folder.read(name)))
     return found
+
+
+def _file_name(partition: str) -> str:
+    """Return the name of the files of *partition*, before their number: readable, and short enough to be one."""
+    name = quote(partition, safe="")
+    if len(name) <= _NAME_MAX:
+        return name
+    return f"{name[: _NAME_MAX - 33]}-{blake2b(partition.encode(), digest_size=16).hexdigest()}"
 
 
 def _segments(folder: Folder, name: str) -> list[tuple[int, str]]:

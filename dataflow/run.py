@@ -189,9 +189,12 @@ class JobRunner:
                 if self.job.stop_at_end:
                     ends = [*topics.end_offsets(source.name, numbers)]
                 starts = topics.start_offsets(source.name, numbers)
+                made = topics.topic_id(source.name)
                 for number, start, last in zip(numbers, starts, ends, strict=True):
                     key = f"{source.name}-{number}"
-                    found.append(PartitionPlan(key, "kafka", source.bootstrap, source.name, number, start, last))
+                    found.append(
+                        PartitionPlan(key, "kafka", source.bootstrap, source.name, number, start, last, topic_id=made)
+                    )
             finally:
                 topics.close()
         return sorted(found, key=lambda one: (one.topic, one.partition))

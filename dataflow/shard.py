@@ -139,6 +139,11 @@ class Shard:
             if fired % WAKES_BETWEEN_SPILLS == 0 and store.needs_spill:
                 store.spill()
 
+    @property
+    def held(self) -> int:
+        """How many records wait for what belongs before them."""
+        return len(self._held)
+
     def next_due(self) -> int | None:
         """Return when the next wake-up falls due, or None when nothing waits."""
         found = self.store.next_due(NEVER - 1)

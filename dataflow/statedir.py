@@ -54,6 +54,7 @@ class StateFile(msgspec.Struct):
     """`nudge.json`.
 
     `sink_number` counts the sinks that this state has written to: a shard's snapshot says offsets of one of them.
+    `topic_ids` has, per source partition, the id that its topic got when it was made.
     `workspace` is what `nudge.yaml` says of channels and messages, as JSON: no settings, no secrets.
     """
 
@@ -68,6 +69,7 @@ class StateFile(msgspec.Struct):
     flows: list[DeployedFlow]
     workspace: str
     run: RunNote
+    topic_ids: dict[str, str] = {}
 
 
 class StateDir:

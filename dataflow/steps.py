@@ -52,7 +52,7 @@ class PartitionStep:
         partition, keys = self._partition, self._keys
         if partition.is_finished or self.worker.stopping.is_set():
             raise StopIteration
-        out = partition.step()
+        out = partition.wait() if self.worker.holds_too_much(partition) else partition.step()
         self.worker.note_position(self._name, partition)
         if self._packs:
             return [(keys[one[0]], (*one[:4], _pack(one[4]) if one[4] else [], one[5])) for one in out]

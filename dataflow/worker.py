@@ -20,7 +20,7 @@ from typing import Any, Final
 import msgspec
 import structlog
 
-from dataflow.emit import DEAD_LETTERS, JOURNAL, Emitter
+from dataflow.emit import Emitter
 from dataflow.errors import ErrorReport
 from dataflow.intake import Counts, Intake, dead_shard, head_time
 from dataflow.logs import configure_logs
@@ -30,11 +30,13 @@ from dataflow.plan import PartitionPlan, Plan, channel_topics, load_plan
 from dataflow.progress import ProgressLog, read_progress
 from dataflow.shard import Shard
 from dataflow.statedir import owner_of
+from operators.flow import DEAD_LETTERS, JOURNAL
 from operators.outbox import Totals
 from state.store import ShardStore
 
 STATUS_EVERY_S: Final = 0.5
 REFUSED: Final = 2
+HELD_MAX: Final = 50_000  # Records that wait in the shards of this process for what belongs before them.
 FREE_BYTES_MIN: Final = 1 << 20  # With less on its disk the engine's own database cannot go on.
 
 Log = structlog.stdlib.BoundLogger
@@ -52,6 +54,8 @@ class Worker:
         self.stopping = threading.Event()
         self.has_said_why = False  # Whether what stops the job is in the log.
         self.shards: dict[int, Shard] = {}
+        self.held_max = HELD_MAX
+        self._replays = any(one.end is not None and not one.closes for one in plan.partitions)
         self.opened_with: dict[int, Totals] = {}
         self.counts: dict[str, Counts] = {}
         self.positions: dict[str, tuple[int, int | None, int]] = {}
@@ -191,6 +195,17 @@ class Worker:
             name=plan.key,
             warn=self.log.warning,
         )
+
+    def holds_too_much(self, partition: Partition) -> bool:
+        """Tell whether *partition* has to wait, since it is ahead of the others and shards hold many records already.
+
+        With several topics records wait in the shards for what belongs before them, so somebody who is far ahead would
+        fill the memory. Who is furthest behind never waits, and moves time; except in a replay, where partitions halt
+        at once where the dead run had come to, and what was held there is held again.
+        """
+        if self.plan.ordered or self._replays or sum(shard.held for shard in self.shards.values()) < self.held_max:
+            return False
+        return partition.intake.stream_ms > min(shard.time_ms for shard in self.shards.values())
 
     def note_position(self, name: str, partition: Partition) -> None:
         """Note how far *partition* has come, for the next report."""

@@ -8,7 +8,7 @@ from operators.conditions import dig, equal
 from operators.flow import ReentryAfter, ReentryAtMost
 from operators.ids import Key, is_key, key_text, share_of
 from operators.journey import begin
-from operators.limits import ENTRIES_MAX, JOURNEYS_MAX, make_room, told
+from operators.limits import ENTRIES_MAX, JOURNEYS_MAX, TOLD_BYTES_MAX, fits, make_room, told
 from operators.outbox import REFUSED
 from operators.program import Program
 from operators.visit import Visit
@@ -52,7 +52,10 @@ def _refusal(visit: Visit, key: Key) -> tuple[str, dict[str, Any] | None] | None
         return "no_key", {"path": ".".join(program.key_path), "value": told(dig(visit.heard, program.key_path))}
     rules = program.rules
     if rules.when is not None and not rules.when.holds(visit):
-        return "condition", rules.when.failure(visit)
+        failure = rules.when.failure(visit)
+        if not fits(failure, TOLD_BYTES_MAX):
+            failure = {"left_out": f"what was found has more than {TOLD_BYTES_MAX} bytes"}
+        return "condition", failure
     if rules.reentry != "always":
         against = _against_reentry(user.entries.get(memory_key(program, key), []), rules.reentry, now)
         if against is not None:

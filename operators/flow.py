@@ -162,6 +162,11 @@ class LocalTime(Model):
     days: Days | None = None
 
 
+JOURNAL: Final = "journal"
+DEAD_LETTERS: Final = "dead-letters"
+OWN_TOPICS: Final = frozenset((JOURNAL, DEAD_LETTERS))
+
+
 class Channel(Model):
     """Where the actions of a channel go, and which attribute is the user's address there."""
 

@@ -14,11 +14,13 @@ JOURNEYS_MAX: Final = 1_000  # Open ones of one user: each looks at each event.
 COUNTERS_MAX: Final = 10_000  # Per key value; beyond it the oldest one is forgotten.
 ENTRIES_MAX: Final = 10_000  # As for counters.
 IDS_MAX: Final = 51_200  # Message ids of the last day: an event every 1.7 s. With ids of 30 characters 1.8 MB.
+TOLD_BYTES_MAX: Final = 65_536  # Of what was found by all the conditions of an entry, in one journal record.
 TOLD_CHARACTERS_MAX: Final = 1_000  # Of one value in a journal record.
 
 _SMALL: Final = frozenset((int, float, bool, type(None)))
-_SMALL_TEXT: Final = 1_000
 _FEW: Final = 100
+# With names as long, of characters that JSON escapes in six bytes, and twice as many: less than any bound above.
+_SMALL_TEXT: Final = 100
 
 
 def is_small(values: dict[str, Any]) -> bool:

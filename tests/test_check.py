@@ -75,3 +75,14 @@ def test_every_problem_code_has_a_section_in_the_reference() -> None:
     sections = set(re.findall(r"^### `([a-z-]+)`", reference, re.M))
     assert len(found) > 20
     assert found <= sections, f"without a section: {sorted(found - sections)}"
+
+
+@pytest.mark.parametrize("topic", ["journal", "dead-letters"])
+def test_a_channel_cannot_have_the_topics_of_the_job(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], topic: str
+) -> None:
+    (tmp_path / "a.yaml").write_text("flow: a\ntrigger: {event: x}\nsteps: [{send: sms, template: t}]\n")
+    (tmp_path / "nudge.yaml").write_text(f"channels:\n  sms: {{topic: {topic}}}\n")
+    assert main(["check", str(tmp_path)]) == 2
+    said = capsys.readouterr().out
+    assert f"2:16   reserved-topic at channels.sms.topic: {topic} is a topic of the job's own" in said

@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 
 from connectors.file_sink import FileSink
-from dataflow.emit import DEAD_LETTERS, JOURNAL, Emitter
+from dataflow.emit import Emitter
 from dataflow.intake import DeadLetter, shard_of
+from operators.flow import DEAD_LETTERS, JOURNAL
 from operators.outbox import Outbox
 
 TOPICS = {"sms": "actions.sms"}

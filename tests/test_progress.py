@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from connectors.native import NativeDecoder
 from connectors.sources import Batch
 from dataflow.files import DiskFolder
@@ -64,11 +66,17 @@ def taken(one: Intake, offsets: range, arrived_ms: list[int]) -> list[tuple[int,
     return [(record.offset, record.now) for record in found.get(0, [])]
 
 
-def test_a_stamp_beyond_the_year_9999_counts_as_its_end() -> None:
+@pytest.mark.parametrize("raises", [[], [(0, 5)]])
+@pytest.mark.parametrize("name", ["hello", "of interest to nobody"])
+def test_records_stamped_beyond_the_year_9999_are_dead_letters_and_move_no_time(
+    raises: list[tuple[int, int]], name: str
+) -> None:
     last = 253_402_300_799_999
-    for raises in ([], [(0, 5)]):
-        found = taken(intake(raises), range(4), [100, 9_000_000_000_000_000_000, last + 1, 200])
-        assert [now for _, now in found] == [100, last, last, last]
+    one, found = intake(raises), dict[int, list[Input]]()
+    values = [b'{"user_id": "u", "event": "%s"}' % (name.encode() if at in (1, 2) else b"hello") for at in range(5)]
+    dead = one.take(Batch(values, [100, 9_000_000_000_000_000_000, last + 1, 200, last], range(5)), found)
+    assert [(letter.offset, letter.reason) for letter in dead] == [(1, "bad_time"), (2, "bad_time")]
+    assert [(record.offset, record.now) for record in found[0]] == [(0, 100), (3, 200), (4, last)]
 
 
 def test_time_is_raised_at_the_same_offsets_as_before_the_crash() -> None:
@@ -94,3 +102,14 @@ def test_records_that_interest_nobody_move_time_and_dead_letters_do_not() -> Non
     assert [(letter.offset, letter.reason) for letter in dead] == [(1, "not_json")]
     assert [record.now for record in found[0]] == [100]
     assert one.stream_ms == 200
+
+
+def test_the_log_of_a_partition_with_a_very_long_name_has_a_short_one(tmp_path: Path) -> None:
+    """A file source is named by its whole path, and each sign that is no letter takes three or nine."""
+    folder, names = DiskFolder(tmp_path), [f"file:/{'目' * 80}/{number}.jsonl" for number in range(2)]
+    for number, name in enumerate(names):
+        log = ProgressLog(folder, name, 0)
+        log.note(number, 7)
+        log.close()
+    assert [read_progress(folder, name) for name in names] == [[(0, 7)], [(1, 7)]]
+    assert max(map(len, folder.names())) < 255

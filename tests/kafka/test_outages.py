@@ -76,9 +76,9 @@ def test_offsets_are_told_again_after_an_outage_to_old_clients_and_new_ones(
     old.close()
 
 
-def partition(broker: KafkaTopics, topic: str, log: list[str]) -> KafkaPartition:
+def partition(broker: KafkaTopics, topic: str, log: list[str], topic_id: str = "") -> KafkaPartition:
     probe: Any = SimpleNamespace(ends=SimpleNamespace(end=lambda *_: None))
-    return KafkaPartition(broker.bootstrap, {}, topic, 0, 0, probe, log.append)
+    return KafkaPartition(broker.bootstrap, {}, topic, 0, 0, probe, log.append, topic_id)
 
 
 def values(source: KafkaPartition, count: int) -> list[bytes]:
@@ -112,6 +112,26 @@ def test_a_topic_that_was_deleted_is_named(broker: KafkaTopics, topic_prefix: st
     with pytest.raises(SourceError, match=r"events\[0\] at .*: there is no such topic or partition any more"):
         source.poll(10)
     source.close()
+
+
+def test_a_topic_that_was_made_anew_is_not_taken_for_the_old_one(broker: KafkaTopics, topic_prefix: str) -> None:
+    topic, looking = f"{topic_prefix}events", Topics(broker.bootstrap, {})
+    broker.create_topic(topic)
+    made = looking.topic_id(topic)
+    assert made
+    assert looking.topic_id(topic) == made
+    source = partition(broker, topic, [], topic_id=made)
+    broker.produce(topic, [("u", b"1", None)])
+    assert values(source, 1) == [b"1"]
+    broker.delete_topics([topic])
+    wait_until(lambda: topic not in broker.topics(topic_prefix))
+    broker.create_topic(topic)
+    assert looking.topic_id(topic) not in ("", made)
+    source._note_error(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART))
+    with pytest.raises(SourceError, match="the topic was made anew"):
+        source.poll(10)
+    source.close()
+    looking.close()
 
 
 def test_topics_that_are_missing_are_looked_for_as_long_as_asked(broker: KafkaTopics, topic_prefix: str) -> None:

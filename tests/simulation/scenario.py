@@ -106,6 +106,7 @@ class Scenario:
     shards: int = 2
     sink_partitions: int = 2
     users_in_memory: int = 100
+    held_max: int = 1_000
     slack_ms: int = 1000
     step_ms: int = 60
     host_clock_jumps: bool = False
@@ -126,6 +127,7 @@ def scenario(seed: int) -> Scenario:
     made.shards = chance.randint(1, 4)
     made.sink_partitions = chance.randint(1, 3)
     made.users_in_memory = chance.choice([1, 2, 5, 100])
+    made.held_max = (1, 1_000, 1_000, 3, 1_000, 1_000)[seed % 6]
     made.step_ms = chance.choice([2, 10, 60, 500])
     may_lose_power = chance.random() < 0.3
     topics = ["events"] if chance.random() < 0.75 else ["events", "more"]

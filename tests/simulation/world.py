@@ -141,6 +141,8 @@ class SimulatedWorld:
         resumed = [sources.get(one.key, [one.start, -1]) for one in plan.partitions]
         self.history.begin(_number_of(plan), [one[0] for one in resumed], min(one[1] for one in resumed))
         workers = [Worker(plan, index, _Silent(), SimulatedOutside(self)) for index in range(plan.processes)]  # type: ignore[arg-type]
+        for worker in workers:
+            worker.held_max = self.scenario.held_max
         execution = Execution(
             plan,
             workers,
