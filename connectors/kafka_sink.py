@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from operator import gt
 from typing import Any, Final
 
 from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartition
@@ -136,8 +137,10 @@ class KafkaSink:
         assigned = []
         for topic, offsets in starts.items():
             padded = [*offsets, *[0] * (len(ends[topic]) - len(offsets))]  # Partitions added since begin at 0.
-            # A topic that was made anew may have fewer, and none of what was written to the old one.
-            for partition, (start, end) in enumerate(zip(padded, ends[topic], strict=False)):
+            # A topic that was made anew has other offsets, and may have fewer partitions: then all of it is looked at.
+            is_new = len(offsets) > len(ends[topic]) or any(map(gt, padded, ends[topic]))
+            for partition, (known, end) in enumerate(zip(padded, ends[topic], strict=False)):
+                start = 0 if is_new else known
                 if start < end:
                     left[(self._prefix + topic, partition)] = end
                     assigned.append(TopicPartition(self._prefix + topic, partition, start))

@@ -205,6 +205,20 @@ def test_time_waits_for_what_an_open_transaction_hides(broker: KafkaTopics, topi
     probe.close()
 
 
+@pytest.mark.parametrize("partitions", [1, 2])
+def test_of_a_sink_topic_that_was_made_anew_all_is_read_back(
+    broker: KafkaTopics, topic_prefix: str, partitions: int
+) -> None:
+    """Offsets of the old one say nothing there."""
+    topic = f"{topic_prefix}actions"
+    broker.create_topic(topic, partitions)
+    broker.produce(topic, [("u", b"since then", None)])
+    sink = KafkaSink(broker.bootstrap, {})
+    sink.open_topics([topic])
+    assert [one.value for one in sink.read_back({topic: [7, 7]})] == [b"since then"]
+    sink.close()
+
+
 def test_what_was_written_behind_an_open_transaction_is_read_back(broker: KafkaTopics, topic_prefix: str) -> None:
     topic = f"{topic_prefix}actions"
     broker.create_topic(topic)
