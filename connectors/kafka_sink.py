@@ -95,9 +95,9 @@ class KafkaSink:
         else:
             self._log(f"Kafka sink at {self._bootstrap}: {error.str()}")
 
-    def _report(self, error: KafkaError | None, _: Message) -> None:
+    def _report(self, error: KafkaError | None, message: Message) -> None:
         if error is not None:
-            self._refused.append(error.str())
+            self._refused.append(f"{error.str()} ({message.topic()})")
 
     def open_topics(self, topics: Sequence[str]) -> None:
         missing = []
