@@ -6,7 +6,7 @@ Clients are told what librdkafka should do, and nothing else here decides anythi
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from itertools import count
 from typing import Any, Final
@@ -109,16 +109,15 @@ def _is_passing(error: KafkaException) -> bool:
     return "NOT_LEADER" in str(error) or "UNKNOWN_TOPIC" in str(error) or "LEADER_NOT_AVAILABLE" in str(error)
 
 
-def learn_anew(client: Consumer | AdminClient, topics: Iterable[str]) -> None:
-    """Have *client* ask which partitions *topics* have, and who leads them since when.
+def learn_anew(client: Consumer | AdminClient) -> None:
+    """Have *client* ask which topics and partitions there are, and who leads them since when.
 
     A broker that has just started, or was paused, denies partitions for a moment, and a partition that has another
     leader, or the same one anew, refuses who names the old epoch. librdkafka keeps for minutes what it learned last,
     and where a question about offsets was refused for it, it does not look again by itself.
     """
-    for topic in topics:
-        with suppress(KafkaException):
-            client.list_topics(topic, timeout=ANSWER_TIMEOUT_S)
+    with suppress(KafkaException):
+        client.list_topics(timeout=ANSWER_TIMEOUT_S)  # Asked for one by name, a broker may make a topic that is gone.
 
 
 class KafkaTopics:
@@ -205,7 +204,7 @@ class KafkaTopics:
                 try:
                     found.append(self._consumer.get_watermark_offsets(place, timeout=ANSWER_TIMEOUT_S))
                 except KafkaException:
-                    learn_anew(self._consumer, [topic])
+                    learn_anew(self._consumer)
                     raise
             return found
 

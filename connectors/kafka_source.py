@@ -135,7 +135,7 @@ class EndProbe:
             except KafkaException as error:
                 self._log(f"Kafka does not tell where partitions end: {error}")
                 continue
-            unanswered = set()
+            all_answered = True
             for partition, future in futures.items():
                 # No answer, no progress: time stands still there until the broker is back.
                 try:
@@ -143,10 +143,11 @@ class EndProbe:
                 except (KafkaException, TimeoutError):
                     offset = OFFSET_INVALID
                 if offset < 0:  # As a question that timed out is answered.
-                    unanswered.add(partition.topic)
+                    all_answered = False
                 else:
                     self.ends.note(partition.topic, partition.partition, offset, asked_ms)
-            learn_anew(self._admin, unanswered)
+            if not all_answered:
+                learn_anew(self._admin)
 
     def close(self) -> None:
         self._stop.set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -12,6 +13,8 @@ from dataflow.flows import UsageError
 SOURCE_FORMATS: Final = ("native",)
 LATER_FORMATS: Final = ("segment", "quick_audience", "quick_tracking", "cloudevents", "auto")
 DEFAULT_PORT: Final = 9092
+PARTITIONS_MAX: Final = 10_000
+TOPIC: Final = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +65,11 @@ def parse_source(url: str) -> SourceUrl:
         topic = parts.path.strip("/")
         if not parts.netloc or not topic or "/" in topic:
             raise UsageError(f"--source {url}: a Kafka source is kafka://host:9092/topic")
-        return SourceUrl("kafka", _bootstrap(parts.netloc), topic, _format(url, dict(parse_qsl(parts.query))))
+        if not TOPIC.fullmatch(topic):
+            raise UsageError(f"--source {url}: a topic's name has letters, digits, '.', '_' and '-', at most 249")
+        return SourceUrl(
+            "kafka", _bootstrap("--source", url, parts.netloc), topic, _format(url, dict(parse_qsl(parts.query)))
+        )
     raise UsageError(f"--source {url}: write kafka://host:9092/topic or file:events.jsonl")
 
 
@@ -85,14 +92,23 @@ def parse_sink(url: str) -> SinkUrl:
             raise UsageError(f"--sink {url}: a Kafka sink is kafka://host:9092, one topic per channel")
         if unknown:
             raise UsageError(f"--sink {url}: '{unknown[0]}' is not a parameter; there are prefix and partitions")
-        if not query.get("partitions", "1").isdigit():
-            raise UsageError(f"--sink {url}: partitions is a number")
-        return SinkUrl("kafka", _bootstrap(parts.netloc), options=query)
+        partitions = query.get("partitions", "1")
+        if not partitions.isdecimal() or not 1 <= int(partitions) <= PARTITIONS_MAX:
+            raise UsageError(f"--sink {url}: partitions is a number from 1 to {PARTITIONS_MAX}")
+        if not TOPIC.fullmatch(query.get("prefix", "x")):
+            raise UsageError(f"--sink {url}: a prefix has letters, digits, '.', '_' and '-', as topics have")
+        return SinkUrl("kafka", _bootstrap("--sink", url, parts.netloc), options=query)
     raise UsageError(f"--sink {url}: write kafka://host:9092, file:DIR or stdout:")
 
 
-def _bootstrap(netloc: str) -> str:
+def _bootstrap(flag: str, url: str, netloc: str) -> str:
+    if "@" in netloc:  # Not shown: it may be a password.
+        raise UsageError(f"{flag}: credentials in a URL are not understood; sasl.username and such stand under kafka:")
     hosts = [host if ":" in host.rpartition("]")[2] else f"{host}:{DEFAULT_PORT}" for host in netloc.split(",")]
+    for host in hosts:
+        name, _, port = host.rpartition(":")
+        if not name or not port.isdecimal() or not 1 <= int(port) <= 65_535:
+            raise UsageError(f"{flag} {url}: {host} is no host:port")
     return ",".join(hosts)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -50,17 +51,33 @@ def test_secrets_come_from_the_environment_and_are_never_shown() -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["kafka://host:9092", "kafka:///events", "events.jsonl", "file:", "kafka://h/t?format=odd", "kafka://h/t?x=1"],
-)
+    [
+        "kafka://host:9092", "kafka:///events", "events.jsonl", "file:", "kafka://h/t?format=odd", "kafka://h/t?x=1",
+        "kafka://h:abc/t", "kafka://h:99999/t", "kafka://:9092/t", "kafka://h/t*", "kafka://h/a b",
+    ],
+)  # fmt: skip
 def test_a_source_that_names_nothing_is_refused_with_an_example(url: str) -> None:
     with pytest.raises(UsageError, match="--source"):
         parse_source(url)
 
 
-@pytest.mark.parametrize("url", ["kafka://host/topic", "kafka://h?odd=1", "file:", "redis://x", "stdout:x"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "kafka://host/topic", "kafka://h?odd=1", "file:", "redis://x", "stdout:x", "kafka://h?partitions=0",
+        "kafka://h?partitions=1000000", "kafka://h?prefix=a*b", "kafka://h:0",
+    ],
+)  # fmt: skip
 def test_a_sink_that_names_nothing_is_refused_with_an_example(url: str) -> None:
     with pytest.raises(UsageError, match="--sink"):
         parse_sink(url)
+
+
+@pytest.mark.parametrize("parse", [parse_source, parse_sink])
+def test_a_password_in_a_url_is_refused_and_not_shown(parse: Callable[[str], object]) -> None:
+    with pytest.raises(UsageError, match="credentials in a URL are not understood") as refused:
+        parse("kafka://me:hunter2@host:9092" + ("/events" if parse is parse_source else ""))
+    assert "hunter2" not in str(refused.value)
 
 
 def test_a_kafka_url_without_port_means_9092() -> None:
