@@ -16,9 +16,11 @@ import structlog
 from dataflow.course import Job
 from dataflow.flows import UsageError, load
 from dataflow.logs import configure_logs
+from dataflow.plan import channel_topics
 from dataflow.run import JobRunner, Running
 from dataflow.settings import Value, folder, kafka_options, resolve, shown
-from dataflow.urls import parse_sink, parse_source
+from dataflow.urls import SinkUrl, SourceUrl, parse_sink, parse_source
+from operators.flow import OWN_TOPICS
 
 
 def job_of(flows: Sequence[Path], flags: Mapping[str, Any], config: Path | None) -> tuple[Job, dict[str, Value]]:
@@ -42,6 +44,7 @@ def job_of(flows: Sequence[Path], flags: Mapping[str, Any], config: Path | None)
     if value["until"] is not None and not value["stop_at_end"]:
         raise UsageError("--until is for --stop-at-end: without it, time goes on by itself")
     sink = parse_sink(value["sink"])
+    _check_no_circle(sources, sink, {*channel_topics(loaded.deployment, loaded.workspace).values(), *OWN_TOPICS})
     kafka = kafka_options(loaded.workspace.kafka)
     if kafka and "kafka" in (sink.kind, *(source.kind for source in sources)):
         _check_kafka(kafka)
@@ -64,6 +67,16 @@ def job_of(flows: Sequence[Path], flags: Mapping[str, Any], config: Path | None)
         metrics_port=value["metrics_port"],
     )
     return job, settings
+
+
+def _check_no_circle(sources: Sequence[SourceUrl], sink: SinkUrl, topics: set[str]) -> None:
+    """Refuse a source that the job itself writes to: of one dead letter there would be more without end."""
+    if sink.kind != "kafka":
+        return
+    prefix, hosts = sink.options.get("prefix", ""), set(sink.bootstrap.split(","))
+    for source in sources:
+        if source.name in {prefix + topic for topic in topics} and hosts & set(source.bootstrap.split(",")):
+            raise UsageError(f"--source: {source.name} is a topic that this job writes to; give --sink a ?prefix=")
 
 
 def _check_kafka(options: Mapping[str, Any]) -> None:

@@ -12,6 +12,7 @@ from dataflow.flows import UsageError
 from dataflow.settings import kafka_options, resolve, shown
 from dataflow.urls import parse_sink, parse_source
 
+HELLO = "flow: hello\ntrigger: {event: hello}\nsteps: [{send: webhook, template: t}]\n"
 FLAGS = {"epoch": None, "processes": None, "source": None}
 
 
@@ -113,7 +114,19 @@ def test_kafka_options_that_cannot_matter_or_may_be_chosen_do_no_harm(tmp_path: 
 
 
 def job_with(folder: Path, option: str) -> None:
-    (folder / "hello.yaml").write_text("flow: hello\ntrigger: {event: hello}\nsteps: [{send: webhook, template: t}]\n")
+    (folder / "hello.yaml").write_text(HELLO)
     (folder / "nudge.yaml").write_text(f"kafka: {{{option}}}\n")
     flags = {"source": ["kafka://127.0.0.1:9/events"], "sink": "stdout:"}
     job_of([folder / "hello.yaml"], flags, folder / "nudge.yaml")
+
+
+@pytest.mark.parametrize("topic", ["journal", "dead-letters", "actions.webhook"])
+def test_a_job_does_not_read_what_it_writes(tmp_path: Path, topic: str) -> None:
+    (tmp_path / "hello.yaml").write_text(
+        "flow: hello\ntrigger: {event: hello}\nsteps: [{send: webhook, template: t}]\n"
+    )
+    flags = {"source": [f"kafka://a,b/p.{topic}"], "sink": "kafka://b:9092?prefix=p."}
+    with pytest.raises(UsageError, match=f"p.{topic} is a topic that this job writes to"):
+        job_of([tmp_path / "hello.yaml"], flags, None)
+    for sink in ("kafka://b", "kafka://other?prefix=p.", "stdout:"):
+        job_of([tmp_path / "hello.yaml"], {**flags, "sink": sink}, None)
