@@ -31,6 +31,7 @@ from connectors.sources import Batch, Reached, SourceError
 PROBE_EVERY_S: Final = 0.1
 BATCH_PATIENCE_S: Final = 0.05
 OUTAGE_MS: Final = 2_000  # Without an answer for so long, a broker counts as away: producers could not reach it either.
+SILENT_MS: Final = 10_000  # Without an answer for so long, somebody should know.
 GRACE_MAX_MS: Final = 30_000  # And no longer than this do we wait for what they have kept meanwhile.
 
 _HOPELESS: Final = (KafkaError.TOPIC_AUTHORIZATION_FAILED,)
@@ -119,6 +120,7 @@ class EndProbe:
         self._admin = AdminClient(client_options(bootstrap, options))
         self._wanted = {TopicPartition(*partition): OffsetSpec.latest() for partition in partitions}
         self._clock_ms = clock_ms
+        self._since_ms = clock_ms()
         self.ends = KnownEnds()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="end-probe", daemon=True)
@@ -138,16 +140,24 @@ class EndProbe:
             all_answered = True
             for partition, future in futures.items():
                 # No answer, no progress: time stands still there until the broker is back.
+                reason: object = "no answer in time"
                 try:
                     offset = future.result(timeout=ANSWER_TIMEOUT_S + 1).offset
-                except (KafkaException, TimeoutError):
-                    offset = OFFSET_INVALID
+                except (KafkaException, TimeoutError) as error:
+                    offset, reason = OFFSET_INVALID, error
                 if offset < 0:  # As a question that timed out is answered.
                     all_answered = False
+                    self._say_if_long(partition, asked_ms, reason)
                 else:
                     self.ends.note(partition.topic, partition.partition, offset, asked_ms)
             if not all_answered:
                 learn_anew(self._admin)
+
+    def _say_if_long(self, partition: TopicPartition, asked_ms: int, reason: object) -> None:
+        last = self.ends.end(partition.topic, partition.partition)
+        if asked_ms - (self._since_ms if last is None else last.at_ms) >= SILENT_MS:
+            place = f"{partition.topic}[{partition.partition}]"
+            self._log(f"Kafka does not tell where {place} ends: {reason}; time stands still there")
 
     def close(self) -> None:
         self._stop.set()

@@ -59,6 +59,21 @@ def test_the_end_of_a_partition_is_known_again_after_an_outage(
         probe.close()
 
 
+def test_somebody_is_told_when_the_end_of_a_partition_stays_unknown(broker: KafkaTopics, topic_prefix: str) -> None:
+    """As when the right to ask is taken away: nothing else would tell why no wait ends."""
+    topic, log, now = f"{topic_prefix}events", list[str](), [0]
+    probe = EndProbe(broker.bootstrap, {}, [(topic, 0)], lambda: now[0], log.append)
+    try:
+        wait_until(lambda: not probe._stop.wait(0.5))
+        assert log == []
+        now[0] = 11_000
+        wait_until(lambda: bool(log))
+        assert log[0].startswith(f"Kafka does not tell where {topic}[0] ends: ")
+        assert log[0].endswith("; time stands still there")
+    finally:
+        probe.close()
+
+
 @pytest.mark.parametrize("how", ["killed", "paused"])
 def test_offsets_are_told_again_after_an_outage_to_old_clients_and_new_ones(
     breakable_broker: Broker, topic_prefix: str, how: str
