@@ -11,7 +11,7 @@ from contextlib import suppress
 from itertools import count
 from typing import Any, Final
 
-from confluent_kafka import Consumer, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 ANSWER_TIMEOUT_S: Final = 5.0
@@ -47,6 +47,14 @@ def client_options(bootstrap: str, options: Options) -> dict[str, Any]:
         "log_level": 2,  # Its own lines are not structured; what concerns the job comes through callbacks.
         **options,
     }
+
+
+_DENIALS: Final = (
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError._UNKNOWN_PARTITION,
+    KafkaError._UNKNOWN_TOPIC,
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+)
 
 
 def check_options(options: Options, clients: Mapping[str, Callable[[], Any]]) -> None:
@@ -93,9 +101,10 @@ def retried(
         except KafkaException as error:
             reason = error.args[0].str() if error.args and hasattr(error.args[0], "str") else str(error)
             if time.monotonic() + wait_s > deadline:
+                denies = error.args and error.args[0].code() in _DENIALS
+                hint = "is the topic there, may it be described?" if denies else "check the address and that it is up"
                 raise KafkaUnavailable(
-                    f"Kafka at {bootstrap} did not answer for {patience_s:.0f} s ({what}): {reason}; "
-                    "check the address and that it is up"
+                    f"Kafka at {bootstrap} did not answer for {patience_s:.0f} s ({what}): {reason}; {hint}"
                 ) from error
             if attempt > 1 or not _is_passing(error):
                 log(f"Kafka at {bootstrap} does not answer ({what}): {reason}; trying for {patience_s:.0f} s")
