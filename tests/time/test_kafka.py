@@ -125,7 +125,7 @@ IN_TIME = """\
 flow: in-time
 trigger: {event: cart}
 exit: [{event: buy, goal: true}]
-steps: [{wait: 8s}, {send: webhook, template: reminder}]
+steps: [{wait: 12s}, {send: webhook, template: reminder}]
 """
 
 
@@ -150,9 +150,9 @@ def test_nobody_who_bought_is_reminded_though_the_broker_was_away_when_the_waits
         return {record["user_id"] for record in on_kafka(broker, topic_prefix).journal if record["kind"] == what}
 
     wait_until(lambda: journal("entered") == set(users))
-    assert time.time() < began + 7, "the outage comes before the waits fall due, or this shows nothing"
+    assert time.time() < began + 11, "the outage comes before the waits fall due, or this shows nothing"
     broker.kill() if how == "killed" else broker.pause()
-    wait_until(lambda: time.time() > began + 12)
+    wait_until(lambda: time.time() > began + 16)
     broker.start() if how == "killed" else broker.resume()
     bought = [(user, event(user, "buy", 100 + number), at + 4000) for number, user in enumerate(users[::2])]
     broker.produce(topic, bought)
