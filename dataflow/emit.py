@@ -51,8 +51,9 @@ class Emitter:
         self._job = job
         self._job_suffix = b',"job":' + orjson.dumps(job) + b"}" if sink.marks_job else None
         self._job_header = ("job", job.encode())
-        self._written: dict[tuple[str, str], set[int]] = {}
-        self._written_dead: dict[tuple[str, int], set[int]] = {}
+        # What was read back and is to come again, the next one last.
+        self._written: dict[tuple[str, str], list[int]] = {}
+        self._written_dead: dict[tuple[str, int], list[int]] = {}
         self._shards = shards
         self._dead_shards = dead_shards or {}
         self._positions = positions or {}
@@ -79,18 +80,20 @@ class Emitter:
             if topic == DEAD_LETTERS:
                 if not self._sink.marks_job or headers.get("job") == self._job.encode():
                     place = (record.get("topic", ""), record.get("partition", 0))
-                    self._written_dead.setdefault(place, set()).add(record.get("offset", -1))
+                    self._written_dead.setdefault(place, []).append(record.get("offset", -1))
             elif not self._sink.marks_job or record.get("job") == self._job:
-                self._written.setdefault((topic, record.get("user_id", "")), set()).add(record.get("seq", 0))
+                self._written.setdefault((topic, record.get("user_id", "")), []).append(record.get("seq", 0))
 
+        for seqs in self._written.values():
+            seqs.sort(reverse=True)
         for _, user_id in self._written:
             shard = shard_of(user_id, self._shards)
             self._count_left(shard, 1)
             self._users.setdefault(shard, set()).add(user_id)
         for place, offsets in list(self._written_dead.items()):
-            # What was read before the checkpoint does not come again.
-            self._written_dead[place] = again = {at for at in offsets if at >= self._positions.get(place, 0)}
-            if again:
+            offsets.sort(reverse=True)
+            _drop_up_to(offsets, self._positions.get(place, 0) - 1)  # It was read before the checkpoint.
+            if offsets:
                 self._count_left(self._dead_shards.get(place, -1), 1)
             else:
                 del self._written_dead[place]
@@ -112,7 +115,7 @@ class Emitter:
         for user_id, seq in seqs.items():
             for topic in topics:
                 if (topic, user_id) in self._written:
-                    self._forget_up_to((topic, user_id), seq)
+                    self._comes_again((topic, user_id), seq)
 
     def _count_left(self, shard: int, change: int) -> None:
         left = self._left[shard] = self._left.get(shard, 0) + change
@@ -156,19 +159,18 @@ class Emitter:
 
     def _is_written(self, topic: str, user_id: str, seq: int) -> bool:
         key = (topic, user_id)
-        seqs = self._written.get(key)
-        if seqs is None:
-            return False
-        found = seq in seqs
-        self._forget_up_to(key, seq)  # They come in order, so none before it will.
+        found = key in self._written and self._comes_again(key, seq)
         self.skipped += found
         return found
 
-    def _forget_up_to(self, key: tuple[str, str], seq: int) -> None:
-        left = self._written[key] = {one for one in self._written[key] if one > seq}
-        if not left:
+    def _comes_again(self, key: tuple[str, str], seq: int) -> bool:
+        """Tell whether the record *seq* was read back; none before it will come any more, as they come in order."""
+        seqs = self._written[key]
+        found = _drop_up_to(seqs, seq)
+        if not seqs:
             del self._written[key]
             self._count_left(shard_of(key[1], self._shards), -1)
+        return found
 
     def emit_dead(self, dead: list[DeadLetter]) -> None:
         """Write dead letters."""
@@ -176,9 +178,8 @@ class Emitter:
             place = (letter.topic, letter.partition)
             offsets = self._written_dead.get(place)
             if offsets is not None:
-                found = letter.offset in offsets
-                left = self._written_dead[place] = {at for at in offsets if at > letter.offset}
-                if not left:
+                found = _drop_up_to(offsets, letter.offset)
+                if not offsets:
                     del self._written_dead[place]
                     self._count_left(self._dead_shards.get(place, -1), -1)
                 if found:
@@ -209,3 +210,11 @@ class Emitter:
         """
         assert self._ends is not None, "a shard's ends are those of what was confirmed"
         return self._starts if shard in self._left else self._ends
+
+
+def _drop_up_to(descending: list[int], number: int) -> bool:
+    """Drop from the end what is not beyond *number*, and tell whether that itself was there."""
+    found = False
+    while descending and descending[-1] <= number:
+        found = descending.pop() == number
+    return found

@@ -218,9 +218,8 @@ class Intake:
         """Return when *record* says that it came; without a word, with the one before it."""
         at_ms = record.at_ms if record.received_ms is None else record.received_ms
         if at_ms is None:
-            return (
-                self._head_ms if stream_ms <= 0 else stream_ms
-            )  # 0 as long as no record had any, in earlier runs too.
+            # It is 0 as long as no record had any, in earlier runs too.
+            return self._head_ms if stream_ms <= 0 else stream_ms
         return at_ms
 
     def _dead_letter(self, offset: int, value: bytes, reject: Reject) -> DeadLetter:

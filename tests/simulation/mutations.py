@@ -161,7 +161,7 @@ def do_not_wait_until_the_topics_stand_still(patch: Patch) -> None:
     patch.setattr(SimulatedSink, "ends", at_once)
 
 
-class _OnePerUser(dict[tuple[str, str], set[int]]):
+class _OnePerUser(dict[tuple[str, str], list[int]]):
     """Takes all topics for one."""
 
     def get(self, key: tuple[str, str], default: Any = None) -> Any:
@@ -170,10 +170,10 @@ class _OnePerUser(dict[tuple[str, str], set[int]]):
     def setdefault(self, key: tuple[str, str], default: Any = None) -> Any:
         return super().setdefault(("", key[1]), default)
 
-    def __getitem__(self, key: tuple[str, str]) -> set[int]:
+    def __getitem__(self, key: tuple[str, str]) -> list[int]:
         return super().__getitem__(("", key[1]))
 
-    def __setitem__(self, key: tuple[str, str], value: set[int]) -> None:
+    def __setitem__(self, key: tuple[str, str], value: list[int]) -> None:
         super().__setitem__(("", key[1]), value)
 
     def __delitem__(self, key: tuple[str, str]) -> None:
@@ -188,7 +188,7 @@ def go_by_the_highest_seq_alone(patch: Patch) -> None:
 
     def with_all_below(self: Emitter, starts: Ends) -> None:
         read_back(self, starts)
-        self._written = {key: set(range(max(seqs) + 1)) for key, seqs in self._written.items()}
+        self._written = {key: list(range(max(seqs), -1, -1)) for key, seqs in self._written.items()}
 
     patch.setattr(Emitter, "read_back", with_all_below)
 
