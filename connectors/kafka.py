@@ -49,12 +49,7 @@ def client_options(bootstrap: str, options: Options) -> dict[str, Any]:
     }
 
 
-_DENIALS: Final = (
-    KafkaError.UNKNOWN_TOPIC_OR_PART,
-    KafkaError._UNKNOWN_PARTITION,
-    KafkaError._UNKNOWN_TOPIC,
-    KafkaError.TOPIC_AUTHORIZATION_FAILED,
-)
+MISSING: Final = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_PARTITION, KafkaError._UNKNOWN_TOPIC)
 
 
 def check_options(options: Options, clients: Mapping[str, Callable[[], Any]]) -> None:
@@ -101,7 +96,7 @@ def retried(
         except KafkaException as error:
             reason = error.args[0].str() if error.args and hasattr(error.args[0], "str") else str(error)
             if time.monotonic() + wait_s > deadline:
-                denies = error.args and error.args[0].code() in _DENIALS
+                denies = error.args and error.args[0].code() in (*MISSING, KafkaError.TOPIC_AUTHORIZATION_FAILED)
                 hint = "is the topic there, may it be described?" if denies else "check the address and that it is up"
                 raise KafkaUnavailable(
                     f"Kafka at {bootstrap} did not answer for {patience_s:.0f} s ({what}): {reason}; {hint}"

@@ -19,6 +19,7 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from connectors.kafka import (
     ANSWER_TIMEOUT_S,
+    MISSING,
     MISSING_S,
     KafkaTopics,
     KafkaUnavailable,
@@ -35,11 +36,6 @@ SILENT_MS: Final = 10_000  # Without an answer for so long, somebody should know
 GRACE_MAX_MS: Final = 30_000  # And no longer than this do we wait for what they have kept meanwhile.
 
 _HOPELESS: Final = (KafkaError.TOPIC_AUTHORIZATION_FAILED,)
-_MISSING: Final = (
-    KafkaError.UNKNOWN_TOPIC_OR_PART,
-    KafkaError._UNKNOWN_PARTITION,
-    KafkaError._UNKNOWN_TOPIC,
-)
 
 
 class _Offsets(Sequence[int]):
@@ -216,7 +212,7 @@ class KafkaPartition:
     def _note_error(self, error: KafkaError) -> None:
         if error.fatal():
             raise SourceError(f"cannot read {self._place}: {error.str()}")
-        self._denied = self._denied or error.code() in _MISSING
+        self._denied = self._denied or error.code() in MISSING
         self._log(f"Kafka source {self._place}: {error.str()}")
 
     def poll(self, records_max: int) -> Batch:
@@ -245,7 +241,7 @@ class KafkaPartition:
                 f"{self._place} no longer has offset {self.position}: the records between were deleted by its "
                 "retention; start from a newer state, or with a new one"
             )
-        elif error.code() in _MISSING:
+        elif error.code() in MISSING:
             self._denied = True
         elif error.fatal() or error.code() in _HOPELESS:
             raise SourceError(f"cannot read {self._place}: {error.str()}")
