@@ -7,18 +7,23 @@
 
 FROM python:3.12-slim AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
-RUN python -m venv /opt/nudge
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends cargo gcc libc6-dev \
+    && rm -rf /var/lib/apt/lists/* \
+    && python -m venv /opt/nudge
 WORKDIR /src
 # What it needs changes seldom and takes long, so it comes first, as a layer of its own.
 COPY pyproject.toml constraints.txt README.md ./
-RUN mkdir dataflow operators connectors state \
+COPY dataflow/native dataflow/native
+RUN mkdir operators connectors state \
     && /opt/nudge/bin/pip install --constraint constraints.txt . \
     && /opt/nudge/bin/pip uninstall --yes nudge
 COPY connectors connectors
 COPY dataflow dataflow
 COPY operators operators
 COPY state state
-RUN /opt/nudge/bin/pip install --constraint constraints.txt --no-deps .
+RUN /opt/nudge/bin/pip install --constraint constraints.txt --no-deps . \
+    && /opt/nudge/bin/python -c "import dataflow._native"
 
 FROM python:3.12-slim
 COPY --from=build /opt/nudge /opt/nudge

@@ -1,4 +1,5 @@
-# Everything here works on a bare machine with Python 3.11 or 3.12; the tests also want Java 17 or newer and Maven.
+# Everything here works on a bare machine with Python 3.11 or 3.12, and at full speed with Rust 1.85 or newer. The tests
+# want Rust, too, and Java 17 or newer with Maven.
 
 # The first one that runs and has a version that the engine has wheels for.
 PYTHON ?= $(shell for python in python3.12 python3.11 python3 /usr/bin/python3; do \
@@ -6,11 +7,12 @@ PYTHON ?= $(shell for python in python3.12 python3.11 python3 /usr/bin/python3; 
 	then echo $$python; break; fi; done)
 VENV := .venv
 BIN := $(VENV)/bin
+NATIVE := dataflow/native
 SECONDS_OF_SOAK ?= 3600
 SECONDS_OF_FUZZ ?= 600
 SEEDS ?= 100000
 
-.PHONY: demo test test-fast check fix bench soak fuzz fuzz-sim clean
+.PHONY: demo test test-fast check check-native fix bench soak fuzz fuzz-sim clean
 
 demo: $(VENV)/.installed ## a broker, a shop, three flows, and what they do
 	$(BIN)/nudge demo $(if $(SECONDS),--seconds $(SECONDS))
@@ -22,11 +24,17 @@ test: $(VENV)/.installed ## lint, types, layers, and all tests, with a real Apac
 test-fast: $(VENV)/.installed ## all tests that need no broker
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not kafka" $(ARGS)
 
-check: $(VENV)/.installed ## format, lint, types, and the arrows between the layers
+check: $(VENV)/.installed check-native ## format, lint, types, and the arrows between the layers
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+check-native: ## the same for the compiled part, and its own tests
+	@command -v cargo >/dev/null || { echo "no cargo found: the compiled part wants Rust 1.85 or newer"; exit 1; }
+	cargo fmt --manifest-path $(NATIVE)/Cargo.toml --check
+	cargo clippy --manifest-path $(NATIVE)/Cargo.toml --quiet --locked --release -- --deny warnings
+	cargo test --manifest-path $(NATIVE)/Cargo.toml --quiet --locked --no-default-features
 
 fix: $(VENV)/.installed ## what the formatter and the linter can mend by themselves
 	$(BIN)/ruff format .
@@ -44,7 +52,7 @@ fuzz: $(VENV)/.installed ## hostile input for as long as SECONDS_OF_FUZZ says; p
 fuzz-sim: $(VENV)/.installed ## the job in simulated worlds with faults, for as many seeds as SEEDS says
 	$(BIN)/python -m tests.simulation --seeds $(SEEDS) $(ARGS)
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(VENV)/.installed: pyproject.toml constraints.txt $(NATIVE)/Cargo.toml $(NATIVE)/Cargo.lock $(wildcard $(NATIVE)/src/*.rs)
 	@test -n "$(PYTHON)" || { echo "no Python 3.11 or 3.12 found: install one, or name it with make PYTHON=..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
@@ -52,4 +60,4 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 clean: ## remove the environment and caches
-	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) $(NATIVE)/target dataflow/*.so .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

@@ -85,8 +85,8 @@ def simulate(
     """Run flows over recorded events in virtual time: what would have been sent, to whom, and why not."""
     from contextlib import ExitStack
 
-    from connectors.native import NativeDecoder
     from dataflow.flows import UsageError, load
+    from dataflow.native_format import NativeFormat
     from dataflow.simulate import Simulation, jsonl
     from dataflow.urls import parse_source
     from operators.problems import BadValue
@@ -114,7 +114,7 @@ def simulate(
             journal=jsonl(outputs[1]),
             dead_letter=lambda dead: None if dead_file is None else (dead_file.write(dead.dump() + b"\n"), None)[1],
         )
-        simulation.run(events, NativeDecoder(), until_ms)
+        simulation.run(events, NativeFormat(loaded.deployment.index.table()), until_ms)
     from dataflow.report import print_simulation
 
     print_simulation(simulation, loaded.deployment, as_json=as_json)

@@ -7,9 +7,7 @@ comes from the transport (a Kafka record's timestamp), else from `received_at`, 
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Sequence
-from itertools import accumulate
-from operator import itemgetter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 from zlib import crc32
@@ -26,18 +24,41 @@ from state.records import EVENT, IDENTIFY, Input, Record, Reject
 RAW_KEPT_BYTES: Final = 16 * 1024
 # Stamps in ns and the like. Taken for a time, a single one would let all waits end at once.
 _NO_TIME: Final = Reject("bad_time", "the transport's stamp of the record lies beyond the year 9999")
-_position: Final = itemgetter(0)
 
 
-class Decoder(Protocol):
-    """Reads one format."""
+class Scanner(Protocol):
+    """Reads the batches of one source partition, as `Intake` would record by record."""
+
+    def take(
+        self,
+        values: list[bytes],
+        arrived_ms: list[int] | None,
+        offsets: Sequence[int],
+        stream_ms: int,
+        slowly: Callable[[int, int], int],
+        by_shard: dict[int, list[Input]],
+    ) -> tuple[int, int]:
+        """Add the inputs in a batch to the lists of their shards.
+
+        Args:
+            stream_ms: the stream time before it.
+            slowly: handles the record at a position at a stream time, whatever it is, and returns the time after it.
+
+        Returns:
+            The stream time after the batch, and how many inputs were added by other means than *slowly*.
+        """
+        ...
+
+
+class Format(Protocol):
+    """What records look like in a source."""
 
     def decode(self, raw: bytes) -> Record | Reject:
         """Return the record that *raw* is, or why it is none."""
         ...
 
-    def relevant(self, values: Sequence[bytes]) -> list[tuple[int, Record | Reject]]:
-        """Return (position, record) of all but the sound events that nobody is interested in."""
+    def scanner(self, *, prefix: str, source: int, shards: int, head_ms: int) -> Scanner | None:
+        """Return a quick reader of one source partition, None if there is none for this format."""
         ...
 
 
@@ -90,7 +111,7 @@ class Intake:
     def __init__(
         self,
         index: MatchIndex,
-        decode: Decoder,
+        records: Format,
         *,
         topic: str,
         partition: int,
@@ -102,13 +123,14 @@ class Intake:
         head_ms: int = 0,
     ) -> None:
         self._matchers = index.matchers
-        self._decode = decode
+        self._decode = records.decode
         self._topic = topic
         self._partition = partition
         self._source = source
         self._shards = shards
         self._prefix = f"{topic}-" if is_file else f"{topic}-{partition}-"
         self._head_ms = head_ms
+        self._scanner = records.scanner(prefix=self._prefix, source=source, shards=shards, head_ms=head_ms)
         self._raises = sorted(raises or [], reverse=True)  # The next one is last.
         self.stream_ms = stream_ms
         self.counts = Counts()
@@ -121,105 +143,66 @@ class Intake:
 
     def take(self, batch: Batch, by_shard: dict[int, list[Input]]) -> list[DeadLetter]:
         """Add the inputs in *batch* to the lists of their shards, and return what could not be read."""
-        values, offsets = batch.values, batch.offsets
-        found, times = self._in_time(batch)
-        matchers, shards, prefix, source = self._matchers, self._shards, self._prefix, self._source
         dead: list[DeadLetter] = []
-        relevant = 0
-        for position, record in found:
-            if record.__class__ is Reject:
-                dead.append(self._dead_letter(offsets[position], values[position], record))
-                continue
-            assert isinstance(record, Record)
-            if record.kind == EVENT:
-                matcher = matchers.get(record.name)
-                hits = NO_HITS if matcher is None else matcher(record.properties)
-                if not hits and not record.traits:
-                    continue
-            elif record.kind == IDENTIFY:
-                hits = NO_HITS
-            else:
-                self.counts.unsupported += 1
-                continue
-            relevant += 1
-            now, user_id, message_id, at_ms = times[position], record.user_id, record.message_id, record.at_ms
-            offset = offsets[position]
-            one = Input(
-                user_id,
-                now,
-                record.name,
-                message_id or f"{prefix}{offset}",
-                message_id is not None,
-                now if at_ms is None else at_ms,
-                record.properties,
-                record.traits,
-                hits,
-                source,
-                offset,
-            )
-            shard = crc32(user_id.encode()) % shards  # As `shard_of`.
-            others = by_shard.get(shard)
-            if others is None:
-                by_shard[shard] = [one]
-            else:
-                others.append(one)
-        self.counts.records += len(values)
-        self.counts.relevant += relevant
+        if self._scanner is None or self._raises:
+            for position in range(len(batch.values)):
+                self._take_one(batch, position, by_shard, dead)
+        else:
+
+            def slowly(position: int, stream_ms: int) -> int:
+                self.stream_ms = stream_ms
+                self._take_one(batch, position, by_shard, dead)
+                return self.stream_ms
+
+            values, arrived_ms, offsets = batch
+            self.stream_ms, relevant = self._scanner.take(values, arrived_ms, offsets, self.stream_ms, slowly, by_shard)
+            self.counts.relevant += relevant
+        self.counts.records += len(batch.values)
         return dead
 
-    def _in_time(self, batch: Batch) -> tuple[Sequence[tuple[int, Record | Reject]], list[int]]:
-        """Return what of *batch* has to be looked at, by position, and the stream time at each position.
-
-        Where the transport says when a record came, what is of interest to nobody need not be looked at closely.
-        Where the records themselves say it, or where an earlier attempt is repeated, each of them counts.
-        """
-        arrived = batch.arrived_ms
-        if arrived is None or self._raises:
-            return self._one_by_one(batch)
-        found = self._decode.relevant(batch.values)
-        if arrived and max(arrived) > TIME_MS_MAX:
-            odd = {position for position, at in enumerate(arrived) if at > TIME_MS_MAX}
-            sound = [one for one in found if one[0] not in odd]
-            found = sorted([*sound, *((position, _NO_TIME) for position in odd)], key=_position)
-        unread = [position for position, record in found if record.__class__ is Reject]
-        if unread:
-            arrived = list(arrived)
-            for position in unread:
-                arrived[position] = -1  # What cannot be read does not move time.
-        if arrived and arrived[0] >= self.stream_ms and arrived == sorted(arrived):
-            times = arrived  # In order as they came, as most topics are: seen at once, where a loop takes a while.
+    def _take_one(self, batch: Batch, position: int, by_shard: dict[int, list[Input]], dead: list[DeadLetter]) -> None:
+        """Take the record at *position*: this says what the scanner has to do with a batch."""
+        raw, offset = batch.values[position], batch.offsets[position]
+        arrived_ms = None if batch.arrived_ms is None else batch.arrived_ms[position]
+        self.raise_at(offset)
+        record = self._decode(raw) if arrived_ms is None or arrived_ms <= TIME_MS_MAX else _NO_TIME
+        if isinstance(record, Reject):
+            dead.append(self._dead_letter(offset, raw, record))  # It does not move time.
+            return
+        now = self.stream_ms = max(self.stream_ms, self._own_time(record) if arrived_ms is None else arrived_ms)
+        if record.kind == EVENT:
+            matcher = self._matchers.get(record.name)
+            hits = NO_HITS if matcher is None else matcher(record.properties)
+            if not hits and not record.traits:
+                return
+        elif record.kind == IDENTIFY:
+            hits = NO_HITS
         else:
-            times = list(accumulate(arrived, max, initial=self.stream_ms))[1:]
-        if times:
-            self.stream_ms = times[-1]
-        return found, times
+            self.counts.unsupported += 1
+            return
+        self.counts.relevant += 1
+        user_id, message_id = record.user_id, record.message_id
+        one = Input(
+            user_id,
+            now,
+            record.name,
+            message_id or f"{self._prefix}{offset}",
+            message_id is not None,
+            now if record.at_ms is None else record.at_ms,
+            record.properties,
+            record.traits,
+            hits,
+            self._source,
+            offset,
+        )
+        by_shard.setdefault(shard_of(user_id, self._shards), []).append(one)
 
-    def _one_by_one(self, batch: Batch) -> tuple[list[tuple[int, Record | Reject]], list[int]]:
-        arrived, offsets, stream_ms = batch.arrived_ms, batch.offsets, self.stream_ms
-        found: list[tuple[int, Record | Reject]] = []
-        times: list[int] = []
-        for position, value in enumerate(batch.values):
-            record = self._decode.decode(value)
-            if self._raises and self._raises[-1][0] <= offsets[position]:
-                self.stream_ms = stream_ms
-                self.raise_at(offsets[position])
-                stream_ms = self.stream_ms
-            if arrived is not None and arrived[position] > TIME_MS_MAX:
-                record = _NO_TIME
-            if isinstance(record, Record):
-                arrived_ms = arrived[position] if arrived is not None else self._own_time(record, stream_ms)
-                stream_ms = max(stream_ms, arrived_ms)
-            found.append((position, record))
-            times.append(stream_ms)
-        self.stream_ms = stream_ms
-        return found, times
-
-    def _own_time(self, record: Record, stream_ms: int) -> int:
+    def _own_time(self, record: Record) -> int:
         """Return when *record* says that it came; without a word, with the one before it."""
         at_ms = record.at_ms if record.received_ms is None else record.received_ms
         if at_ms is None:
             # It is 0 as long as no record had any, in earlier runs too.
-            return self._head_ms if stream_ms <= 0 else stream_ms
+            return self._head_ms if self.stream_ms <= 0 else self.stream_ms
         return at_ms
 
     def _dead_letter(self, offset: int, value: bytes, reject: Reject) -> DeadLetter:
@@ -238,13 +221,13 @@ def dead_shard(source: int, shards: int) -> int:
     return source % shards
 
 
-def head_time(path: Path, decode: Decoder) -> int:
+def head_time(path: Path, records: Format) -> int:
     """Return the stream time of the first record in a file that has one of its own, 0 when none has."""
     file = FilePartition(path)
     try:
         while values := file.poll(100).values:
             for value in values:
-                record = decode.decode(value)
+                record = records.decode(value)
                 if isinstance(record, Record):
                     at = record.received_ms if record.received_ms is not None else record.at_ms
                     if at is not None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from heapq import heappop, heappush
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -166,7 +166,7 @@ class Shard:
         meta.time_ms = self.time_ms
         meta.newest_ms = self.newest_ms
         if self._held_changed:
-            meta.held = [msgspec.to_builtins(record) for _, _, _, record in sorted(self._held)]
+            meta.held = [_fields_of(record) for _, _, _, record in sorted(self._held)]
             self.store.meta_changed = True
             self._held_changed = False
 
@@ -218,3 +218,9 @@ class Shard:
                 store.spill()
         store.meta.paused = list(deployment.paused)
         store.meta_changed = True
+
+
+def _fields_of(record: Input) -> Any:
+    """Return what a held record is written down as; its properties as an object, as they always were."""
+    record.body = record.properties
+    return msgspec.to_builtins(record)

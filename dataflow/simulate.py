@@ -13,7 +13,7 @@ from typing import IO, Any, Final
 import orjson
 
 from connectors.file_source import FilePartition
-from dataflow.intake import DeadLetter, Decoder, Intake, head_time
+from dataflow.intake import DeadLetter, Format, Intake, head_time
 from dataflow.shard import Shard
 from operators.deployment import Deployment
 from operators.outbox import Totals
@@ -64,17 +64,17 @@ class Simulation:
     def duplicates(self) -> int:
         return self._shard.out.duplicates
 
-    def run(self, path: Path, decode: Decoder, until_ms: int | None = None) -> None:
+    def run(self, path: Path, records: Format, until_ms: int | None = None) -> None:
         """Read the events in *path* to their end and let time run on to *until_ms*, or until nothing waits."""
         intake = Intake(
             self._deployment.index,
-            decode,
+            records,
             topic=path.name,
             partition=0,
             source=0,
             shards=1,
             is_file=True,
-            head_ms=head_time(path, decode),
+            head_ms=head_time(path, records),
         )
         events = FilePartition(path)
         try:

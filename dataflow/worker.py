@@ -24,6 +24,7 @@ from dataflow.emit import Emitter
 from dataflow.errors import ErrorReport
 from dataflow.intake import Counts, Intake, dead_shard, head_time
 from dataflow.logs import configure_logs
+from dataflow.native_format import IS_COMPILED, NativeFormat
 from dataflow.outside import Machine, Outside
 from dataflow.partition import Partition
 from dataflow.plan import PartitionPlan, Plan, channel_topics, load_plan
@@ -51,6 +52,7 @@ class Worker:
         self.log = log
         self.outside = outside
         self.deployment, workspace = plan.deployment()
+        self._format = NativeFormat(self.deployment.index.table())
         self.stopping = threading.Event()
         self.has_said_why = False  # Whether what stops the job is in the log.
         self.shards: dict[int, Shard] = {}
@@ -165,11 +167,10 @@ class Worker:
         plan = self.plan.partitions[number]
         position, stream_ms = resumed if resumed is not None else (plan.start, -1)
         noted = [pair for pair in read_progress(self.outside.progress, plan.key) if pair[0] >= position]
-        decode = self._decoder()
         is_file = plan.kind == "file"
         intake = Intake(
             self.deployment.index,
-            decode,
+            self._format,
             topic=_topic_of(plan),
             partition=plan.partition,
             source=number,
@@ -177,7 +178,7 @@ class Worker:
             stream_ms=stream_ms,
             raises=noted,
             is_file=is_file,
-            head_ms=head_time(Path(plan.topic), decode) if is_file and stream_ms <= 0 else 0,
+            head_ms=head_time(Path(plan.topic), self._format) if is_file and stream_ms <= 0 else 0,
         )
         intake.raise_at(position)
         self.counts[plan.key] = intake.counts
@@ -211,11 +212,6 @@ class Worker:
         """Note how far *partition* has come, for the next report."""
         self.positions[name] = (partition.position, partition.lag, partition.intake.stream_ms)
         self.disagreements[name] = (partition.ahead_ms, partition.late_ms)
-
-    def _decoder(self) -> Any:
-        from connectors.native import NativeDecoder
-
-        return NativeDecoder(self.deployment.index.events)
 
     # ---- telling the parent ------------------------------------------------------------------------------------
 
@@ -326,6 +322,8 @@ def main(arguments: list[str]) -> int:
     except Exception as error:
         log.error("cannot start", error=f"{type(error).__name__}: {error}", exc_info=is_unexpected(error))
         return 1
+    if not IS_COMPILED and index == 0:
+        log.warning("the compiled part is missing and every event takes longer: install Rust, then Nudge again")
     threading.Thread(target=_await_stop, args=(worker,), daemon=True).start()
     done = threading.Event()
     reporter = threading.Thread(target=_report, args=(worker, pipe, done))

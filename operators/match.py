@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from operators.codegen import Judge, compile_condition
-from operators.conditions import Condition, Test, conjunction, conjuncts, dig
+from operators.conditions import NEGATIONS, All, Condition, Not, Some, Test, conjunction, conjuncts, dig
 
 Hits = tuple[int, ...]
 NO_HITS: Final[Hits] = ()
@@ -22,6 +22,22 @@ Matcher = Callable[[dict[str, Any]], Hits]
 """Returns the numbers of all interests that an event of one name satisfies, ascending."""
 
 _Candidate = tuple[int, Judge | None]
+
+Ask = Judge | tuple[Any, ...]
+"""A condition as plain data: `(op, path, wanted)`, `("all", asks)`, `("any", asks)`, `("not", ask)`, or a function for
+what only Python can judge."""
+
+EventTable = tuple[
+    list[int],
+    list[tuple[tuple[str, ...], list[tuple[Any, int, Ask | None]]]],
+    list[tuple[tuple[str, ...], list[tuple[Any, int, Ask | None]]]],
+    list[tuple[tuple[str, ...], list[tuple[Any, int, Ask | None]]]],
+    list[tuple[int, Ask]],
+]
+"""The interests in one event name: those that ask for nothing; then (value, number, what is left to ask) per path, by
+equality, by lower and by upper bound, ascending; then those that have to be tried."""
+
+EXACT_MAX: Final = 2**53  # Up to here integers and doubles are the same numbers.
 
 
 class MatchIndex:
@@ -52,44 +68,68 @@ class MatchIndex:
         index = self._by_event.get(event)
         return NO_HITS if index is None else index.match(properties)
 
+    def table(self) -> dict[str, EventTable]:
+        """Return the index as plain data, for whoever looks things up in it by other means."""
+        return {event: index.table() for event, index in self._by_event.items() if _is_plain(event)}
+
+
+class _Way(NamedTuple):
+    """How an interest is found: `always`, by an `equality`, a `lower` or `upper` bound at `path`, or `tried`."""
+
+    kind: str
+    number: int
+    path: tuple[str, ...] = ()
+    values: tuple[Any, ...] = ()
+    """What the property may equal, or the bound."""
+    rest: Condition | None = None
+    """What is left to ask of an event that was found so."""
+    whole: Condition | None = None
+
 
 class _EventIndex:
     """The interests in one event name."""
 
     def __init__(self, interests: list[tuple[int, Condition | None]]) -> None:
-        self._always: list[int] = []
+        selectivity = _selectivity(interests)
+        self._ways = [_way(number, condition, selectivity) for number, condition in interests]
+        self._always = [way.number for way in self._ways if way.kind == "always"]
         self._tried: list[tuple[int, Judge]] = []
         equalities: dict[tuple[str, ...], dict[Any, list[_Candidate]]] = {}
         lower: dict[tuple[str, ...], list[tuple[float, int, Judge | None]]] = {}
         upper: dict[tuple[str, ...], list[tuple[float, int, Judge | None]]] = {}
-        selectivity = _selectivity(interests)
-        for number, condition in interests:
-            if condition is None:
-                self._always.append(number)
-                continue
-            parts = list(conjuncts(condition))
-            anchor = _anchor(parts, selectivity)
-            if anchor is None:
-                self._tried.append((number, compile_condition(condition)))
-                continue
-            if anchor.op in ("eq", "in"):
-                rest = _compiled([part for part in parts if part is not anchor])
-                wanted = anchor.wanted if anchor.op == "in" else [anchor.wanted]
-                table = equalities.setdefault(anchor.path, {})
-                for value in {(one.__class__ is bool, one) for one in wanted}:
-                    table.setdefault(value if value[0] else value[1], []).append((number, rest))
-            else:
-                # The bound is found by its number alone; being open or closed is left to the function.
-                rest = compile_condition(condition)
-                if anchor.op in ("gt", "gte", "between"):
-                    bound = anchor.wanted[0] if anchor.op == "between" else anchor.wanted
-                    lower.setdefault(anchor.path, []).append((bound, number, rest))
-                else:
-                    upper.setdefault(anchor.path, []).append((anchor.wanted, number, rest))
+        for kind, number, path, values, rest, _ in self._ways:
+            judge = None if rest is None else compile_condition(rest)
+            if kind == "equality":
+                table = equalities.setdefault(path, {})
+                for value in values:
+                    table.setdefault((True, value) if value.__class__ is bool else value, []).append((number, judge))
+            elif kind in ("lower", "upper"):
+                (lower if kind == "lower" else upper).setdefault(path, []).append((values[0], number, judge))
+            elif kind == "tried":
+                assert judge is not None
+                self._tried.append((number, judge))
         self._equalities = [(path[0], None if len(path) == 1 else path, table) for path, table in equalities.items()]
         self._lower = [_bounds(path, found) for path, found in lower.items()]
         self._upper = [_bounds(path, found) for path, found in upper.items()]
         self._has_others = bool(self._always or self._tried or self._lower or self._upper)
+
+    def table(self) -> EventTable:
+        """Return the interests as plain data."""
+        by_kind: dict[str, dict[tuple[str, ...], list[tuple[Any, int, Ask | None]]]] = {}
+        tried: list[tuple[int, Ask]] = []
+        for kind, number, path, values, rest, whole in self._ways:
+            if whole is None:
+                continue
+            if kind == "tried" or not all(map(_is_plain, (*path, *values))):
+                tried.append((number, _ask(whole)))
+                continue
+            ask = None if rest is None else _ask(rest)
+            by_kind.setdefault(kind, {}).setdefault(path, []).extend((value, number, ask) for value in values)
+        for kind in ("lower", "upper"):
+            for rows in by_kind.get(kind, {}).values():
+                rows.sort(key=lambda row: row[:2])
+        equalities, lower, upper = (list(by_kind.get(kind, {}).items()) for kind in ("equality", "lower", "upper"))
+        return self._always, equalities, lower, upper, tried
 
     def match(self, properties: dict[str, Any]) -> Hits:
         hits: list[int] | None = None
@@ -145,9 +185,49 @@ def _bounds(
     return path, [bound for bound, _, _ in found], [(number, judge) for _, number, judge in found]
 
 
-def _compiled(parts: list[Condition]) -> Judge | None:
-    rest = conjunction(parts)
-    return None if rest is None else compile_condition(rest)
+def _way(number: int, condition: Condition | None, selectivity: dict[tuple[str, ...], int]) -> _Way:
+    """Return how the interest *number* is to be found."""
+    if condition is None:
+        return _Way("always", number)
+    parts = list(conjuncts(condition))
+    anchor = _anchor(parts, selectivity)
+    if anchor is None:
+        return _Way("tried", number, rest=condition, whole=condition)
+    if anchor.op in ("eq", "in"):
+        wanted = anchor.wanted if anchor.op == "in" else [anchor.wanted]
+        # True equals 1, but not here.
+        values = tuple({(one.__class__ is bool, one): one for one in wanted}.values())
+        rest = conjunction([part for part in parts if part is not anchor])
+        return _Way("equality", number, anchor.path, values, rest, condition)
+    # The bound is found by its number alone; being open or closed is left to the rest.
+    bound = anchor.wanted[0] if anchor.op == "between" else anchor.wanted
+    kind = "lower" if anchor.op in ("gt", "gte", "between") else "upper"
+    return _Way(kind, number, anchor.path, (bound,), condition, condition)
+
+
+def _ask(condition: Condition) -> Ask:
+    """Return *condition* as plain data, with functions for what that cannot say."""
+    if isinstance(condition, All | Some):
+        return "all" if isinstance(condition, All) else "any", [_ask(item) for item in condition.items]
+    if isinstance(condition, Not):
+        return "not", _ask(condition.item)
+    assert isinstance(condition, Test), "conditions with templates or time are not in the index"
+    op, path, wanted = condition.op, condition.path, condition.wanted
+    values = wanted if isinstance(wanted, list) else [wanted]
+    if op == "matches" or not all(map(_is_plain, (*path, *values))):
+        return compile_condition(condition)
+    if op in NEGATIONS:
+        return "not", (NEGATIONS[op], path, wanted)
+    if op == "between":
+        return "all", [("gte", path, wanted[0]), ("lte", path, wanted[1])]
+    return op, path, wanted
+
+
+def _is_plain(value: Any) -> bool:
+    """Tell whether *value* means the same everywhere: a text with a UTF-8 form, a number exact as a double."""
+    if isinstance(value, str):
+        return value.isascii() or not any("\ud800" <= character <= "\udfff" for character in value)
+    return isinstance(value, bool) or (isinstance(value, int | float) and abs(value) <= EXACT_MAX)
 
 
 def _selectivity(interests: list[tuple[int, Condition | None]]) -> dict[tuple[str, ...], int]:

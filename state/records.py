@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 import msgspec
+import orjson
 
 EVENT: Final = 0
 IDENTIFY: Final = 1
@@ -48,8 +49,10 @@ class Input(msgspec.Struct, array_like=True, gc=False):
     """A record on its way to its user: decoded, matched, and with its stream time.
 
     `message_id` is what was sent or the default id; only a sent one (`id_sent`) takes part in the dropping of
-    duplicates. `hits` are the numbers of the interests that the event satisfies (`operators/match.py`). `source` and
-    `offset` are its place: the number of the source partition, in order of topic and partition, and the offset there.
+    duplicates. `body` is the object of the event's properties, or its text as it was sent: most events are only
+    counted, and nobody looks into them. `hits` are the numbers of the interests that the event satisfies
+    (`operators/match.py`). `source` and `offset` are its place: the number of the source partition, in order of topic
+    and partition, and the offset there.
     """
 
     user_id: str
@@ -58,8 +61,17 @@ class Input(msgspec.Struct, array_like=True, gc=False):
     message_id: str
     id_sent: bool
     at_ms: int
-    properties: dict[str, Any]
+    body: dict[str, Any] | bytes
     traits: dict[str, Any] | None
     hits: tuple[int, ...]
     source: int
     offset: int
+
+    @property
+    def properties(self) -> dict[str, Any]:
+        """The event's properties."""
+        body = self.body
+        if isinstance(body, bytes):
+            self.body = body = orjson.loads(body)
+        assert isinstance(body, dict)
+        return body

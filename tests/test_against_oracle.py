@@ -9,8 +9,8 @@ from pathlib import Path
 import orjson
 import pytest
 
-from connectors.native import NativeDecoder
 from dataflow.flows import FlowText, compile_texts
+from dataflow.native_format import NativeFormat
 from dataflow.simulate import Simulation
 from operators.deployment import Deployment
 from operators.flow import Workspace
@@ -40,13 +40,14 @@ def against_oracle(seed: int, folder: Path) -> None:
     actions: list[dict[str, object]] = []
     journal: list[dict[str, object]] = []
     dead: list[dict[str, object]] = []
+    deployment = Deployment(compiled.programs)
     simulation = Simulation(
-        Deployment(compiled.programs),
+        deployment,
         action=actions.append,
         journal=journal.append,
         dead_letter=lambda letter: dead.append(orjson.loads(letter.dump())),
     )
-    simulation.run(events, NativeDecoder())
+    simulation.run(events, NativeFormat(deployment.index.table()))
     found = difference(
         simulate(flows, lines), orjson.loads(orjson.dumps(actions)), orjson.loads(orjson.dumps(journal)), dead
     )

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from state import iso
-from state.iso import TIME_MS_MAX, all_times, format_ms, parse_iso_ms, parse_local, parse_time_value
+from state.iso import TIME_MS_MAX, format_ms, parse_iso_ms, parse_local, parse_time_value
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MS = timedelta(milliseconds=1)
@@ -148,7 +148,6 @@ def test_nothing_else_is_a_time(text: str) -> None:
     assert parse_iso_ms(text) is None
     assert parse_local(text) is None
     assert parse_time_value(text) is None
-    assert not all_times([text])
     assert by_the_book(text) is None
 
 
@@ -190,12 +189,6 @@ def test_fractions_and_long_texts_of_any_length_are_cut_or_refused() -> None:
 )
 def test_a_number_is_epoch_ms_cut_to_an_integer(value: object, ms: int | None) -> None:
     assert parse_time_value(value) == ms
-    assert all_times([value]) == (ms is not None)
-    assert all_times(["2026-11-23", value, "2026-11-23T08:00:05.123Z"]) == (ms is not None)
-
-
-def test_no_times_are_all_times() -> None:
-    assert all_times([])
 
 
 @pytest.mark.parametrize(
@@ -294,7 +287,6 @@ def test_mutated_texts_are_read_by_the_book(text: str, changes: list[tuple[int, 
     expected = by_the_book(text)
     assert parse_iso_ms(text) == expected
     assert parse_iso_ms(text) == expected
-    assert all_times([text, text]) == (expected is not None)
     found = parse_local(text)
     assert (None if found is None else found[0] - (found[1] or 0)) == expected
 

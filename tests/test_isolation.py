@@ -9,10 +9,10 @@ from typing import Any
 import orjson
 import pytest
 
-from connectors.native import NativeDecoder
 from dataflow import errors as reporting
 from dataflow.errors import KINDS_LOGGED, ErrorReport
 from dataflow.flows import FlowText, compile_texts
+from dataflow.native_format import NativeFormat
 from dataflow.shard import CLOSED, OPEN, Shard
 from dataflow.simulate import Simulation
 from operators import advance, conditions, entry, journey
@@ -246,8 +246,9 @@ def test_a_simulation_goes_on_and_says_so(monkeypatch: pytest.MonkeyPatch, tmp_p
     line = b'{"user_id": "%s", "event": "cart", "timestamp": "2026-11-23T08:00:00Z", "properties": {"sku": "a"}}\n'
     events.write_bytes(line % b"ann" + line % POISONED.encode())
     journal: list[Any] = []
-    simulation = Simulation(deployment(), journal=journal.append)
-    simulation.run(events, NativeDecoder())
+    flows = deployment()
+    simulation = Simulation(flows, journal=journal.append)
+    simulation.run(events, NativeFormat(flows.index.table()))
     assert simulation.errors == 1
     assert {one["user_id"]: one["kind"] for one in journal if one["flow"] == "cart"} == {
         "ann": "ended",

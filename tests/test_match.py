@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import orjson
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,6 +12,7 @@ from operators.codegen import compile_condition
 from operators.conditions import Condition, Dialect, dig, parse_condition, where_field
 from operators.match import MatchIndex
 from operators.problems import Problems, Source
+from tests.intake import taken
 
 VALUES = st.one_of(
     st.none(),
@@ -104,6 +106,9 @@ def test_the_index_finds_every_interest_that_an_event_satisfies_and_no_other(
                 if event == name and (condition is None or condition.holds(Judged(properties)))
             )
             assert index.match(name, properties) == expected
+            record = orjson.dumps({"user_id": "u", "event": name, "properties": properties})
+            _, inputs = taken(index, [record])
+            assert tuple(hit for one in inputs for hit in one.hits) == expected
 
 
 @given(WHERE, PROPERTIES)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from connectors.native import NativeDecoder
 from connectors.sources import Batch
 from dataflow.files import DiskFolder
 from dataflow.intake import Intake
+from dataflow.native_format import NativeFormat
 from dataflow.progress import ProgressLog, read_progress
 from operators.match import MatchIndex
 from state.records import Input
@@ -55,8 +55,8 @@ def test_what_a_dead_run_noted_ahead_of_the_replay_stays_until_the_replay_is_pas
 
 def intake(raises: list[tuple[int, int]], stream_ms: int = -1) -> Intake:
     index = MatchIndex([("hello", None)])
-    decoder = NativeDecoder(index.events)
-    return Intake(index, decoder, topic="t", partition=0, source=0, shards=1, stream_ms=stream_ms, raises=raises)
+    records = NativeFormat(index.table())
+    return Intake(index, records, topic="t", partition=0, source=0, shards=1, stream_ms=stream_ms, raises=raises)
 
 
 def taken(one: Intake, offsets: range, arrived_ms: list[int]) -> list[tuple[int, int]]:

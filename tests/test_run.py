@@ -57,6 +57,18 @@ def test_a_run_on_a_file_gives_what_simulate_gives(
     assert in_folder(tmp_path / "out").differences(expected) == []
     assert summary["events"] == RECORDS + 0
     assert summary["actions"] == len(expected.actions)
+    assert "compiled part" not in (tmp_path / "log").read_text()
+
+
+def test_without_the_compiled_part_the_same_comes_out_and_the_log_says_so(
+    shop: Path, expected: Emitted, tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['dataflow._native'] = None\n")
+    source = f"file:{shop / 'events.jsonl'}"
+    asked = arguments(shop, source, f"file:{tmp_path / 'out'}", tmp_path / "state")
+    RunningJob(asked, tmp_path / "log", PYTHONPATH=str(tmp_path)).wait()
+    assert in_folder(tmp_path / "out").differences(expected) == []
+    assert (tmp_path / "log").read_text().count("the compiled part is missing") == 1
 
 
 def fill(broker: KafkaTopics, topic: str, events: Path, partitions: int) -> None:

@@ -9,10 +9,13 @@ from typing import Any
 
 import pytest
 
-from connectors.native import NativeDecoder, decode
+from connectors.native import decode
+from operators.match import MatchIndex
+from state import records
 from state.records import Record, Reject
 from tests.fuzz.bounds import cpu_at_most
-from tests.fuzz.corpus_files import EVENT, built, examples
+from tests.fuzz.corpus_files import built, examples
+from tests.intake import taken
 from tests.jobs import RunningJob, in_folder, on_kafka, simulated
 from tests.kafka.broker import KafkaTopics
 
@@ -45,14 +48,18 @@ def test_a_hostile_record_is_sound_or_a_dead_letter_for_the_first_reason(example
     with cpu_at_most(5):
         found = decode(raw)
     assert (found.reason if isinstance(found, Reject) else None) == example.get("reason")
-    for wanted in (frozenset({"e"}), frozenset({"other"}), frozenset[str]()):
-        for others in (0, 300):  # Before and behind events like any other, too.
-            plain = [(EVENT + '"properties":{}}').encode()] * others
-            with cpu_at_most(5):
-                relevant = NativeDecoder(wanted).relevant([*plain, raw, *plain])
-            mine = [one for position, one in relevant if position == others]
-            of_interest = isinstance(found, Reject) or found.traits is not None or found.name in wanted
-            assert mine == ([found] if of_interest else [])
+    for wanted in ("e", "other"):
+        with cpu_at_most(5):
+            letters, inputs = taken(MatchIndex([(wanted, None)]), [raw])
+        if isinstance(found, Reject):
+            assert [(letter.reason, letter.detail) for letter in letters] == [(found.reason, found.detail)]
+            assert inputs == []
+        else:
+            of_interest = found.traits is not None or found.name == wanted
+            assert letters == []
+            assert [(one.user_id, one.name, one.properties, one.traits) for one in inputs] == [
+                (found.user_id, found.name, found.properties, found.traits)
+            ] * (of_interest and found.kind in (records.EVENT, records.IDENTIFY))
 
 
 def hostile_lines() -> list[bytes]:

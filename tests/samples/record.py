@@ -118,7 +118,14 @@ def deployment(flows: dict[str, str]) -> Deployment:
 
 def inputs(deployed: Deployment, records: list[Json]) -> list[Input]:
     """Return recorded records as inputs."""
-    return [Input(**one, hits=deployed.index.match(one["name"], one["properties"])) for one in records]
+    return [
+        Input(
+            **{key: value for key, value in one.items() if key != "properties"},
+            body=one["properties"],
+            hits=deployed.index.match(one["name"], one["properties"]),
+        )
+        for one in records
+    ]
 
 
 def deliveries(deployed: Deployment, recorded: list[Json]) -> list[Delivery]:

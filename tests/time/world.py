@@ -13,11 +13,11 @@ from typing import Any
 from zlib import crc32
 
 from connectors.kafka_source import KnownEnds
-from connectors.native import NativeDecoder
 from connectors.sources import Batch, Reached
 from dataflow.clock import SteadyClock
 from dataflow.files import DiskFolder
 from dataflow.intake import Intake
+from dataflow.native_format import NativeFormat
 from dataflow.partition import Partition
 from dataflow.progress import ProgressLog, read_progress
 from dataflow.shard import Shard
@@ -144,7 +144,7 @@ class World:
             key = f"events-{number}"
             noted = [pair for pair in read_progress(self._folder, key) if pair[0] >= position]
             intake = Intake(
-                self._deployment.index, NativeDecoder(self._deployment.index.events), topic="events",
+                self._deployment.index, NativeFormat(self._deployment.index.table()), topic="events",
                 partition=number, source=number, shards=SHARDS, stream_ms=stream_ms, raises=noted,
             )  # fmt: skip
             intake.raise_at(position)

@@ -1,0 +1,291 @@
+//! A strict reader of the JSON that trackers send. It builds nothing: it checks, and says where things are.
+//!
+//! It knows less than JSON allows, on purpose. Whatever is rare or a matter of taste (escapes where a text matters,
+//! exponents, very long numbers, deep nesting) is `Odd`, and left to the reader in Python, which defines what is read.
+//! So what this accepts, that one accepts too, and the two can never disagree on what they both read.
+
+/// Something that is not for this reader: wrong, or right in a way that it does not know.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Odd;
+
+/// What a reader finds, or that it is not for us.
+pub type Read<T> = Result<T, Odd>;
+
+const DEPTH_MAX: usize = 32;
+const DIGITS_MAX: usize = 300; // Fewer cannot be beyond the largest double.
+
+/// A JSON value: what it is, and its text where that matters.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Value<'a> {
+    Null,
+    Bool(bool),
+    /// The text of a number.
+    Number(&'a str),
+    /// A text between its quotes, as it is written.
+    Text {
+        text: &'a str,
+        escaped: bool,
+    },
+    Object(&'a str),
+    List(&'a str),
+}
+
+/// Where a reader stands in a text.
+pub struct Reader<'a> {
+    text: &'a str,
+    at: usize,
+}
+
+impl<'a> Reader<'a> {
+    pub fn new(text: &'a str) -> Self {
+        Reader { text, at: 0 }
+    }
+
+    fn peek(&self) -> Option<u8> {
+        self.text.as_bytes().get(self.at).copied()
+    }
+
+    fn skip_blanks(&mut self) {
+        while matches!(self.peek(), Some(b' ' | b'\t' | b'\n' | b'\r')) {
+            self.at += 1;
+        }
+    }
+
+    fn expect(&mut self, byte: u8) -> Read<()> {
+        if self.peek() == Some(byte) {
+            self.at += 1;
+            Ok(())
+        } else {
+            Err(Odd)
+        }
+    }
+
+    fn slice(&self, start: usize) -> Read<&'a str> {
+        self.text.get(start..self.at).ok_or(Odd)
+    }
+
+    /// Check that nothing but blanks is left.
+    pub fn end(&mut self) -> Read<()> {
+        self.skip_blanks();
+        if self.at == self.text.len() {
+            Ok(())
+        } else {
+            Err(Odd)
+        }
+    }
+
+    /// Read an object, and show each key with its value to `visit`. A key with an escape is `Odd`: it may be any key.
+    pub fn object(&mut self, mut visit: impl FnMut(&'a str, Value<'a>) -> Read<()>) -> Read<()> {
+        self.skip_blanks();
+        self.members(1, &mut |key, escaped, value| {
+            if escaped {
+                return Err(Odd);
+            }
+            visit(key, value)
+        })
+    }
+
+    fn members(&mut self, depth: usize, visit: &mut dyn FnMut(&'a str, bool, Value<'a>) -> Read<()>) -> Read<()> {
+        if depth > DEPTH_MAX {
+            return Err(Odd);
+        }
+        self.expect(b'{')?;
+        self.skip_blanks();
+        if self.peek() == Some(b'}') {
+            self.at += 1;
+            return Ok(());
+        }
+        loop {
+            self.skip_blanks();
+            let (key, escaped) = self.quoted()?;
+            self.skip_blanks();
+            self.expect(b':')?;
+            let value = self.value(depth)?;
+            visit(key, escaped, value)?;
+            self.skip_blanks();
+            match self.peek() {
+                Some(b',') => self.at += 1,
+                Some(b'}') => {
+                    self.at += 1;
+                    return Ok(());
+                }
+                _ => return Err(Odd),
+            }
+        }
+    }
+
+    fn list(&mut self, depth: usize) -> Read<()> {
+        if depth > DEPTH_MAX {
+            return Err(Odd);
+        }
+        self.expect(b'[')?;
+        self.skip_blanks();
+        if self.peek() == Some(b']') {
+            self.at += 1;
+            return Ok(());
+        }
+        loop {
+            self.value(depth)?;
+            self.skip_blanks();
+            match self.peek() {
+                Some(b',') => self.at += 1,
+                Some(b']') => {
+                    self.at += 1;
+                    return Ok(());
+                }
+                _ => return Err(Odd),
+            }
+        }
+    }
+
+    fn value(&mut self, depth: usize) -> Read<Value<'a>> {
+        self.skip_blanks();
+        let start = self.at;
+        match self.peek() {
+            Some(b'"') => {
+                let (text, escaped) = self.quoted()?;
+                Ok(Value::Text { text, escaped })
+            }
+            Some(b'{') => {
+                self.members(depth + 1, &mut |_, _, _| Ok(()))?;
+                Ok(Value::Object(self.slice(start)?))
+            }
+            Some(b'[') => {
+                self.list(depth + 1)?;
+                Ok(Value::List(self.slice(start)?))
+            }
+            Some(b't') => self.word("true", Value::Bool(true)),
+            Some(b'f') => self.word("false", Value::Bool(false)),
+            Some(b'n') => self.word("null", Value::Null),
+            _ => {
+                self.number()?;
+                Ok(Value::Number(self.slice(start)?))
+            }
+        }
+    }
+
+    fn word(&mut self, word: &str, value: Value<'a>) -> Read<Value<'a>> {
+        if self.text.as_bytes()[self.at..].starts_with(word.as_bytes()) {
+            self.at += word.len();
+            Ok(value)
+        } else {
+            Err(Odd)
+        }
+    }
+
+    /// Read a text in quotes; return what stands between them, and whether that has escapes.
+    fn quoted(&mut self) -> Read<(&'a str, bool)> {
+        self.expect(b'"')?;
+        let start = self.at;
+        let mut escaped = false;
+        loop {
+            match self.peek() {
+                Some(b'"') => {
+                    let text = self.slice(start)?;
+                    self.at += 1;
+                    return Ok((text, escaped));
+                }
+                Some(b'\\') => {
+                    escaped = true;
+                    self.at += 1;
+                    // `\u` can name half a character, and a half alone is none.
+                    if !matches!(self.peek(), Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't')) {
+                        return Err(Odd);
+                    }
+                    self.at += 1;
+                }
+                Some(byte) if byte >= b' ' => self.at += 1,
+                _ => return Err(Odd),
+            }
+        }
+    }
+
+    fn digits(&mut self) -> Read<()> {
+        let start = self.at;
+        while matches!(self.peek(), Some(b'0'..=b'9')) {
+            self.at += 1;
+        }
+        if self.at == start {
+            Err(Odd)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn number(&mut self) -> Read<()> {
+        let start = self.at;
+        if self.peek() == Some(b'-') {
+            self.at += 1;
+        }
+        if self.peek() == Some(b'0') {
+            self.at += 1;
+        } else {
+            self.digits()?;
+        }
+        if self.peek() == Some(b'.') {
+            self.at += 1;
+            self.digits()?;
+        }
+        // A digit behind a leading zero, or an exponent, is no end of a number; the caller expects one.
+        if self.at - start > DIGITS_MAX {
+            Err(Odd)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_object(text: &str) -> bool {
+        let mut reader = Reader::new(text);
+        reader.object(|_, _| Ok(())).and_then(|()| reader.end()).is_ok()
+    }
+
+    #[test]
+    fn what_is_json_and_plain_is_read() {
+        for text in ["{}", " {\"a\" : [1, -0.5, true,null, {\"b\":\"\\n\"}]}\n", "{\"\":0,\"\":[]}", "{\"é\":\"加购\"}"]
+        {
+            assert!(is_object(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_json_or_not_plain_is_odd() {
+        for text in [
+            "",
+            "{",
+            "}",
+            "[]",
+            "{\"a\"}",
+            "{\"a\":}",
+            "{\"a\":1,}",
+            "{,}",
+            "{\"a\":01}",
+            "{\"a\":1e5}",
+            "{\"a\":+1}",
+            "{\"a\":.5}",
+            "{\"a\":1.}",
+            "{\"a\":-}",
+            "{\"a\":tru}",
+            "{\"a\":\"\n\"}",
+            "{\"a\":\"\\u0041\"}",
+            "{\"a\":\"\\x\"}",
+            "{\"a\":\"}",
+            "{\"a\":1}}",
+            "{\"a\":1} x",
+            "{'a':1}",
+            "{\"\\n\":1}",
+            "{\"a\":[1,]}",
+            "{\"a\":[1 2]}",
+            "{\"a\":\"\\",
+            "{\"a\":NaN}",
+        ] {
+            assert!(!is_object(text), "{text}");
+        }
+        assert!(!is_object(&format!("{{\"a\":{}{}}}", "[".repeat(40), "]".repeat(40))));
+        assert!(!is_object(&format!("{{\"a\":{}}}", "1".repeat(400))));
+    }
+}

@@ -1,0 +1,20 @@
+//! What the job does to every event, compiled: reading and matching.
+//!
+//! It knows nothing that Python does not know better: whatever is not a plain, sound event is left to
+//! `connectors/native.py` and `operators/match.py`, which define what is read and what is matched. Tests hold the two
+//! together.
+
+pub mod event;
+pub mod index;
+pub mod json;
+pub mod time;
+
+#[cfg(feature = "python")]
+mod scanner;
+
+#[cfg(feature = "python")]
+#[pyo3::pymodule]
+mod _native {
+    #[pymodule_export]
+    use crate::scanner::{Scanner, Table};
+}

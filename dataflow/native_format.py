@@ -1,0 +1,49 @@
+"""The native format, to whoever reads source partitions: by the compiled part where there is one."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import orjson
+
+from connectors.native import decode
+from state.records import Input, Record, Reject
+
+try:
+    from dataflow._native import Scanner, Table
+except ImportError:  # It was installed where there is no Rust compiler.
+    Table = None  # type: ignore[assignment, misc]
+
+IS_COMPILED: Final = Table is not None
+"""Whether this installation has the compiled part (`dataflow/native`)."""
+
+
+class NativeFormat:
+    """The native format.
+
+    Plain events are read and matched by the scanner, everything else by `decode`, which is the definition of both.
+    Without the scanner the same comes out, later.
+
+    Args:
+        table: what events are matched with, see `operators/match.py`; None: nothing, all is left to `decode`.
+    """
+
+    def __init__(self, table: dict[str, Any] | None = None) -> None:
+        self._table = Table(table, orjson.loads) if table is not None and IS_COMPILED else None
+
+    def decode(self, raw: bytes) -> Record | Reject:
+        """Return the record that *raw* is, or why it is none."""
+        return decode(raw)
+
+    def scanner(self, *, prefix: str, source: int, shards: int, head_ms: int) -> Scanner | None:
+        """Return what reads the batches of one source partition, None where nothing does.
+
+        Args:
+            prefix: what a record's offset is put behind where it has no message id.
+            source: the number of the partition in the job.
+            shards: how many shards there are.
+            head_ms: the stream time of records without any, before the first that has one.
+        """
+        if self._table is None:
+            return None
+        return Scanner(self._table, Input, prefix, source, shards, head_ms)
