@@ -13,7 +13,7 @@ RUN apt-get update \
     && python -m venv /opt/nudge
 WORKDIR /src
 # What it needs changes seldom and takes long, so it comes first, as a layer of its own.
-COPY pyproject.toml constraints.txt README.md ./
+COPY pyproject.toml constraints.txt MANIFEST.in README.md ./
 COPY dataflow/native dataflow/native
 RUN mkdir operators connectors state \
     && /opt/nudge/bin/pip install --constraint constraints.txt . \
@@ -23,7 +23,7 @@ COPY dataflow dataflow
 COPY operators operators
 COPY state state
 RUN /opt/nudge/bin/pip install --constraint constraints.txt --no-deps . \
-    && /opt/nudge/bin/python -c "import dataflow._native"
+    && /opt/nudge/bin/python -P -c "import dataflow._native"
 
 FROM python:3.12-slim
 COPY --from=build /opt/nudge /opt/nudge

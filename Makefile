@@ -30,10 +30,10 @@ check: $(VENV)/.installed check-native ## format, lint, types, and the arrows be
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-check-native: ## the same for the compiled part, and its own tests
+check-native: $(VENV)/.installed ## the same for the compiled part, and its own tests
 	@command -v cargo >/dev/null || { echo "no cargo found: the compiled part wants Rust 1.85 or newer"; exit 1; }
 	cargo fmt --manifest-path $(NATIVE)/Cargo.toml --check
-	cargo clippy --manifest-path $(NATIVE)/Cargo.toml --quiet --locked --release -- --deny warnings
+	PYO3_PYTHON=$(abspath $(BIN)/python) cargo clippy --manifest-path $(NATIVE)/Cargo.toml --quiet --locked --release -- --deny warnings
 	cargo test --manifest-path $(NATIVE)/Cargo.toml --quiet --locked --no-default-features
 
 fix: $(VENV)/.installed ## what the formatter and the linter can mend by themselves
@@ -56,6 +56,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt $(NATIVE)/Cargo.toml $(NATIVE
 	@test -n "$(PYTHON)" || { echo "no Python 3.11 or 3.12 found: install one, or name it with make PYTHON=..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
+	rm -rf dataflow/_native*.so build  # If what is new cannot be compiled, nobody shall run what is old.
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 

@@ -19,7 +19,7 @@ from connectors.file_source import FilePartition
 from connectors.sources import Batch
 from operators.match import NO_HITS, MatchIndex
 from state.iso import TIME_MS_MAX
-from state.records import EVENT, IDENTIFY, Input, Record, Reject
+from state.records import EVENT, IDENTIFY, Input, Inputs, Record, Reject, pack
 
 RAW_KEPT_BYTES: Final = 16 * 1024
 # Stamps in ns and the like. Taken for a time, a single one would let all waits end at once.
@@ -35,17 +35,18 @@ class Scanner(Protocol):
         arrived_ms: list[int] | None,
         offsets: Sequence[int],
         stream_ms: int,
-        slowly: Callable[[int, int], int],
-        by_shard: dict[int, list[Input]],
-    ) -> tuple[int, int]:
-        """Add the inputs in a batch to the lists of their shards.
+        slowly: Callable[[int, int], tuple[int, bytes, int]],
+    ) -> tuple[dict[int, bytes], int, int]:
+        """Return what is relevant of a batch.
 
         Args:
             stream_ms: the stream time before it.
-            slowly: handles the record at a position at a stream time, whatever it is, and returns the time after it.
+            slowly: handles the record at a position at a stream time, whatever it is; returns the stream time after
+                it, and the packed input with its shard, b"" for none.
 
         Returns:
-            The stream time after the batch, and how many inputs were added by other means than *slowly*.
+            The packed inputs of each shard that has some; the stream time after the batch; how many inputs were not
+            made by *slowly*.
         """
         ...
 
@@ -141,49 +142,58 @@ class Intake:
         while raises and raises[-1][0] <= position:
             self.stream_ms = max(self.stream_ms, raises.pop()[1])
 
-    def take(self, batch: Batch, by_shard: dict[int, list[Input]]) -> list[DeadLetter]:
-        """Add the inputs in *batch* to the lists of their shards, and return what could not be read."""
+    def take(self, batch: Batch) -> tuple[dict[int, Inputs], list[DeadLetter]]:
+        """Return what each shard gets of *batch*, and what could not be read."""
         dead: list[DeadLetter] = []
-        if self._scanner is None or self._raises:
-            for position in range(len(batch.values)):
-                self._take_one(batch, position, by_shard, dead)
-        else:
+        by_shard: dict[int, Inputs] = {}
+        self.counts.records += len(batch.values)
+        if self._scanner is not None and not self._raises:
 
-            def slowly(position: int, stream_ms: int) -> int:
+            def slowly(position: int, stream_ms: int) -> tuple[int, bytes, int]:
                 self.stream_ms = stream_ms
-                self._take_one(batch, position, by_shard, dead)
-                return self.stream_ms
+                one = self._take_one(batch, position, dead)
+                return self.stream_ms, b"" if one is None else pack(one), 0 if one is None else self._shard_of(one)
 
             values, arrived_ms, offsets = batch
-            self.stream_ms, relevant = self._scanner.take(values, arrived_ms, offsets, self.stream_ms, slowly, by_shard)
+            packed, self.stream_ms, relevant = self._scanner.take(values, arrived_ms, offsets, self.stream_ms, slowly)
             self.counts.relevant += relevant
-        self.counts.records += len(batch.values)
-        return dead
+            by_shard.update(packed)
+            return by_shard, dead
+        found: dict[int, list[Input]] = {}
+        for position in range(len(batch.values)):
+            one = self._take_one(batch, position, dead)
+            if one is not None:
+                found.setdefault(self._shard_of(one), []).append(one)
+        by_shard.update(found)
+        return by_shard, dead
 
-    def _take_one(self, batch: Batch, position: int, by_shard: dict[int, list[Input]], dead: list[DeadLetter]) -> None:
-        """Take the record at *position*: this says what the scanner has to do with a batch."""
+    def _shard_of(self, one: Input) -> int:
+        return shard_of(one.user_id, self._shards)
+
+    def _take_one(self, batch: Batch, position: int, dead: list[DeadLetter]) -> Input | None:
+        """Return what comes of the record at *position*: this says what the scanner has to do with a batch."""
         raw, offset = batch.values[position], batch.offsets[position]
         arrived_ms = None if batch.arrived_ms is None else batch.arrived_ms[position]
         self.raise_at(offset)
         record = self._decode(raw) if arrived_ms is None or arrived_ms <= TIME_MS_MAX else _NO_TIME
         if isinstance(record, Reject):
             dead.append(self._dead_letter(offset, raw, record))  # It does not move time.
-            return
+            return None
         now = self.stream_ms = max(self.stream_ms, self._own_time(record) if arrived_ms is None else arrived_ms)
         if record.kind == EVENT:
             matcher = self._matchers.get(record.name)
             hits = NO_HITS if matcher is None else matcher(record.properties)
             if not hits and not record.traits:
-                return
+                return None
         elif record.kind == IDENTIFY:
             hits = NO_HITS
         else:
             self.counts.unsupported += 1
-            return
+            return None
         self.counts.relevant += 1
-        user_id, message_id = record.user_id, record.message_id
-        one = Input(
-            user_id,
+        message_id = record.message_id
+        return Input(
+            record.user_id,
             now,
             record.name,
             message_id or f"{self._prefix}{offset}",
@@ -195,7 +205,6 @@ class Intake:
             self._source,
             offset,
         )
-        by_shard.setdefault(shard_of(user_id, self._shards), []).append(one)
 
     def _own_time(self, record: Record) -> int:
         """Return when *record* says that it came; without a word, with the one before it."""

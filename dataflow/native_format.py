@@ -7,15 +7,18 @@ from typing import Any, Final
 import orjson
 
 from connectors.native import decode
-from state.records import Input, Record, Reject
+from state.records import Record, Reject
 
 try:
     from dataflow._native import Scanner, Table
-except ImportError:  # It was installed where there is no Rust compiler.
+except ImportError as error:  # It was installed where there is no Rust compiler, or it is another system's.
     Table = None  # type: ignore[assignment, misc]
+    _missing = str(error)
+else:
+    _missing = ""
 
-IS_COMPILED: Final = Table is not None
-"""Whether this installation has the compiled part (`dataflow/native`)."""
+MISSING: Final = _missing
+"""Why this installation is without the compiled part (`dataflow/native`); "" if it has it."""
 
 
 class NativeFormat:
@@ -29,7 +32,7 @@ class NativeFormat:
     """
 
     def __init__(self, table: dict[str, Any] | None = None) -> None:
-        self._table = Table(table, orjson.loads) if table is not None and IS_COMPILED else None
+        self._table = Table(table, orjson.loads) if table is not None and not MISSING else None
 
     def decode(self, raw: bytes) -> Record | Reject:
         """Return the record that *raw* is, or why it is none."""
@@ -44,6 +47,6 @@ class NativeFormat:
             shards: how many shards there are.
             head_ms: the stream time of records without any, before the first that has one.
         """
-        if self._table is None:
+        if self._table is None or not prefix.isprintable():  # A file's name may be no text at all.
             return None
-        return Scanner(self._table, Input, prefix, source, shards, head_ms)
+        return Scanner(self._table, prefix, source, shards, head_ms)

@@ -14,7 +14,7 @@ from dataflow.clock import SteadyClock
 from dataflow.intake import DeadLetter, Intake, dead_shard
 from dataflow.progress import ProgressLog
 from dataflow.shard import CLOSED, HALTED, OPEN
-from state.records import Input
+from state.records import Inputs
 
 RECORDS_AT_ONCE: Final = 10_000
 BIG_BATCH: Final = 1_000
@@ -22,7 +22,7 @@ MARK_EVERY_S: Final = 0.05  # How often all shards hear of time that moves on wi
 WARN_EVERY_MS: Final = 600_000
 
 # What goes to one shard: its number, then the partition's number, watermark, phase, records and dead letters.
-Outgoing = tuple[int, int, int, int, list[Input], list[DeadLetter]]
+Outgoing = tuple[int, int, int, int, Inputs, list[DeadLetter]]
 
 
 class Partition:
@@ -87,14 +87,14 @@ class Partition:
         if end is not None and position >= end:
             batch = batch.before(end)
             position, self.is_finished = end, True
-        by_shard: dict[int, list[Input]] = {}
+        by_shard: dict[int, Inputs] = {}
         dead: list[DeadLetter] = []
         read = len(batch.values)
         if read:
             if intake.stream_ms > self._noted[1]:
                 # The clock has moved time since the last note, and these records are raised to it.
                 self._note(self.position, intake.stream_ms)
-            dead = intake.take(batch, by_shard)
+            by_shard, dead = intake.take(batch)
             if end is None and batch.arrived_ms is not None:
                 self._compare_with_the_clock(batch.arrived_ms)
         elif end is None:
@@ -142,7 +142,7 @@ class Partition:
         self._progress.note(position, stream_ms)
         self._noted = (position, stream_ms)
 
-    def _outgoing(self, by_shard: dict[int, list[Input]], dead: list[DeadLetter], read: int) -> list[Outgoing]:
+    def _outgoing(self, by_shard: dict[int, Inputs], dead: list[DeadLetter], read: int) -> list[Outgoing]:
         mark = self.intake.stream_ms
         phase = OPEN if not self.is_finished else CLOSED if self._closes else HALTED
         now = self._monotonic_s()

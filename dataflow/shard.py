@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from heapq import heappop, heappush
+from itertools import chain
+from operator import attrgetter, itemgetter
 from typing import Any, Final
 
 import msgspec
@@ -33,6 +35,9 @@ HALTED: Final = 2
 Delivery = tuple[int, int, int, list[Input]]
 
 WAKES_BETWEEN_SPILLS: Final = 1000
+
+_records_of: Final = itemgetter(3)
+_user_id_of: Final = attrgetter("user_id")
 
 
 class Shard:
@@ -78,7 +83,7 @@ class Shard:
 
     def take(self, deliveries: Sequence[Delivery]) -> None:
         """Take in what the sources have sent, and do what follows from it."""
-        self.store.prefetch([record.user_id for delivery in deliveries for record in delivery[3]])
+        self.store.prefetch(map(_user_id_of, chain.from_iterable(map(_records_of, deliveries))))
         for source, mark, phase, records in deliveries:
             if self._ordered:
                 self._handle_all(records)

@@ -19,7 +19,7 @@ from operators.deployment import Deployment
 from operators.outbox import Totals
 from operators.values import DAY
 from state.iso import format_ms
-from state.records import Input
+from state.records import Input, unpacked
 from state.store import MemoryBackend, ShardStore
 
 RUN_ON_MS: Final = 400 * DAY  # With nothing said, time runs on until nothing waits, at most so long.
@@ -79,10 +79,10 @@ class Simulation:
         events = FilePartition(path)
         try:
             while (batch := events.poll(RECORDS_AT_ONCE)).values:
-                found: dict[int, list[Input]] = {}
-                for dead in intake.take(batch, found):
-                    self._dead_letter(dead)
-                for record in found.get(0, ()):
+                found, dead = intake.take(batch)
+                for letter in dead:
+                    self._dead_letter(letter)
+                for record in unpacked(found.get(0, [])):
                     self._record(record)
         finally:
             events.close()

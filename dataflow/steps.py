@@ -7,20 +7,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
-
-from dataflow.intake import DeadLetter
+from dataflow.partition import Outgoing
 from dataflow.shard import Delivery, Shard
 from dataflow.worker import Worker
-from state.records import Input
+from state.records import pack, unpacked
 
 # What goes from a source partition to a shard: the shard's number, then the partition's number, watermark, phase,
 # records and dead letters. Between processes the records travel as one piece of bytes, since the engine pickles item
 # by item.
-Parcel = tuple[int, int, int, int, list[Input] | bytes, list[DeadLetter]]
-
-_pack = msgspec.msgpack.Encoder().encode
-_unpack = msgspec.msgpack.Decoder(list[Input]).decode
+Parcel = Outgoing
 
 
 def shard_key(number: int) -> str:
@@ -55,7 +50,9 @@ class PartitionStep:
         out = partition.wait() if self.worker.holds_too_much(partition) else partition.step()
         self.worker.note_position(self._name, partition)
         if self._packs:
-            return [(keys[one[0]], (*one[:4], _pack(one[4]) if one[4] else [], one[5])) for one in out]
+            return [
+                (keys[one[0]], (*one[:4], pack(one[4]) if isinstance(one[4], list) else one[4], one[5])) for one in out
+            ]
         return [(keys[one[0]], one) for one in out]
 
     def snapshot(self) -> list[int]:
@@ -88,7 +85,7 @@ class ShardStep:
             shard = self._shard = self.worker.open_shard(self._number, self._resumed[0] if self._resumed else 0)
         deliveries: list[Delivery] = []
         for _, source, mark, phase, records, dead in values:
-            deliveries.append((source, mark, phase, records if isinstance(records, list) else _unpack(records)))
+            deliveries.append((source, mark, phase, unpacked(records)))
             if dead:
                 self.worker.emitter.emit_dead(dead)
         shard.take(deliveries)

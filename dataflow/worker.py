@@ -24,7 +24,7 @@ from dataflow.emit import Emitter
 from dataflow.errors import ErrorReport
 from dataflow.intake import Counts, Intake, dead_shard, head_time
 from dataflow.logs import configure_logs
-from dataflow.native_format import IS_COMPILED, NativeFormat
+from dataflow.native_format import MISSING, NativeFormat
 from dataflow.outside import Machine, Outside
 from dataflow.partition import Partition
 from dataflow.plan import PartitionPlan, Plan, channel_topics, load_plan
@@ -322,8 +322,9 @@ def main(arguments: list[str]) -> int:
     except Exception as error:
         log.error("cannot start", error=f"{type(error).__name__}: {error}", exc_info=is_unexpected(error))
         return 1
-    if not IS_COMPILED and index == 0:
-        log.warning("the compiled part is missing and every event takes longer: install Rust, then Nudge again")
+    if MISSING and index == 0:
+        hint = "every event takes longer; install Rust 1.85 or newer and Nudge anew, in a checkout after `make clean`"
+        log.warning("the compiled part is missing", error=MISSING, hint=hint)
     threading.Thread(target=_await_stop, args=(worker,), daemon=True).start()
     done = threading.Event()
     reporter = threading.Thread(target=_report, args=(worker, pipe, done))

@@ -44,13 +44,13 @@ def on_record(deployment: Deployment, user: User, record: Input, out: Outbox) ->
         if taken is not None:
             seen.pop(message_id, None)  # Else it would stay among the oldest, where it was.
         seen[message_id] = now
+    hits = record.hits
+    if hits or record.id_sent:
         user.day = now // DAY + deployment.memory.days
     if record.traits is not None and not write_profile(user.profile, record.traits):
         out.too_large += 1
-    hits = record.hits
     if not hits:
         return
-    user.day = now // DAY + deployment.memory.days
     plan = deployment.plans.get(hits) or deployment.plan(hits)
     for window in plan.windows:
         try:

@@ -60,11 +60,10 @@ def _refusal(visit: Visit, key: Key) -> tuple[str, dict[str, Any] | None] | None
         against = _against_reentry(user.entries.get(memory_key(program, key), []), rules.reentry, now)
         if against is not None:
             return "reentry", against
-    open_journeys = sum(
-        1
-        for journey in user.journeys
-        if journey.flow == program.name and (program.key_path is None or equal(journey.key, key))
-    )
+    open_journeys = 0
+    for journey in user.journeys:
+        if journey.flow == program.name and (program.key_path is None or equal(journey.key, key)):
+            open_journeys += 1
     if open_journeys >= rules.concurrent:
         return "already_inside", {"open": open_journeys, "concurrent": rules.concurrent}
     if len(user.journeys) >= JOURNEYS_MAX:

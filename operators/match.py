@@ -38,6 +38,7 @@ EventTable = tuple[
 equality, by lower and by upper bound, ascending; then those that have to be tried."""
 
 EXACT_MAX: Final = 2**53  # Up to here integers and doubles are the same numbers.
+PARTS_MAX: Final = 32  # Of a path; events that nest deeper than twice as much are refused.
 
 
 class MatchIndex:
@@ -120,7 +121,7 @@ class _EventIndex:
         for kind, number, path, values, rest, whole in self._ways:
             if whole is None:
                 continue
-            if kind == "tried" or not all(map(_is_plain, (*path, *values))):
+            if kind == "tried" or not (_is_plain_path(path) and all(map(_is_plain, values))):
                 tried.append((number, _ask(whole)))
                 continue
             ask = None if rest is None else _ask(rest)
@@ -214,13 +215,17 @@ def _ask(condition: Condition) -> Ask:
     assert isinstance(condition, Test), "conditions with templates or time are not in the index"
     op, path, wanted = condition.op, condition.path, condition.wanted
     values = wanted if isinstance(wanted, list) else [wanted]
-    if op == "matches" or not all(map(_is_plain, (*path, *values))):
+    if op == "matches" or not (_is_plain_path(path) and all(map(_is_plain, values))):
         return compile_condition(condition)
     if op in NEGATIONS:
         return "not", (NEGATIONS[op], path, wanted)
     if op == "between":
         return "all", [("gte", path, wanted[0]), ("lte", path, wanted[1])]
     return op, path, wanted
+
+
+def _is_plain_path(path: tuple[str, ...]) -> bool:
+    return len(path) <= PARTS_MAX and all(map(_is_plain, path))
 
 
 def _is_plain(value: Any) -> bool:

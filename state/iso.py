@@ -13,7 +13,8 @@ tables.
 from __future__ import annotations
 
 import re
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
+from functools import lru_cache
 from typing import Final
 
 TIME_MS_MAX: Final = 253_402_300_799_999  # 9999-12-31T23:59:59.999Z
@@ -25,7 +26,6 @@ _DAY_MS: Final = _DAY_S * _SECOND_MS
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _EPOCH_ORDINAL: Final = _EPOCH.toordinal()
 _CYCLE_DAYS: Final = 146_097  # The calendar repeats every 400 years.
-_DATETIME_S: Final = range(-62_135_596_800, 253_402_300_800)  # The years 1..9999.
 
 _HEAD: Final = re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2})(?:[T ]([0-9]{2}):([0-9]{2})(?::([0-9]{2}))?)?")
 _REST: Final = re.compile(r"(?:\.([0-9]+))?(Z|[+-][0-9]{2}:?[0-9]{2})?")
@@ -162,12 +162,16 @@ def format_ms(ms: int) -> str:
 
 def _format_second(at_s: int) -> str:
     """Return the text of the second *at_s* since 1970, up to and including the point before the ms."""
-    if at_s in _DATETIME_S:
-        return (_EPOCH + timedelta(0, at_s)).isoformat()[:19] + "."
     days, in_day_s = divmod(at_s, _DAY_S)
+    minutes, second = divmod(in_day_s, 60)
+    return f"{_format_day(days)}T{minutes // 60:02d}:{minutes % 60:02d}:{second:02d}."
+
+
+@lru_cache(maxsize=_KEPT_MAX)
+def _format_day(days: int) -> str:
+    """Return the text of a day, counted from 1970."""
     cycles, days = divmod(days + _EPOCH_ORDINAL - 1, _CYCLE_DAYS)
     day = date.fromordinal(days + 1)
     year = day.year + 400 * cycles
     written = f"{year:04d}" if 0 <= year <= 9999 else f"{year:+07d}"
-    minutes, second = divmod(in_day_s, 60)
-    return f"{written}-{day.month:02d}-{day.day:02d}T{minutes // 60:02d}:{minutes % 60:02d}:{second:02d}."
+    return f"{written}-{day.month:02d}-{day.day:02d}"

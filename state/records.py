@@ -75,3 +75,18 @@ class Input(msgspec.Struct, array_like=True, gc=False):
             self.body = body = orjson.loads(body)
         assert isinstance(body, dict)
         return body
+
+
+# Inputs on their way to a shard, as they are or packed. Packed they are small, quickly handed to another process, and
+# come to life where and when they are needed, so that they are still in the caches then.
+Inputs = list[Input] | bytes
+
+pack = msgspec.msgpack.Encoder().encode
+"""Return a list of inputs, or one of them, as bytes."""
+
+_unpack = msgspec.msgpack.Decoder(list[Input]).decode
+
+
+def unpacked(inputs: Inputs) -> list[Input]:
+    """Return *inputs* as they are."""
+    return _unpack(inputs) if isinstance(inputs, bytes) else inputs

@@ -20,6 +20,7 @@ import tempfile
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from heapq import heappop, heappush
+from itertools import filterfalse
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -472,7 +473,7 @@ class ShardStore:
     def prefetch(self, user_ids: Iterable[str]) -> None:
         """Bring the users that are not in memory there, with one look-up for all."""
         young, old = self._young, self._old
-        strangers = [user_id for user_id in user_ids if user_id not in young]
+        strangers = list(filterfalse(young.__contains__, user_ids))
         if not strangers:
             return
         absent = []

@@ -6,7 +6,7 @@ from connectors.sources import Batch
 from dataflow.intake import DeadLetter, Intake
 from dataflow.native_format import NativeFormat
 from operators.match import MatchIndex
-from state.records import Input
+from state.records import Input, unpacked
 
 
 def taken(
@@ -14,6 +14,5 @@ def taken(
 ) -> tuple[list[DeadLetter], list[Input]]:
     """Return the dead letters and the inputs that come of *values*, at the offsets from 0 on."""
     intake = Intake(index, NativeFormat(index.table()), topic="t", partition=0, source=0, shards=1)
-    by_shard: dict[int, list[Input]] = {}
-    letters = intake.take(Batch(values, arrived_ms, range(len(values))), by_shard)
-    return letters, by_shard.get(0, [])
+    by_shard, letters = intake.take(Batch(values, arrived_ms, range(len(values))))
+    return letters, unpacked(by_shard.get(0, []))

@@ -12,7 +12,7 @@ from dataflow.intake import Intake
 from dataflow.native_format import NativeFormat
 from dataflow.progress import ProgressLog, read_progress
 from operators.match import MatchIndex
-from state.records import Input
+from state.records import unpacked
 
 
 def test_what_was_noted_is_read_back_and_a_torn_line_is_not(tmp_path: Path) -> None:
@@ -60,10 +60,9 @@ def intake(raises: list[tuple[int, int]], stream_ms: int = -1) -> Intake:
 
 
 def taken(one: Intake, offsets: range, arrived_ms: list[int]) -> list[tuple[int, int]]:
-    found: dict[int, list[Input]] = {}
     values = [b'{"user_id": "u", "event": "hello"}' for _ in offsets]
-    one.take(Batch(values, arrived_ms, offsets), found)
-    return [(record.offset, record.now) for record in found.get(0, [])]
+    found, _ = one.take(Batch(values, arrived_ms, offsets))
+    return [(record.offset, record.now) for record in unpacked(found.get(0, []))]
 
 
 @pytest.mark.parametrize("raises", [[], [(0, 5)]])
@@ -72,11 +71,11 @@ def test_records_stamped_beyond_the_year_9999_are_dead_letters_and_move_no_time(
     raises: list[tuple[int, int]], name: str
 ) -> None:
     last = 253_402_300_799_999
-    one, found = intake(raises), dict[int, list[Input]]()
+    one = intake(raises)
     values = [b'{"user_id": "u", "event": "%s"}' % (name.encode() if at in (1, 2) else b"hello") for at in range(5)]
-    dead = one.take(Batch(values, [100, 9_000_000_000_000_000_000, last + 1, 200, last], range(5)), found)
+    found, dead = one.take(Batch(values, [100, 9_000_000_000_000_000_000, last + 1, 200, last], range(5)))
     assert [(letter.offset, letter.reason) for letter in dead] == [(1, "bad_time"), (2, "bad_time")]
-    assert [(record.offset, record.now) for record in found[0]] == [(0, 100), (3, 200), (4, last)]
+    assert [(record.offset, record.now) for record in unpacked(found[0])] == [(0, 100), (3, 200), (4, last)]
 
 
 def test_time_is_raised_at_the_same_offsets_as_before_the_crash() -> None:
@@ -97,10 +96,9 @@ def test_records_that_interest_nobody_move_time_and_dead_letters_do_not() -> Non
         b'{"user_id": "u", "event": "hello"}',
         b'{"user_id": "u", "event": "other"}',
     ]
-    found: dict[int, list[Input]] = {}
-    dead = one.take(Batch(values, [100, 900, 50, 200], range(4)), found)
+    found, dead = one.take(Batch(values, [100, 900, 50, 200], range(4)))
     assert [(letter.offset, letter.reason) for letter in dead] == [(1, "not_json")]
-    assert [record.now for record in found[0]] == [100]
+    assert [record.now for record in unpacked(found[0])] == [100]
     assert one.stream_ms == 200
 
 

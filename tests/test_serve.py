@@ -737,7 +737,9 @@ def test_the_image_is_built_from_what_is_there_and_let_in() -> None:
     assert {name.partition("/")[0] for name in names} == let_in
     assert all((REPO / name).exists() for name in names)
     native = tomllib.loads((REPO / "pyproject.toml").read_text())["tool"]["setuptools-rust"]["ext-modules"][0]
-    assert f'python -c "import {native["target"]}"' in DOCKERFILE, "without a compiler it would be left out in silence"
+    assert f'python -P -c "import {native["target"]}"' in DOCKERFILE, (
+        "without a compiler it would be left out in silence"
+    )
     packages = tomllib.loads((REPO / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"]["include"]
     assert {package.rstrip("*") for package in packages} <= names
 

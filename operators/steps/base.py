@@ -8,9 +8,9 @@ each event while the journey stands in it. Each answers with an outcome.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final
 
+from msgspec import Struct
 from pydantic import Field
 
 from operators.flow import Model
@@ -21,23 +21,20 @@ if TYPE_CHECKING:
     from operators.visit import Visit
 
 
-@dataclass(frozen=True, slots=True)
-class Hold:
+class Hold(Struct, frozen=True, gc=False):
     """Stand here until *until_ms* (stream time), or until `hear` moves the journey."""
 
     until_ms: int
     memo: Any = None
 
 
-@dataclass(frozen=True, slots=True)
-class To:
+class To(Struct, frozen=True, gc=False):
     """Go on at a node; None is the end of the flow."""
 
     node: Node | None
 
 
-@dataclass(frozen=True, slots=True)
-class End:
+class End(Struct, frozen=True, gc=False):
     """End the journey, with a label or reason."""
 
     reason: str | None = None

@@ -9,13 +9,12 @@ import msgspec
 from dataflow.shard import Shard
 from dataflow.steps import Parcel
 from operators.outbox import Totals
-from state.records import Input
+from state.records import Input, unpacked
 from state.store import MemoryBackend, ShardStore
 from tests.simulation.scenario import loaded
 
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder(Input).decode
-_unpack_many = msgspec.msgpack.Decoder(list[Input]).decode
 
 
 class Violation(AssertionError):
@@ -66,7 +65,7 @@ class History:
             Violation: a record comes at another time, or under other flows, than in an earlier life.
         """
         records = parcel[4]
-        for record in records if isinstance(records, list) else _unpack_many(records):
+        for record in unpacked(records):
             place = (record.source, record.offset)
             before = self._told.get(place)
             if before is None:

@@ -23,6 +23,7 @@ from dataflow.progress import ProgressLog, read_progress
 from dataflow.shard import Shard
 from operators.deployment import Deployment
 from state.iso import format_ms
+from state.records import unpacked
 from state.store import MemoryBackend, ShardStore
 
 START = 1_795_435_200_000  # Monday 2026-11-23T12:00:00Z.
@@ -194,7 +195,7 @@ class World:
                     self.ends.note("events", number, len(records), self.clock.now_ms())
         for partition in self.partitions:
             for shard, source, mark, phase, inputs, _ in partition.step():
-                self.shards[shard].take([(source, mark, phase, inputs)])
+                self.shards[shard].take([(source, mark, phase, unpacked(inputs))])
         for shard in self.shards:
             for record in [*shard.out.actions, *shard.out.journal]:
                 key = (record["user_id"], record.get("channel", "journal"), record["seq"])

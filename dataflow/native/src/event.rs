@@ -3,10 +3,28 @@
 use crate::json::{Odd, Read, Reader, Value};
 use crate::time;
 
+// As in `connectors/native.py`, where texts are measured in characters, which are never more than bytes.
 const BYTES_MAX: usize = 1_048_576;
 const USER_ID_MAX: usize = 256;
 const NAME_MAX: usize = 128;
 const MESSAGE_ID_MAX: usize = 256;
+
+/// The fields that decide what a record is. All others may be anything.
+#[derive(Clone, Copy)]
+enum Field {
+    UserId,
+    Event,
+    MessageId,
+    Timestamp,
+    ReceivedAt,
+    Properties,
+    Type,
+    Traits,
+    ActionId,
+    Audience,
+}
+
+const FIELDS: usize = Field::Audience as usize + 1;
 
 /// A sound event without traits; times in ms since 1970 UTC.
 #[derive(Debug, PartialEq)]
@@ -29,35 +47,35 @@ pub fn read(raw: &[u8]) -> Read<Event<'_>> {
     let text = std::str::from_utf8(raw).map_err(|_| Odd)?;
     let (mut user_id, mut name, mut message_id) = (None, None, None);
     let (mut at_ms, mut received_ms, mut properties) = (None, None, None);
-    let mut seen = 0_u32;
+    let mut seen: [bool; FIELDS] = [false; FIELDS];
     let mut reader = Reader::new(text);
     reader.object(|key, value| {
         let field = match key {
-            "user_id" => 0,
-            "event" => 1,
-            "message_id" => 2,
-            "timestamp" => 3,
-            "received_at" => 4,
-            "properties" => 5,
-            "traits" => 6,
-            "type" => 7,
-            "action_id" => 8,
-            "audience" => 9,
+            "user_id" => Field::UserId,
+            "event" => Field::Event,
+            "message_id" => Field::MessageId,
+            "timestamp" => Field::Timestamp,
+            "received_at" => Field::ReceivedAt,
+            "properties" => Field::Properties,
+            "type" => Field::Type,
+            "traits" => Field::Traits,
+            "action_id" => Field::ActionId,
+            "audience" => Field::Audience,
             _ => return Ok(()),
         };
-        if seen & (1 << field) != 0 {
+        if std::mem::replace(&mut seen[field as usize], true) {
             return Err(Odd); // Of two the last one counts, whatever the first one says.
         }
-        seen |= 1 << field;
         match (field, value) {
-            (0, _) => user_id = Some(short(value, USER_ID_MAX)?),
-            (1, _) => name = Some(short(value, NAME_MAX)?),
+            (Field::UserId, _) => user_id = Some(short(value, USER_ID_MAX)?),
+            (Field::Event, _) => name = Some(short(value, NAME_MAX)?),
             (_, Value::Null) => {}
-            (2, _) => message_id = Some(short(value, MESSAGE_ID_MAX)?),
-            (3, _) => at_ms = Some(moment(value)?),
-            (4, _) => received_ms = Some(moment(value)?),
-            (5, Value::Object(text)) => properties = Some(text),
-            (7, Value::Text { text, escaped: false }) if text != "identify" => {}
+            (Field::MessageId, _) => message_id = Some(short(value, MESSAGE_ID_MAX)?),
+            (Field::Timestamp, _) => at_ms = Some(moment(value)?),
+            (Field::ReceivedAt, _) => received_ms = Some(moment(value)?),
+            (Field::Properties, Value::Object(text)) => properties = Some(text),
+            (Field::Type, Value::Text { text, escaped: false }) if text != "identify" => {}
+            // Traits, or another kind of record.
             _ => return Err(Odd),
         }
         Ok(())

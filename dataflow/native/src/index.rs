@@ -3,12 +3,12 @@
 //! Only the values that some condition asks for are looked at. What a condition asks that is not known here is left to
 //! its Python function; a value that this reader does not know is `Odd`, and the event is left to Python altogether.
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::json::{Odd, Read, Reader, Value};
 use crate::time;
 
-/// Up to here integers and doubles are the same numbers.
+/// Up to here integers and doubles are the same numbers. `operators/match.py` keeps to it.
 pub const EXACT_MAX: u64 = 1 << 53;
 
 /// The value of a property, as far as conditions can tell.
@@ -62,7 +62,7 @@ pub enum Wanted {
 /// A test of one property; `slot` says which.
 pub enum Test {
     Equal(Wanted),
-    In(Vec<Wanted>),
+    In(Members),
     More { than: Wanted, or_equal: bool },
     Less { than: Wanted, or_equal: bool },
     Contains(Wanted),
@@ -71,6 +71,34 @@ pub enum Test {
     Exists(bool),
     Before(i64),
     After(i64),
+}
+
+/// The values of a list, to look others up in.
+#[derive(Default)]
+pub struct Members {
+    texts: FxHashSet<String>,
+    numbers: FxHashSet<u64>,
+    truths: [bool; 2],
+}
+
+impl Members {
+    pub fn add(&mut self, wanted: Wanted) {
+        match wanted {
+            Wanted::Text(text) => drop(self.texts.insert(text)),
+            Wanted::Number(value) => drop(self.numbers.insert(bits(value))),
+            Wanted::Bool(truth) => self.truths[usize::from(truth)] = true,
+        }
+    }
+
+    fn has(&self, value: Found) -> bool {
+        match value {
+            Found::Text(text) => self.texts.contains(text),
+            Found::Int(value) => self.numbers.contains(&bits(value as f64)),
+            Found::Float(value) => self.numbers.contains(&bits(value)),
+            Found::Bool(truth) => self.truths[usize::from(truth)],
+            _ => false,
+        }
+    }
 }
 
 /// What a condition asks.
@@ -183,6 +211,7 @@ fn pick<'a>(text: &'a str, node: &Node, slots: &mut [Option<Found<'a>>]) -> Read
         let Some((slot, inner)) = node.keys.get(key) else {
             return Ok(());
         };
+        // A slot that is null was seen, one that is empty was not.
         if slots[*slot].replace(found(value)?).is_some() {
             return Err(Odd); // Of two the last one counts, with all that is inside it.
         }
@@ -290,7 +319,7 @@ fn passes(test: &Test, value: Found) -> Read<bool> {
     use std::cmp::Ordering::{Equal, Greater, Less};
     Ok(match test {
         Test::Equal(wanted) => compare(value, wanted) == Some(Equal),
-        Test::In(wanted) => wanted.iter().any(|one| compare(value, one) == Some(Equal)),
+        Test::In(members) => members.has(value),
         Test::More { than, or_equal } => match compare(value, than) {
             Some(Greater) => true,
             Some(Equal) => *or_equal,

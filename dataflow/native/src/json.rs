@@ -188,16 +188,27 @@ impl<'a> Reader<'a> {
                 Some(b'\\') => {
                     escaped = true;
                     self.at += 1;
-                    // `\u` can name half a character, and a half alone is none.
-                    if !matches!(self.peek(), Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't')) {
-                        return Err(Odd);
+                    match self.peek() {
+                        Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => self.at += 1,
+                        Some(b'u') => self.character()?,
+                        _ => return Err(Odd),
                     }
-                    self.at += 1;
                 }
                 Some(byte) if byte >= b' ' => self.at += 1,
                 _ => return Err(Odd),
             }
         }
+    }
+
+    /// Read the `uXXXX` of a character; that of half a one is left alone, as it may have no other half.
+    fn character(&mut self) -> Read<()> {
+        let digits = self.text.as_bytes().get(self.at + 1..self.at + 5).ok_or(Odd)?;
+        let is_half = digits[0].eq_ignore_ascii_case(&b'd') && !(b'0'..=b'7').contains(&digits[1]);
+        if is_half || !digits.iter().all(u8::is_ascii_hexdigit) {
+            return Err(Odd);
+        }
+        self.at += 5;
+        Ok(())
     }
 
     fn digits(&mut self) -> Read<()> {
@@ -246,8 +257,13 @@ mod tests {
 
     #[test]
     fn what_is_json_and_plain_is_read() {
-        for text in ["{}", " {\"a\" : [1, -0.5, true,null, {\"b\":\"\\n\"}]}\n", "{\"\":0,\"\":[]}", "{\"é\":\"加购\"}"]
-        {
+        for text in [
+            "{}",
+            " {\"a\" : [1, -0.5, true,null, {\"b\":\"\\n\"}]}\n",
+            "{\"\":0,\"\":[]}",
+            "{\"é\":\"加购\"}",
+            "{\"a\":\"\\u0041\\u52a0\\uD7FF\\uE000\\u0000\"}",
+        ] {
             assert!(is_object(text), "{text}");
         }
     }
@@ -271,7 +287,10 @@ mod tests {
             "{\"a\":-}",
             "{\"a\":tru}",
             "{\"a\":\"\n\"}",
-            "{\"a\":\"\\u0041\"}",
+            "{\"a\":\"\\ud83d\\ude00\"}",
+            "{\"a\":\"\\uDBFF\"}",
+            "{\"a\":\"\\u00g0\"}",
+            "{\"a\":\"\\u00",
             "{\"a\":\"\\x\"}",
             "{\"a\":\"}",
             "{\"a\":1}}",

@@ -10,6 +10,8 @@ pub mod json;
 pub mod time;
 
 #[cfg(feature = "python")]
+mod pack;
+#[cfg(feature = "python")]
 mod scanner;
 
 #[cfg(feature = "python")]

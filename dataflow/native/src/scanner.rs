@@ -4,15 +4,14 @@ use std::sync::Arc;
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple, PyType};
+use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyInt, PyList};
 use rustc_hash::FxHashMap;
 
 use crate::event::{self, Event};
-use crate::index::{Ask, Bounds, Candidate, Equalities, Interests, Test, Wanted, EXACT_MAX};
+use crate::index::{Ask, Bounds, Candidate, Equalities, Interests, Members, Test, Wanted, EXACT_MAX};
 use crate::json::Odd;
+use crate::pack;
 use crate::time::TIME_MS_MAX;
-
-const SETS_MAX: usize = 20_000; // Distinct sets of interests that events satisfy; a few hundred in practice.
 
 /// Why an event is not handled here.
 enum Stop {
@@ -32,13 +31,8 @@ impl From<PyErr> for Stop {
     }
 }
 
-struct Name {
-    text: Py<PyString>,
-    interests: Interests,
-}
-
 struct Index {
-    names: FxHashMap<String, Name>,
+    names: FxHashMap<String, Interests>,
     judges: Vec<Py<PyAny>>,
     loads: Py<PyAny>,
 }
@@ -58,9 +52,7 @@ impl Table {
         let mut judges = Vec::new();
         let mut names = FxHashMap::default();
         for (name, found) in table {
-            let text: String = name.extract()?;
-            let interests = interests(&found, &mut judges)?;
-            names.insert(text, Name { text: name.cast_into::<PyString>()?.unbind(), interests });
+            names.insert(name.extract()?, interests(&found, &mut judges)?);
         }
         Ok(Table(Arc::new(Index { names, judges, loads })))
     }
@@ -132,7 +124,13 @@ fn ask(found: &Bound<'_, PyAny>, interests: &mut Interests, judges: &mut Vec<Py<
     let argument = found.get_item(2)?;
     let test = match kind.as_str() {
         "eq" => Test::Equal(wanted(&argument)?),
-        "in" => Test::In(argument.try_iter()?.map(|one| wanted(&one?)).collect::<PyResult<_>>()?),
+        "in" => {
+            let mut members = Members::default();
+            for one in argument.try_iter()? {
+                members.add(wanted(&one?)?);
+            }
+            Test::In(members)
+        }
         "gt" => Test::More { than: wanted(&argument)?, or_equal: false },
         "gte" => Test::More { than: wanted(&argument)?, or_equal: true },
         "lt" => Test::Less { than: wanted(&argument)?, or_equal: false },
@@ -162,11 +160,27 @@ fn wanted(value: &Bound<'_, PyAny>) -> PyResult<Wanted> {
     Ok(Wanted::Text(value.extract()?))
 }
 
+/// The inputs of one shard, packed as `msgspec` packs a list of them: see `Input` in `state/records.py`.
+struct Packed {
+    bytes: Vec<u8>,
+    count: u32,
+}
+
+impl Packed {
+    fn new() -> Self {
+        Packed { bytes: vec![pack::ARRAY_32, 0, 0, 0, 0], count: 0 }
+    }
+
+    fn finished(&mut self) -> &[u8] {
+        self.bytes[1..5].copy_from_slice(&self.count.to_be_bytes());
+        &self.bytes
+    }
+}
+
 /// Reads the batches of one source partition.
 ///
 /// Args:
 ///     table: the interests.
-///     make: makes an input of its fields; see `state/records.py`.
 ///     prefix: what a record's offset is put behind where it has no message id.
 ///     source: the number of the partition in the job.
 ///     shards: how many shards there are.
@@ -174,88 +188,83 @@ fn wanted(value: &Bound<'_, PyAny>) -> PyResult<Wanted> {
 #[pyclass(module = "dataflow._native")]
 pub struct Scanner {
     index: Arc<Index>,
-    make: Py<PyType>,
     prefix: String,
     source: u32,
     shards: u32,
     head_ms: i64,
-    sets: FxHashMap<Vec<u32>, Py<PyTuple>>,
     hits: Vec<u32>,
 }
 
 #[pymethods]
 impl Scanner {
     #[new]
-    fn new(table: &Table, make: Py<PyType>, prefix: String, source: u32, shards: u32, head_ms: i64) -> Self {
-        let index = Arc::clone(&table.0);
-        Scanner { index, make, prefix, source, shards, head_ms, sets: FxHashMap::default(), hits: Vec::new() }
+    fn new(table: &Table, prefix: String, source: u32, shards: u32, head_ms: i64) -> Self {
+        Scanner { index: Arc::clone(&table.0), prefix, source, shards, head_ms, hits: Vec::new() }
     }
 
-    /// Add what is relevant of a batch to the lists of its shards.
+    /// Return what is relevant of a batch.
     ///
     /// Args:
     ///     values: the records.
     ///     arrived_ms: their arrival times, None where they say themselves when they came.
     ///     offsets: their offsets, asked only where that matters.
     ///     stream_ms: the stream time before them.
-    ///     slowly: handles the record at a position, whatever it is, and returns the stream time after it.
-    ///     by_shard: the lists.
+    ///     slowly: handles the record at a position at a stream time, whatever it is; returns the stream time after it,
+    ///         and the packed input with its shard, or nothing with any.
     ///
     /// Returns:
-    ///     The stream time after them, and how many were added here.
-    #[allow(clippy::too_many_arguments)]
-    fn take(
+    ///     The packed inputs of each shard that has some; the stream time after the batch; how many inputs were not
+    ///     made by `slowly`.
+    fn take<'py>(
         &mut self,
-        py: Python<'_>,
-        values: &Bound<'_, PyList>,
-        arrived_ms: Option<&Bound<'_, PyList>>,
-        offsets: &Bound<'_, PyAny>,
+        py: Python<'py>,
+        values: &Bound<'py, PyList>,
+        arrived_ms: Option<&Bound<'py, PyList>>,
+        offsets: &Bound<'py, PyAny>,
         stream_ms: i64,
-        slowly: &Bound<'_, PyAny>,
-        by_shard: &Bound<'_, PyDict>,
-    ) -> PyResult<(i64, usize)> {
+        slowly: &Bound<'py, PyAny>,
+    ) -> PyResult<(Bound<'py, PyDict>, i64, usize)> {
         let mut stream_ms = stream_ms;
         let mut relevant = 0;
-        let mut lists: Vec<Option<Bound<'_, PyList>>> = vec![None; self.shards as usize];
+        let mut shards: Vec<Option<Packed>> = (0..self.shards).map(|_| None).collect();
         for (position, value) in values.iter().enumerate() {
             let raw = value.cast::<PyBytes>()?.as_bytes();
-            let arrived: Option<i64> = match arrived_ms {
-                Some(all) => Some(all.get_item(position)?.extract()?),
-                None => None,
+            let arrived = match arrived_ms {
+                Some(all) => all.get_item(position)?.extract().map(Some).map_err(|_| Stop::Odd),
+                None => Ok(None),
             };
-            match self.one(py, raw, arrived, position, offsets, stream_ms) {
-                Ok((now, made)) => {
+            let done = arrived.and_then(|at| self.one(py, raw, at, position, offsets, stream_ms, &mut shards));
+            match done {
+                Ok((now, is_relevant)) => {
                     stream_ms = now;
-                    let Some((shard, made)) = made else {
-                        continue;
-                    };
-                    relevant += 1;
-                    let list = &mut lists[shard as usize];
-                    if list.is_none() {
-                        *list = Some(match by_shard.get_item(shard)? {
-                            Some(known) => known.cast_into()?,
-                            None => {
-                                let new = PyList::empty(py);
-                                by_shard.set_item(shard, &new)?;
-                                new
-                            }
-                        });
-                    }
-                    if let Some(list) = list {
-                        list.append(made)?;
+                    relevant += usize::from(is_relevant);
+                }
+                Err(Stop::Odd) => {
+                    let (now, packed, shard): (i64, Bound<'_, PyBytes>, usize) =
+                        slowly.call1((position, stream_ms))?.extract()?;
+                    stream_ms = now;
+                    if !packed.as_bytes().is_empty() {
+                        let to = shards[shard].get_or_insert_with(Packed::new);
+                        to.bytes.extend_from_slice(packed.as_bytes());
+                        to.count += 1;
                     }
                 }
-                Err(Stop::Odd) => stream_ms = slowly.call1((position, stream_ms))?.extract()?,
                 Err(Stop::Failed(error)) => return Err(error),
             }
         }
-        Ok((stream_ms, relevant))
+        let found = PyDict::new(py);
+        for (shard, packed) in shards.iter_mut().enumerate() {
+            if let Some(packed) = packed {
+                found.set_item(shard, PyBytes::new(py, packed.finished()))?;
+            }
+        }
+        Ok((found, stream_ms, relevant))
     }
 }
 
 impl Scanner {
-    /// Return the stream time after a record, and what was made of it with its shard, if anybody is interested.
-    #[allow(clippy::type_complexity)]
+    /// Return the stream time after a record, and whether anybody is interested; then it is packed for its shard.
+    #[allow(clippy::too_many_arguments)]
     fn one<'py>(
         &mut self,
         py: Python<'py>,
@@ -264,7 +273,8 @@ impl Scanner {
         position: usize,
         offsets: &Bound<'py, PyAny>,
         stream_ms: i64,
-    ) -> Result<(i64, Option<(u32, Bound<'py, PyAny>)>), Stop> {
+        shards: &mut [Option<Packed>],
+    ) -> Result<(i64, bool), Stop> {
         let event = event::read(raw)?;
         let came_ms = match arrived_ms {
             Some(at) if at > TIME_MS_MAX => return Err(Stop::Odd),
@@ -273,66 +283,51 @@ impl Scanner {
             None => event.received_ms.or(event.at_ms).unwrap_or(if stream_ms <= 0 { self.head_ms } else { stream_ms }),
         };
         let now = stream_ms.max(came_ms);
-        let index = Arc::clone(&self.index);
-        let Some(name) = index.names.get(event.name) else {
-            return Ok((now, None));
+        let index = &self.index;
+        let Some(interests) = index.names.get(event.name) else {
+            return Ok((now, false));
         };
         self.hits.clear();
+        let properties = event.properties.unwrap_or("{}");
         let mut parsed: Option<Bound<'py, PyAny>> = None;
         let python = |number: usize| -> Result<bool, Stop> {
             let properties = match &parsed {
                 Some(properties) => properties,
-                None => {
-                    let text = event.properties.unwrap_or("{}");
-                    parsed.insert(index.loads.bind(py).call1((PyBytes::new(py, text.as_bytes()),))?)
-                }
+                None => parsed.insert(index.loads.bind(py).call1((PyBytes::new(py, properties.as_bytes()),))?),
             };
             Ok(index.judges[number].bind(py).call1((properties,))?.is_truthy()?)
         };
-        name.interests.matched(event.properties, &mut self.hits, python)?;
+        interests.matched(event.properties, &mut self.hits, python)?;
         if self.hits.is_empty() {
-            return Ok((now, None));
+            return Ok((now, false));
         }
+        let offset: i64 = offsets.get_item(position)?.extract()?;
         let shard = crc32fast::hash(event.user_id.as_bytes()) % self.shards;
-        let made = self.made(py, &event, name, now, offsets.get_item(position)?)?;
-        Ok((now, Some((shard, made))))
+        let to = shards[shard as usize].get_or_insert_with(Packed::new);
+        self.pack(&mut to.bytes, &event, now, properties, offset);
+        to.count += 1;
+        Ok((now, true))
     }
 
-    fn made<'py>(
-        &mut self,
-        py: Python<'py>,
-        event: &Event<'_>,
-        name: &Name,
-        now: i64,
-        offset: Bound<'py, PyAny>,
-    ) -> PyResult<Bound<'py, PyAny>> {
-        let hits = match self.sets.get(self.hits.as_slice()) {
-            Some(known) => known.bind(py).clone(),
-            None => {
-                if self.sets.len() >= SETS_MAX {
-                    self.sets.clear();
-                }
-                let new = PyTuple::new(py, &self.hits)?;
-                self.sets.insert(self.hits.clone(), new.clone().unbind());
-                new
-            }
-        };
-        let message_id = match event.message_id {
-            Some(id) => PyString::new(py, id),
-            None => PyString::new(py, &format!("{}{}", self.prefix, offset.extract::<i64>()?)),
-        };
-        self.make.bind(py).call1((
-            event.user_id,
-            now,
-            name.text.bind(py),
-            message_id,
-            event.message_id.is_some(),
-            event.at_ms.unwrap_or(now),
-            PyBytes::new(py, event.properties.unwrap_or("{}").as_bytes()),
-            py.None(),
-            hits,
-            self.source,
-            offset,
-        ))
+    /// Write the fields of an input, in their order.
+    fn pack(&self, to: &mut Vec<u8>, event: &Event<'_>, now: i64, properties: &str, offset: i64) {
+        pack::array(to, 11);
+        pack::text(to, event.user_id);
+        pack::integer(to, now);
+        pack::text(to, event.name);
+        match event.message_id {
+            Some(id) => pack::text(to, id),
+            None => pack::text(to, &format!("{}{offset}", self.prefix)),
+        }
+        pack::truth(to, event.message_id.is_some());
+        pack::integer(to, event.at_ms.unwrap_or(now));
+        pack::binary(to, properties.as_bytes());
+        pack::nothing(to);
+        pack::array(to, self.hits.len());
+        for number in &self.hits {
+            pack::integer(to, i64::from(*number));
+        }
+        pack::integer(to, i64::from(self.source));
+        pack::integer(to, offset);
     }
 }
