@@ -104,6 +104,7 @@ class JobRunner:
         self.is_ready = False
         self._on_status = on_status
         self._children: list[subprocess.Popen[bytes]] = []
+        self._ready: list[tuple[subprocess.Popen[bytes], int]] = []  # Started, and waiting for a plan.
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
 
     # ---- from the start to the end -----------------------------------------------------------------------------
@@ -125,8 +126,14 @@ class JobRunner:
         self.place, self.files, self.progress = str(root), state.files, state.progress
         state.acquire()
         try:
+            # They take a while to load, and so does what has to be found out before they can be told what to do.
+            self._ready = [self._start(index) for index in range(self.job.processes)]
             Course(self.job, self.log, self).run()
         finally:
+            for child, reading in self._ready:  # They have not been told anything, so they have done nothing.
+                child.kill()
+                child.wait()
+                os.close(reading)
             state.release()
             if self._temporary is not None:
                 self._temporary.cleanup()
@@ -213,23 +220,8 @@ class JobRunner:
         data = plan.dump()
         self._children = []
         readers = []
-        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
         for index in range(plan.processes):
-            reading, writing = os.pipe()
-            command = [sys.executable, "-m", "dataflow.worker", str(index), str(writing), str(os.getpid())]
-            # Inherited by the child: asked to stop before it listens, it must find that out then, and not die of it.
-            mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
-            try:
-                child = subprocess.Popen(  # noqa: S603 - our own interpreter and module.
-                    command,
-                    stdin=subprocess.PIPE,
-                    pass_fds=(writing, self._state.lock_file),
-                    env=environment,
-                    start_new_session=True,
-                )
-            finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            os.close(writing)
+            child, reading = self._ready.pop(0) if self._ready else self._start(index)
             _send(child, data)
             self._children.append(child)
             reader = threading.Thread(target=self._listen, args=(index, reading), daemon=True)
@@ -245,6 +237,25 @@ class JobRunner:
             refusals = [str(status["refusal"]) for status in self.running.by_process.values() if status.get("refusal")]
             if refusals:
                 raise StateRefused(f"--state {self.place}: {refusals[0]}")
+
+    def _start(self, index: int) -> tuple[subprocess.Popen[bytes], int]:
+        """Start a process, which waits for its plan; return it with the pipe on which it will report."""
+        reading, writing = os.pipe()
+        command = [sys.executable, "-m", "dataflow.worker", str(index), str(writing), str(os.getpid())]
+        # Inherited by the child: asked to stop before it listens, it must find that out then, and not die of it.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+        try:
+            child = subprocess.Popen(  # noqa: S603 - our own interpreter and module.
+                command,
+                stdin=subprocess.PIPE,
+                pass_fds=(writing, self._state.lock_file),
+                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                start_new_session=True,
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        os.close(writing)
+        return child, reading
 
     def _listen(self, index: int, pipe: int) -> None:
         decode = msgspec.json.Decoder().decode

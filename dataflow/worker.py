@@ -314,7 +314,11 @@ def main(arguments: list[str]) -> int:
     # Standard output is the sink's, if anybody's: what libraries print goes to standard error.
     output = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    plan = load_plan(sys.stdin.buffer.read())
+    _load_what_every_plan_needs()
+    data = sys.stdin.buffer.read()
+    if not data:
+        return 0  # There is nothing to do after all.
+    plan = load_plan(data)
     configure_logs(plan.log_level, plan.log_format)
     log: Log = structlog.get_logger().bind(process=index)
     try:
@@ -355,6 +359,13 @@ def main(arguments: list[str]) -> int:
     if status == 0:
         worker.close()
     return status
+
+
+def _load_what_every_plan_needs() -> None:
+    """Import what takes long, while the parent finds out what there is to do."""
+    import rocksdict  # noqa: F401
+
+    import dataflow.engine  # noqa: F401
 
 
 def _await_stop(worker: Worker) -> None:
