@@ -33,6 +33,10 @@ PROBE_EVERY_S: Final = 0.1
 BATCH_PATIENCE_S: Final = 0.05
 OUTAGE_MS: Final = 2_000  # Without an answer for so long, a broker counts as away: producers could not reach it either.
 SILENT_MS: Final = 10_000  # Without an answer for so long, somebody should know.
+# What all readers of a process hold together when they lag. It does not grow with the number of partitions.
+BUFFERED_MESSAGES: Final = 800_000
+BUFFERED_KB: Final = 512 * 1024
+FETCHED_BYTES: Final = 64 * 2**20  # On their way.
 GRACE_MAX_MS: Final = 30_000  # And no longer than this do we wait for what they have kept meanwhile.
 
 _HOPELESS: Final = (KafkaError.TOPIC_AUTHORIZATION_FAILED,)
@@ -160,12 +164,16 @@ class EndProbe:
         self._thread.join(timeout=ANSWER_TIMEOUT_S + 2)
 
 
-def consumer_options(options: Options) -> dict[str, Any]:
-    """Return the configuration of a reader: what may be overridden, then *options*, then what may not."""
+def consumer_options(options: Options, partitions: int = 1) -> dict[str, Any]:
+    """Return the configuration of a reader: what may be overridden, then *options*, then what may not.
+
+    Args:
+        partitions: how many readers share what this process may buffer.
+    """
     return {
-        "queued.min.messages": 100_000,
-        "queued.max.messages.kbytes": 128 * 1024,
-        "fetch.message.max.bytes": 4 * 2**20,
+        "queued.min.messages": min(BUFFERED_MESSAGES // partitions, 100_000),
+        "queued.max.messages.kbytes": min(BUFFERED_KB // partitions, 128 * 1024),
+        "fetch.message.max.bytes": max(min(FETCHED_BYTES // partitions, 4 * 2**20), 2**18),
         "fetch.wait.max.ms": 100,
         # By default a partition whose queue was full once is not fetched for a whole second.
         "fetch.queue.backoff.ms": 2,
@@ -195,6 +203,7 @@ class KafkaPartition:
         probe: EndProbe,
         log: Callable[[str], None] = lambda _: None,
         topic_id: str = "",
+        readers: int = 1,
     ) -> None:
         self._topic_id = topic_id
         self._place = f"{topic}[{partition}] at {bootstrap}"
@@ -206,7 +215,7 @@ class KafkaPartition:
         self.position = position
         self._denied = False
         own = {"error_cb": self._note_error}
-        self._consumer = Consumer({**consumer_options(client_options(bootstrap, options)), **own})
+        self._consumer = Consumer({**consumer_options(client_options(bootstrap, options), readers), **own})
         self._consumer.assign([TopicPartition(topic, partition, position)])
 
     def _note_error(self, error: KafkaError) -> None:

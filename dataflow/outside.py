@@ -85,8 +85,9 @@ class Machine:
             self._probes[bootstrap] = EndProbe(bootstrap, plan.kafka, there, self.clock.now_ms, self._say)
         probe = self._probes[bootstrap]
         topic, number = partition.topic, partition.partition
+        readers = -(-len(plan.partitions) // plan.processes)
         return KafkaPartition(
-            bootstrap, plan.kafka, topic, number, position, probe, self._say, topic_id=partition.topic_id
+            bootstrap, plan.kafka, topic, number, position, probe, self._say, partition.topic_id, readers
         )
 
     def all_at_once(self, tasks: Sequence[Callable[[], None]]) -> None:
