@@ -179,6 +179,7 @@ impl<'a> Reader<'a> {
         let start = self.at;
         let mut escaped = false;
         loop {
+            self.at += plain_bytes(&self.text.as_bytes()[self.at..]);
             match self.peek() {
                 Some(b'"') => {
                     let text = self.slice(start)?;
@@ -194,7 +195,6 @@ impl<'a> Reader<'a> {
                         _ => return Err(Odd),
                     }
                 }
-                Some(byte) if byte >= b' ' => self.at += 1,
                 _ => return Err(Odd),
             }
         }
@@ -246,6 +246,27 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// Count the bytes before the first quote, backslash or control character.
+fn plain_bytes(bytes: &[u8]) -> usize {
+    const ONES: u64 = u64::MAX / 255;
+    const TOPS: u64 = ONES << 7;
+    let mut counted = 0;
+    // Eight at a time: a byte below `n` borrows from its top bit when `n` is taken from it, and has none itself.
+    for eight in bytes.chunks_exact(8) {
+        let word = u64::from_le_bytes(eight.try_into().unwrap_or_default());
+        let below = |word: u64, n: u64| word.wrapping_sub(ONES * n) & !word;
+        let quote = below(word ^ (ONES * u64::from(b'"')), 1);
+        let backslash = below(word ^ (ONES * u64::from(b'\\')), 1);
+        let found = (below(word, u64::from(b' ')) | quote | backslash) & TOPS;
+        if found != 0 {
+            return counted + found.trailing_zeros() as usize / 8;
+        }
+        counted += 8;
+    }
+    let rest = &bytes[counted..];
+    counted + rest.iter().position(|byte| matches!(byte, b'"' | b'\\' | 0..=0x1f)).unwrap_or(rest.len())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -265,6 +286,21 @@ mod tests {
             "{\"a\":\"\\u0041\\u52a0\\uD7FF\\uE000\\u0000\"}",
         ] {
             assert!(is_object(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_text_ends_at_its_first_special_byte_wherever_that_stands() {
+        for length in 0..40 {
+            for (at, special) in (0..length).flat_map(|at| [0, 0x1f, b'"', b'\\'].map(|special| (at, special))) {
+                let mut bytes: Vec<u8> =
+                    (0..length).map(|n| [b' ', b'!', b'#', 0x7f, 0x80, 0xff, b'['][n % 7]).collect();
+                assert_eq!(plain_bytes(&bytes), length);
+                bytes[at] = special;
+                assert_eq!(plain_bytes(&bytes), at);
+                bytes[length - 1] = b'"';
+                assert_eq!(plain_bytes(&bytes), at);
+            }
         }
     }
 
