@@ -38,6 +38,9 @@ EventTable = tuple[
 equality, by lower and by upper bound, ascending; then those that have to be tried."""
 
 EXACT_MAX: Final = 2**53  # Up to here integers and doubles are the same numbers.
+_SAYABLE: Final = frozenset(
+    ("eq", "in", "gt", "gte", "lt", "lte", "contains", "starts_with", "ends_with", "exists", "before", "after")
+)
 PARTS_MAX: Final = 32  # Of a path; events that nest deeper than twice as much are refused.
 
 
@@ -215,13 +218,14 @@ def _ask(condition: Condition) -> Ask:
     assert isinstance(condition, Test), "conditions with templates or time are not in the index"
     op, path, wanted = condition.op, condition.path, condition.wanted
     values = wanted if isinstance(wanted, list) else [wanted]
-    if op == "matches" or not (_is_plain_path(path) and all(map(_is_plain, values))):
-        return compile_condition(condition)
-    if op in NEGATIONS:
-        return "not", (NEGATIONS[op], path, wanted)
-    if op == "between":
-        return "all", [("gte", path, wanted[0]), ("lte", path, wanted[1])]
-    return op, path, wanted
+    if _is_plain_path(path) and all(map(_is_plain, values)):
+        if op in NEGATIONS:
+            return "not", (NEGATIONS[op], path, wanted)
+        if op == "between":
+            return "all", [("gte", path, wanted[0]), ("lte", path, wanted[1])]
+        if op in _SAYABLE:
+            return op, path, wanted
+    return compile_condition(condition)
 
 
 def _is_plain_path(path: tuple[str, ...]) -> bool:
