@@ -1,6 +1,8 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+CONTRACT: int
+
 class Table:
     def __new__(cls, table: dict[str, Any], loads: Callable[[bytes], Any]) -> Table: ...
 

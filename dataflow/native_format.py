@@ -9,13 +9,16 @@ import orjson
 from connectors.native import decode
 from state.records import Record, Reject
 
+CONTRACT: Final = 1
+"""What this and the compiled part are agreed on: to be raised in both when that changes, as in `lib.rs`."""
+
 try:
+    from dataflow._native import CONTRACT as _CONTRACT
     from dataflow._native import Scanner, Table
 except ImportError as error:  # It was installed where there is no Rust compiler, or it is another system's.
-    Table = None  # type: ignore[assignment, misc]
     _missing = str(error)
 else:
-    _missing = ""
+    _missing = "" if _CONTRACT == CONTRACT else "it was compiled for another version of Nudge"
 
 MISSING: Final = _missing
 """Why this installation is without the compiled part (`dataflow/native`); "" if it has it."""

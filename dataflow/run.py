@@ -103,6 +103,7 @@ class JobRunner:
         self.stopping = threading.Event()
         self.is_ready = False
         self._on_status = on_status
+        self._processes = 0
         self._children: list[subprocess.Popen[bytes]] = []
         self._ready: list[tuple[subprocess.Popen[bytes], int]] = []  # Started, and waiting for a plan.
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
@@ -126,8 +127,10 @@ class JobRunner:
         self.place, self.files, self.progress = str(root), state.files, state.progress
         state.acquire()
         try:
-            # They take a while to load, and so does what has to be found out before they can be told what to do.
-            self._ready = [self._start(index) for index in range(self.job.processes)]
+            # They take a while to load, and so does what has to be found out before they can be told what to do. More
+            # than the cores can load at once are no use, and what was asked for has not been looked at yet.
+            for index in range(min(self.job.processes, os.cpu_count() or 1)):
+                self._ready.append(self._start(index))
             Course(self.job, self.log, self).run()
         finally:
             for child, reading in self._ready:  # They have not been told anything, so they have done nothing.
@@ -177,6 +180,10 @@ class JobRunner:
         found: list[PartitionPlan] = []
         for source in self.job.sources:
             if source.kind == "file":
+                if not _is_text(source.name):
+                    raise UsageError(
+                        f"--source: {source.name!r} is no text in UTF-8, and the state has to name it: rename it"
+                    )
                 if not Path(source.name).is_file():
                     raise UsageError(f"--source file:{source.name}: no such file")
                 # A file is all there is: what is appended later is for a later run.
@@ -216,6 +223,7 @@ class JobRunner:
             StateRefused: one found the state to be none to go on from.
         """
         self.running.end_execution()
+        self._processes = plan.processes
         plan.addresses = _free_addresses(plan.processes)
         data = plan.dump()
         self._children = []
@@ -264,7 +272,7 @@ class JobRunner:
                 if not line.endswith(b"\n"):
                     break  # It was killed while it wrote.
                 self.running.by_process[index] = decode(line)
-                if not self.is_ready and len(self.running.by_process) == len(self._children):
+                if not self.is_ready and len(self.running.by_process) == self._processes:
                     self.is_ready = True
                     self.log.info("running")
                 self._on_status(self.running)
@@ -324,6 +332,15 @@ def _free_addresses(processes: int) -> list[str]:
     for one in sockets:
         one.close()
     return addresses
+
+
+def _is_text(name: str) -> bool:
+    """Tell whether a name on the command line can be written down: a file may be called anything."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _lines_of(path: Path) -> int:

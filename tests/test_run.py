@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -280,6 +281,14 @@ def small_run(folder: Path, source: str, sink: str, *more: str) -> subprocess.Co
          "--state", str(folder / "state"), "--stop-at-end", *more],
         cwd=REPO, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
+
+
+def test_a_file_whose_name_is_no_text_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    events = tmp_path / os.fsdecode(b"ev\xff.jsonl")
+    events.write_bytes(b"")
+    done = small_run(tmp_path, f"file:{events}", f"file:{tmp_path / 'out'}")
+    assert done.returncode == 2
+    assert "rename it" in done.stderr
 
 
 def test_a_file_that_has_less_than_what_was_read_of_it_is_refused(tmp_path: Path) -> None:

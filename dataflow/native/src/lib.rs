@@ -17,6 +17,9 @@ mod scanner;
 #[cfg(feature = "python")]
 #[pyo3::pymodule]
 mod _native {
+    /// What this and `dataflow/native_format.py` are agreed on: to be raised in both when that changes.
+    #[pymodule_export]
+    const CONTRACT: u32 = 1;
     #[pymodule_export]
     use crate::scanner::{Scanner, Table};
 }
