@@ -3,7 +3,7 @@
 //! Only the values that some condition asks for are looked at. What a condition asks that is not known here is left to
 //! its Python function; a value that this reader does not know is `Odd`, and the event is left to Python altogether.
 
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashMap;
 
 use crate::json::{Odd, Read, Reader, Value};
 use crate::time;
@@ -62,7 +62,7 @@ pub enum Wanted {
 /// A test of one property; `slot` says which.
 pub enum Test {
     Equal(Wanted),
-    In(Members),
+    In(Lookup<()>),
     More { than: Wanted, or_equal: bool },
     Less { than: Wanted, or_equal: bool },
     Contains(Wanted),
@@ -73,31 +73,41 @@ pub enum Test {
     After(i64),
 }
 
-/// The values of a list, to look others up in.
+/// Things by the value of a property: numbers by what they are, however they are written.
 #[derive(Default)]
-pub struct Members {
-    texts: FxHashSet<String>,
-    numbers: FxHashSet<u64>,
-    truths: [bool; 2],
+pub struct Lookup<T> {
+    texts: FxHashMap<String, T>,
+    numbers: FxHashMap<u64, T>,
+    truths: [Option<T>; 2],
 }
 
-impl Members {
-    pub fn add(&mut self, wanted: Wanted) {
+impl<T: Default> Lookup<T> {
+    /// Return what there is for a value that a condition names; something new, if there is nothing.
+    pub fn of(&mut self, wanted: Wanted) -> &mut T {
         match wanted {
-            Wanted::Text(text) => drop(self.texts.insert(text)),
-            Wanted::Number(value) => drop(self.numbers.insert(bits(value))),
-            Wanted::Bool(truth) => self.truths[usize::from(truth)] = true,
+            Wanted::Text(text) => self.texts.entry(text).or_default(),
+            Wanted::Number(value) => self.numbers.entry(bits(value)).or_default(),
+            Wanted::Bool(truth) => self.truths[usize::from(truth)].get_or_insert_default(),
         }
     }
 
-    fn has(&self, value: Found) -> bool {
+    fn find(&self, value: Found) -> Option<&T> {
         match value {
-            Found::Text(text) => self.texts.contains(text),
-            Found::Int(value) => self.numbers.contains(&bits(value as f64)),
-            Found::Float(value) => self.numbers.contains(&bits(value)),
-            Found::Bool(truth) => self.truths[usize::from(truth)],
-            _ => false,
+            Found::Text(text) => self.texts.get(text),
+            Found::Int(value) => self.numbers.get(&bits(value as f64)),
+            Found::Float(value) => self.numbers.get(&bits(value)),
+            Found::Bool(truth) => self.truths[usize::from(truth)].as_ref(),
+            _ => None,
         }
+    }
+}
+
+/// Return what identifies a number: there are two zeros, and they are equal.
+fn bits(value: f64) -> u64 {
+    if value == 0.0 {
+        0
+    } else {
+        value.to_bits()
     }
 }
 
@@ -122,43 +132,13 @@ pub struct Candidate {
 
 /// The candidates that the value of one property leads to.
 pub struct Equalities {
-    slot: usize,
-    texts: FxHashMap<String, Vec<Candidate>>,
-    numbers: FxHashMap<u64, Vec<Candidate>>,
-    truths: [Vec<Candidate>; 2],
+    pub slot: usize,
+    pub table: Lookup<Vec<Candidate>>,
 }
 
 impl Equalities {
-    pub fn of(slot: usize) -> Self {
-        Equalities { slot, texts: FxHashMap::default(), numbers: FxHashMap::default(), truths: [vec![], vec![]] }
-    }
-
-    pub fn add(&mut self, wanted: Wanted, candidate: Candidate) {
-        match wanted {
-            Wanted::Text(text) => self.texts.entry(text).or_default().push(candidate),
-            Wanted::Number(value) => self.numbers.entry(bits(value)).or_default().push(candidate),
-            Wanted::Bool(truth) => self.truths[usize::from(truth)].push(candidate),
-        }
-    }
-
     fn candidates(&self, value: Found) -> &[Candidate] {
-        let found = match value {
-            Found::Text(text) => self.texts.get(text),
-            Found::Int(value) => self.numbers.get(&bits(value as f64)),
-            Found::Float(value) => self.numbers.get(&bits(value)),
-            Found::Bool(truth) => Some(&self.truths[usize::from(truth)]),
-            _ => None,
-        };
-        found.map_or(&[], Vec::as_slice)
-    }
-}
-
-/// Return what identifies a number: there are two zeros, and they are equal.
-fn bits(value: f64) -> u64 {
-    if value == 0.0 {
-        0
-    } else {
-        value.to_bits()
+        self.table.find(value).map_or(&[], Vec::as_slice)
     }
 }
 
@@ -319,7 +299,7 @@ fn passes(test: &Test, value: Found) -> Read<bool> {
     use std::cmp::Ordering::{Equal, Greater, Less};
     Ok(match test {
         Test::Equal(wanted) => compare(value, wanted) == Some(Equal),
-        Test::In(members) => members.has(value),
+        Test::In(members) => members.find(value).is_some(),
         Test::More { than, or_equal } => match compare(value, than) {
             Some(Greater) => true,
             Some(Equal) => *or_equal,

@@ -8,7 +8,7 @@ use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyInt, PyList};
 use rustc_hash::FxHashMap;
 
 use crate::event::{self, Event};
-use crate::index::{Ask, Bounds, Candidate, Equalities, Interests, Members, Test, Wanted, EXACT_MAX};
+use crate::index::{Ask, Bounds, Candidate, Equalities, Interests, Lookup, Test, Wanted, EXACT_MAX};
 use crate::json::Odd;
 use crate::pack;
 use crate::time::TIME_MS_MAX;
@@ -66,11 +66,12 @@ fn interests(found: &Bound<'_, PyAny>, judges: &mut Vec<Py<PyAny>>) -> PyResult<
     let mut made = Interests::default();
     made.always = always;
     for (path, rows) in equalities {
-        let mut table = Equalities::of(made.slot(&path));
+        let (slot, mut table) = (made.slot(&path), Lookup::<Vec<Candidate>>::default());
         for (value, number, rest) in rows {
-            table.add(wanted(&value)?, candidate(number, &rest, &mut made, judges)?);
+            let candidate = candidate(number, &rest, &mut made, judges)?;
+            table.of(wanted(&value)?).push(candidate);
         }
-        made.equalities.push(table);
+        made.equalities.push(Equalities { slot, table });
     }
     for (is_lower, listed) in [(true, lower), (false, upper)] {
         for (path, rows) in listed {
@@ -125,9 +126,9 @@ fn ask(found: &Bound<'_, PyAny>, interests: &mut Interests, judges: &mut Vec<Py<
     let test = match kind.as_str() {
         "eq" => Test::Equal(wanted(&argument)?),
         "in" => {
-            let mut members = Members::default();
+            let mut members = Lookup::default();
             for one in argument.try_iter()? {
-                members.add(wanted(&one?)?);
+                members.of(wanted(&one?)?);
             }
             Test::In(members)
         }
