@@ -57,7 +57,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt $(NATIVE)/Cargo.toml $(NATIVE
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	rm -rf dataflow/_native*.so build  # If what is new cannot be compiled, nobody shall run what is old.
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
 clean: ## remove the environment and caches
