@@ -14,7 +14,7 @@ RUN apt-get update \
 WORKDIR /src
 # What it needs changes seldom and takes long, so it comes first, as a layer of its own.
 COPY pyproject.toml constraints.txt MANIFEST.in README.md ./
-COPY dataflow/native dataflow/native
+COPY dataflow/read/scanner dataflow/read/scanner
 RUN mkdir operators connectors state \
     && /opt/nudge/bin/pip install --constraint constraints.txt . \
     && /opt/nudge/bin/pip uninstall --yes nudge
@@ -23,7 +23,7 @@ COPY dataflow dataflow
 COPY operators operators
 COPY state state
 RUN /opt/nudge/bin/pip install --constraint constraints.txt --no-deps . \
-    && /opt/nudge/bin/python -P -c "import dataflow._native"
+    && /opt/nudge/bin/python -P -c "import dataflow.read._scanner"
 
 FROM python:3.12-slim
 COPY --from=build /opt/nudge /opt/nudge

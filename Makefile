@@ -7,12 +7,12 @@ PYTHON ?= $(shell for python in python3.12 python3.11 python3 /usr/bin/python3; 
 	then echo $$python; break; fi; done)
 VENV := .venv
 BIN := $(VENV)/bin
-NATIVE := dataflow/native
+SCANNER := dataflow/read/scanner
 SECONDS_OF_SOAK ?= 3600
 SECONDS_OF_FUZZ ?= 600
 SEEDS ?= 100000
 
-.PHONY: demo test test-fast check check-native fix bench soak fuzz fuzz-sim clean
+.PHONY: demo test test-fast check check-scanner fix bench soak fuzz fuzz-sim clean
 
 demo: $(VENV)/.installed ## a broker, a shop, three flows, and what they do
 	$(BIN)/nudge demo $(if $(SECONDS),--seconds $(SECONDS))
@@ -24,17 +24,17 @@ test: $(VENV)/.installed ## lint, types, layers, and all tests, with a real Apac
 test-fast: $(VENV)/.installed ## all tests that need no broker
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not kafka" $(ARGS)
 
-check: $(VENV)/.installed check-native ## format, lint, types, and the arrows between the layers
+check: $(VENV)/.installed check-scanner ## format, lint, types, and the arrows between the layers
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-check-native: $(VENV)/.installed ## the same for the compiled part, and its own tests
+check-scanner: $(VENV)/.installed ## the same for the compiled part, and its own tests
 	@command -v cargo >/dev/null || { echo "no cargo found: the compiled part wants Rust 1.85 or newer"; exit 1; }
-	cargo fmt --manifest-path $(NATIVE)/Cargo.toml --check
-	PYO3_PYTHON=$(abspath $(BIN)/python) cargo clippy --manifest-path $(NATIVE)/Cargo.toml --quiet --locked --release -- --deny warnings
-	cargo test --manifest-path $(NATIVE)/Cargo.toml --quiet --locked --no-default-features
+	cargo fmt --manifest-path $(SCANNER)/Cargo.toml --check
+	PYO3_PYTHON=$(abspath $(BIN)/python) cargo clippy --manifest-path $(SCANNER)/Cargo.toml --quiet --locked --release -- --deny warnings
+	cargo test --manifest-path $(SCANNER)/Cargo.toml --quiet --locked --no-default-features
 
 fix: $(VENV)/.installed ## what the formatter and the linter can mend by themselves
 	$(BIN)/ruff format .
@@ -52,13 +52,13 @@ fuzz: $(VENV)/.installed ## hostile input for as long as SECONDS_OF_FUZZ says; p
 fuzz-sim: $(VENV)/.installed ## the job in simulated worlds with faults, for as many seeds as SEEDS says
 	$(BIN)/python -m tests.simulation --seeds $(SEEDS) $(ARGS)
 
-$(VENV)/.installed: pyproject.toml constraints.txt $(NATIVE)/Cargo.toml $(NATIVE)/Cargo.lock $(wildcard $(NATIVE)/src/*.rs)
+$(VENV)/.installed: pyproject.toml constraints.txt $(SCANNER)/Cargo.toml $(SCANNER)/Cargo.lock $(wildcard $(SCANNER)/src/*.rs)
 	@test -n "$(PYTHON)" || { echo "no Python 3.11 or 3.12 found: install one, or name it with make PYTHON=..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	rm -rf dataflow/_native*.so build  # If what is new cannot be compiled, nobody shall run what is old.
+	rm -rf dataflow/read/_scanner*.so build  # If what is new cannot be compiled, nobody shall run what is old.
 	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
 clean: ## remove the environment and caches
-	rm -rf $(VENV) $(NATIVE)/target dataflow/*.so .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) $(SCANNER)/target dataflow/read/*.so .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from dataflow.flows import FlowText, compile_texts
 from dataflow.shard import OPEN, Shard
-from operators.deployment import Deployment
-from operators.flow import Workspace
+from operators.language.flow import Workspace
+from operators.machine.deployment import Deployment
 from state.records import Input
 from state.store import RocksBackend, ShardStore
 

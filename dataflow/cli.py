@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from operators.problems import Problem
+    from operators.language.problems import Problem
 
 FAILED = 1
 WRONG_USE = 2
@@ -50,7 +50,7 @@ def check(
         read_workspace_file,
         shown_path,
     )
-    from operators.problems import render
+    from operators.language.problems import render
 
     workspace_path = find_workspace(flows, config)
     workspace, found = read_workspace(shown_path(workspace_path), read_workspace_file(workspace_path))
@@ -86,11 +86,11 @@ def simulate(
     from contextlib import ExitStack
 
     from dataflow.flows import UsageError, load
-    from dataflow.native_format import NativeFormat
+    from dataflow.read.scanner import NativeFormat
     from dataflow.simulate import Simulation, jsonl
     from dataflow.urls import parse_source
-    from operators.problems import BadValue
-    from operators.values import parse_moment
+    from operators.language.problems import BadValue
+    from operators.language.values import parse_moment
 
     parse_source(f"file:{events}?format={format}")
     try:
@@ -115,7 +115,7 @@ def simulate(
             dead_letter=lambda dead: None if dead_file is None else (dead_file.write(dead.dump() + b"\n"), None)[1],
         )
         simulation.run(events, NativeFormat(loaded.deployment.index.table()), until_ms)
-    from dataflow.report import print_simulation
+    from dataflow.commands.simulate import print_simulation
 
     print_simulation(simulation, loaded.deployment, as_json=as_json)
 
@@ -184,7 +184,7 @@ def run(
         "log_format": log_format,
         "json": as_json,
     }
-    from dataflow.command_run import run_command
+    from dataflow.commands.run import run_command
 
     status = run_command(flows, flags, config, show_config=show_config)
     if status:
@@ -197,7 +197,7 @@ def audit(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per finding, flow and summary.")] = False,
 ) -> None:
     """Walk a state: is everybody accounted for, and is a wake-up there for all who wait? 1 if anything is found."""
-    from dataflow.command_audit import audit_command
+    from dataflow.commands.audit import audit_command
 
     status = audit_command(state, as_json=as_json)
     if status:
@@ -224,7 +224,7 @@ def demo(
     flows: Annotated[list[Path] | None, typer.Option("--flows", help="Flows to run instead of the examples.")] = None,
 ) -> None:
     """Show the whole thing with nothing else installed: a broker, a shop, three flows, actions as they happen."""
-    from dataflow.demo import run_demo
+    from dataflow.demo.run import run_demo
 
     status = run_demo(seconds=seconds, speed=speed, flows=flows)
     if status:
@@ -249,8 +249,8 @@ def _failed(error: Exception) -> int:
     from connectors.sinks import SinkError
     from connectors.sources import SourceError
     from dataflow.flows import UsageError
-    from dataflow.run import JobFailed
-    from operators.problems import FlowError
+    from dataflow.job.processes import JobFailed
+    from operators.language.problems import FlowError
     from state.errors import StateRefused, StoreError
 
     said = str(error).encode(errors="replace").decode()  # The name of a file need not be text.

@@ -17,9 +17,9 @@ from typing import Any, Final
 import orjson
 
 from connectors.sinks import Ends, Sink
-from dataflow.intake import DeadLetter, shard_of
-from operators.flow import DEAD_LETTERS, JOURNAL
-from operators.outbox import Outbox
+from dataflow.read.intake import DeadLetter, shard_of
+from operators.language.flow import DEAD_LETTERS, JOURNAL
+from operators.machine.outbox import Outbox
 
 _CONTENT_TYPE: Final = ("content-type", b"application/json")
 

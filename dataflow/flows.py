@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from operators.deployment import Deployment
-from operators.flow import OWN_TOPICS, Channel, Workspace, checked
-from operators.flowfile import BYTES_MAX, read_flow_text
-from operators.problems import FlowError, Problem
-from operators.program import Program, compile_flow
+from operators.language.flow import OWN_TOPICS, Channel, Workspace, checked
+from operators.language.flowfile import BYTES_MAX, read_flow_text
+from operators.language.problems import FlowError, Problem
+from operators.machine.deployment import Deployment
+from operators.program.compile import Program, compile_flow
 
 SUFFIXES: Final = (".yaml", ".yml", ".json")
 WORKSPACE: Final = "nudge.yaml"

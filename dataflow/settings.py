@@ -10,8 +10,8 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from dataflow.flows import UsageError
-from operators.problems import BadValue
-from operators.values import parse_duration, parse_moment
+from operators.language.problems import BadValue
+from operators.language.values import parse_duration, parse_moment
 
 SECRET_WORDS: Final = ("password", "secret", "token", "key.pem", "ssl.key")
 

@@ -17,9 +17,9 @@ from typing import Any, Final
 
 import msgspec
 
-from operators.advance import on_due, on_record, postpone
-from operators.deployment import Deployment
-from operators.outbox import InternalError, Outbox, inside
+from operators.machine.deployment import Deployment
+from operators.machine.event import on_due, on_record, postpone
+from operators.machine.outbox import InternalError, Outbox, inside
 from state.records import Input
 from state.store import ShardStore
 from state.user import NEVER

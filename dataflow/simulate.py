@@ -13,11 +13,11 @@ from typing import IO, Any, Final
 import orjson
 
 from connectors.file_source import FilePartition
-from dataflow.intake import DeadLetter, Format, Intake, head_time
+from dataflow.read.intake import DeadLetter, Format, Intake, head_time
 from dataflow.shard import Shard
-from operators.deployment import Deployment
-from operators.outbox import Totals
-from operators.values import DAY
+from operators.language.values import DAY
+from operators.machine.deployment import Deployment
+from operators.machine.outbox import Totals
 from state.iso import format_ms
 from state.records import Input, unpacked
 from state.store import MemoryBackend, ShardStore

@@ -1,7 +1,7 @@
 """JSON Schemas of flow files, of the workspace file and of the records, so that editors complete and check them.
 
-What a flow file may say is in the models of `operators/flow.py` and `operators/steps`, and its schema is made from
-them. Written by hand is only what the models leave open, because other code reads it: conditions, and the places
+What a flow file may say is in the models of `operators/language/flow.py` and `operators/steps`, and its schema is made
+from them. Written by hand is only what the models leave open, because other code reads it: conditions, and the places
 where lists of steps stand.
 
 A schema sees one place at a time. What takes the whole flow or a parser (step names, templates, zones, impossible
@@ -18,14 +18,14 @@ from typing import Any, Final
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue, models_json_schema
 from pydantic_core import core_schema
 
-from operators.build import DEFAULT_ADDRESSES
-from operators.conditions import NEGATIONS, TESTS
-from operators.flow import CLAUSES_MAX, EVENT_NAME_MAX, Flow, LocalTime, Model, Trigger, TriggerAny, Workspace
+from operators.conditions.tree import NEGATIONS, TESTS
+from operators.conditions.when import DidModel
+from operators.language.flow import CLAUSES_MAX, EVENT_NAME_MAX, Flow, LocalTime, Model, Trigger, TriggerAny, Workspace
+from operators.language.values import DURATION_PATTERN, NAME_PATTERN
+from operators.program.build import DEFAULT_ADDRESSES
 from operators.steps import KINDS
 from operators.steps.branch import ArmModel, ElseModel
 from operators.steps.wait import WaitForm
-from operators.values import DURATION_PATTERN, NAME_PATTERN
-from operators.when import DidModel
 from state.iso import TIME_MS_MAX
 
 Schema = dict[str, Any]
@@ -68,7 +68,7 @@ def _list_of(item: Schema, *, most: int | None = None) -> Schema:
 
 # ---- conditions ----------------------------------------------------------------------------------------------------
 
-# What each test of `operators/conditions.py` compares with, and when it holds.
+# What each test of `operators/conditions/tree.py` compares with, and when it holds.
 _ARGUMENTS: Final[dict[str, tuple[Schema, str]]] = {
     "eq": (_SCALAR, "equal; numbers by value, true is not 1"),
     "ne": (_SCALAR, "not equal, or missing"),

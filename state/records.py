@@ -51,8 +51,8 @@ class Input(msgspec.Struct, array_like=True, gc=False):
     `message_id` is what was sent or the default id; only a sent one (`id_sent`) takes part in the dropping of
     duplicates. `body` is the object of the event's properties, or its text as it was sent: most events are only
     counted, and nobody looks into them. `hits` are the numbers of the interests that the event satisfies
-    (`operators/match.py`). `source` and `offset` are its place: the number of the source partition, in order of topic
-    and partition, and the offset there.
+    (`operators/conditions/index.py`). `source` and `offset` are its place: the number of the source partition, in order
+    of topic and partition, and the offset there.
     """
 
     user_id: str

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from connectors.sources import Batch
-from dataflow.intake import DeadLetter, Intake
-from dataflow.native_format import NativeFormat
-from operators.match import MatchIndex
+from dataflow.read.intake import DeadLetter, Intake
+from dataflow.read.scanner import NativeFormat
+from operators.conditions.index import MatchIndex
 from state.records import Input, unpacked
 
 

@@ -148,7 +148,7 @@ class RunningJob:
 
 def audited(state: Path) -> None:
     """Check that `nudge audit` finds nothing in *state*, as a run that was killed, or is running, has left it."""
-    from dataflow.audit import Audit
+    from dataflow.keep.audit import Audit
 
     if (state / "nudge.json").exists():  # Else it died before it had anything.
         assert list(Audit(state).findings()) == []

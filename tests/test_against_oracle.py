@@ -10,11 +10,11 @@ import orjson
 import pytest
 
 from dataflow.flows import FlowText, compile_texts
-from dataflow.native_format import NativeFormat
+from dataflow.read.scanner import NativeFormat
 from dataflow.simulate import Simulation
-from operators.deployment import Deployment
-from operators.flow import Workspace
-from operators.problems import render
+from operators.language.flow import Workspace
+from operators.language.problems import render
+from operators.machine.deployment import Deployment
 from tests.oracle.compare import difference
 from tests.oracle.engine import simulate
 from tests.oracle.generate import random_case

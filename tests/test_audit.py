@@ -17,11 +17,11 @@ from zlib import crc32
 import msgspec
 import pytest
 
-from dataflow.audit import NEXT, Audit, Finding
+from dataflow.commands.longwork import LongWork
 from dataflow.flows import UsageError
-from dataflow.longwork import LongWork
-from dataflow.statedir import StateDir, read_state_file, write_state_file
-from dataflow.stateview import TRIES, StateView
+from dataflow.keep.audit import NEXT, Audit, Finding
+from dataflow.keep.statedir import StateDir, read_state_file, write_state_file
+from dataflow.keep.stateview import TRIES, StateView
 from state.errors import StoreError
 from state.records import Input
 from state.store import Meta, RocksBackend, ShardStore, read_meta

@@ -65,7 +65,11 @@ def test_every_problem_code_has_a_section_in_the_reference() -> None:
     code = re.compile(r"""["']([a-z]+(?:-[a-z]+)+)["']""")
     calls = re.compile(r"(?:BadValue|problem|problems\.add|add)\(\s*[^\"']*?(?=[\"'])", re.S)
     found = set()
-    for file in [*(REPO / "operators").rglob("*.py"), REPO / "dataflow" / "run.py", REPO / "dataflow" / "flows.py"]:
+    for file in [
+        *(REPO / "operators").rglob("*.py"),
+        REPO / "dataflow" / "job" / "lifecycle.py",
+        REPO / "dataflow" / "flows.py",
+    ]:
         text = file.read_text()
         for call in calls.finditer(text):
             name = code.match(text, call.end())

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from connectors.file_sink import FileSink
 from dataflow.emit import Emitter
-from dataflow.intake import DeadLetter, shard_of
-from operators.flow import DEAD_LETTERS, JOURNAL
-from operators.outbox import Outbox
+from dataflow.read.intake import DeadLetter, shard_of
+from operators.language.flow import DEAD_LETTERS, JOURNAL
+from operators.machine.outbox import Outbox
 
 TOPICS = {"sms": "actions.sms"}
 ALL = ["actions.sms", JOURNAL, DEAD_LETTERS]

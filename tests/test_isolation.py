@@ -9,22 +9,24 @@ from typing import Any
 import orjson
 import pytest
 
-from dataflow import errors as reporting
-from dataflow.errors import KINDS_LOGGED, ErrorReport
 from dataflow.flows import FlowText, compile_texts
-from dataflow.native_format import NativeFormat
+from dataflow.job import mistakes as reporting
+from dataflow.job.mistakes import KINDS_LOGGED, ErrorReport
+from dataflow.read.scanner import NativeFormat
 from dataflow.shard import CLOSED, OPEN, Shard
 from dataflow.simulate import Simulation
-from operators import advance, conditions, entry, journey
-from operators.deployment import Deployment
-from operators.flow import Workspace
-from operators.journey import Journey
-from operators.outbox import InternalError, inside
+from operators.conditions import tree as conditions
+from operators.language.flow import Workspace
+from operators.language.values import HOUR, MINUTE
+from operators.machine import entry, journey
+from operators.machine import event as advance
+from operators.machine.context import Visit
+from operators.machine.deployment import Deployment
+from operators.machine.journey import Journey
+from operators.machine.outbox import InternalError, inside
 from operators.steps.send import SendStep
 from operators.steps.wait import WaitDurationStep
 from operators.steps.wait_for import WaitForStep
-from operators.values import HOUR, MINUTE
-from operators.visit import Visit
 from state.records import Input
 from state.store import MemoryBackend, ShardStore, StoreError
 from state.user import NEVER, User

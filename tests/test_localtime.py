@@ -14,7 +14,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from operators.localtime import (
+from operators.language.localtime import (
     DAY_S,
     first_time_of_day_from,
     in_local_window,
@@ -137,7 +137,7 @@ class TestZoneOf:
             assert 0 <= time < DAY_S
 
     def test_the_zone_of_the_machine_plays_no_part(self) -> None:
-        code = "from operators.localtime import *; print(next_time_of_day(0, zone_of('Asia/Tokyo'), 0))"
+        code = "from operators.language.localtime import *; print(next_time_of_day(0, zone_of('Asia/Tokyo'), 0))"
         for machine in ("UTC", "America/New_York"):
             ran = subprocess.run(
                 [sys.executable, "-c", code],

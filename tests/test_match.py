@@ -8,10 +8,10 @@ import orjson
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from operators.codegen import compile_condition
-from operators.conditions import Condition, Dialect, dig, parse_condition, where_field
-from operators.match import MatchIndex
-from operators.problems import Problems, Source
+from operators.conditions.codegen import compile_condition
+from operators.conditions.index import MatchIndex
+from operators.conditions.tree import Condition, Dialect, dig, parse_condition, where_field
+from operators.language.problems import Problems, Source
 from tests.intake import taken
 
 VALUES = st.one_of(

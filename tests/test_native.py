@@ -13,14 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from connectors import native
-from connectors.native import decode, parse_object, record_of
+from connectors.formats import native
+from connectors.formats.native import decode, parse_object, record_of
 from connectors.sources import Batch
-from dataflow.intake import Intake
-from dataflow.native_format import MISSING, NativeFormat
-from operators.conditions import Condition, parse_where
-from operators.match import MatchIndex
-from operators.problems import Problems, Source
+from dataflow.read.intake import Intake
+from dataflow.read.scanner import MISSING, NativeFormat
+from operators.conditions.index import MatchIndex
+from operators.conditions.tree import Condition, parse_where
+from operators.language.problems import Problems, Source
 from state.records import EVENT, IDENTIFY, MEMBERSHIP, RECEIPT, Record, Reject, unpacked
 from tests.intake import taken
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from connectors.sources import Batch
-from dataflow.files import DiskFolder
-from dataflow.intake import Intake
-from dataflow.native_format import NativeFormat
-from dataflow.progress import ProgressLog, read_progress
-from operators.match import MatchIndex
+from dataflow.keep.files import DiskFolder
+from dataflow.read.intake import Intake
+from dataflow.read.progress import ProgressLog, read_progress
+from dataflow.read.scanner import NativeFormat
+from operators.conditions.index import MatchIndex
 from state.records import unpacked
 
 

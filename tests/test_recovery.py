@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from bytewax.recovery import init_db_dir
 
-from dataflow.recovery import forget_unfinished, last_cut
+from dataflow.keep.recovery import forget_unfinished, last_cut
 
 SHARD = "nudge.advance"
 

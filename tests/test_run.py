@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from dataflow.shop import Shop, Tracker
+from dataflow.demo.shop import Shop, Tracker
 from tests.jobs import NUDGE, REPO, Emitted, RunningJob, in_folder, on_kafka, simulated
 from tests.kafka.broker import KafkaTopics
 
@@ -64,7 +64,7 @@ def test_a_run_on_a_file_gives_what_simulate_gives(
 def test_without_the_compiled_part_the_same_comes_out_and_the_log_says_so(
     shop: Path, expected: Emitted, tmp_path: Path
 ) -> None:
-    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['dataflow._native'] = None\n")
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['dataflow.read._scanner'] = None\n")
     source = f"file:{shop / 'events.jsonl'}"
     asked = arguments(shop, source, f"file:{tmp_path / 'out'}", tmp_path / "state")
     RunningJob(asked, tmp_path / "log", PYTHONPATH=str(tmp_path)).wait()

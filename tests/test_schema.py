@@ -13,12 +13,12 @@ import orjson
 import pytest
 from jsonschema import Draft202012Validator
 
-from connectors.native import NAME_CHARACTERS_MAX, USER_ID_CHARACTERS_MAX, decode
+from connectors.formats.native import NAME_CHARACTERS_MAX, USER_ID_CHARACTERS_MAX, decode
 from dataflow.cli import main
 from dataflow.flows import FlowText, compile_texts, find_flows, read_workspace
-from operators.conditions import NEGATIONS, TESTS
-from operators.flow import Workspace
-from operators.flowfile import read_flow_text
+from operators.conditions.tree import NEGATIONS, TESTS
+from operators.language.flow import Workspace
+from operators.language.flowfile import read_flow_text
 from operators.schema import SCHEMAS
 from operators.steps import KINDS
 from state.records import Reject
@@ -487,7 +487,7 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Any], list[A
     """Return what the examples make of the shop's and of the quick start's events."""
     from itertools import islice
 
-    from dataflow.shop import Shop, Tracker
+    from dataflow.demo.shop import Shop, Tracker
 
     folder = tmp_path_factory.mktemp("records")
     shop = Shop(seed=3, users=300, events_per_s=2.0, tracker=Tracker())
@@ -518,7 +518,7 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Any], list[A
 def test_the_shops_events_are_valid() -> None:
     from itertools import islice
 
-    from dataflow.shop import Shop, Tracker
+    from dataflow.demo.shop import Shop, Tracker
 
     shop = Shop(seed=3, users=300, events_per_s=2.0, tracker=Tracker())
     for record in islice(shop.events(), 4000):

@@ -23,11 +23,11 @@ import structlog
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from dataflow import serve as serving
-from dataflow.errors import PLACES
 from dataflow.flows import UsageError
-from dataflow.run import Running
-from dataflow.serve import METRICS, OF_A_PROCESS, Health, JobCollector, Server, serve
+from dataflow.job.mistakes import PLACES
+from dataflow.job.processes import Running
+from dataflow.serve import metrics as serving
+from dataflow.serve.metrics import METRICS, OF_A_PROCESS, Health, JobCollector, Server, serve
 from tests.jobs import REPO, RunningJob
 from tests.scenarios.scenario_files import instant
 
@@ -558,9 +558,9 @@ FLOW = {
 
 def test_a_real_job_tells_what_it_did(tmp_path: Path) -> None:
     """The names that the processes report under are those that are read here."""
-    from dataflow.course import Job
     from dataflow.flows import load
-    from dataflow.run import JobRunner
+    from dataflow.job.lifecycle import Job
+    from dataflow.job.processes import JobRunner
     from dataflow.urls import SinkUrl, SourceUrl
 
     (tmp_path / "flows").mkdir()
@@ -787,7 +787,7 @@ def waited_for() -> list[dict[str, str]]:
 
 
 def test_compose_starts_a_job_that_can_be_started() -> None:
-    from dataflow.command_run import job_of
+    from dataflow.commands.run import job_of
 
     command = COMPOSE["services"]["job"]["command"]
     assert command[:2] == ["run", "/flows"]

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from dataflow.flows import FlowText, compile_texts
 from dataflow.shard import CLOSED, OPEN, Delivery, Shard
-from operators.deployment import Deployment
-from operators.flow import Workspace
-from operators.values import HOUR, MINUTE
+from operators.language.flow import Workspace
+from operators.language.values import HOUR, MINUTE
+from operators.machine.deployment import Deployment
 from state.iso import format_ms
 from state.records import Input
 from state.store import MemoryBackend, ShardStore

@@ -18,8 +18,8 @@ import pytest
 import yaml
 from rich.console import Console
 
-from dataflow.demo_view import DemoSnapshot, DemoView, FlowCounts, ShownAction, mask, mask_address
-from dataflow.shop import DAY, EVENT_NAMES, HOUR, MINUTE, START_MS, Shop, ShopRecord, Tracker, main
+from dataflow.demo.shop import DAY, EVENT_NAMES, HOUR, MINUTE, START_MS, Shop, ShopRecord, Tracker, main
+from dataflow.demo.view import DemoSnapshot, DemoView, FlowCounts, ShownAction, mask, mask_address
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
@@ -62,7 +62,7 @@ def test_the_same_seed_gives_the_same_bytes_and_a_longer_stream_begins_with_the_
 
 
 def test_another_process_with_another_hash_seed_gives_the_same_bytes() -> None:
-    program = "import sys; from dataflow.shop import main; main(['--events', '500', '--seed', '3'])"
+    program = "import sys; from dataflow.demo.shop import main; main(['--events', '500', '--seed', '3'])"
     outputs = {
         subprocess.run(
             [sys.executable, "-c", program],

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from dataflow.flows import UsageError
-from dataflow.recovery import last_cut
-from dataflow.statedir import StateDir
+from dataflow.keep.recovery import last_cut
+from dataflow.keep.statedir import StateDir
 from state.errors import NewerFormatError, StateRefused
 from state.store import Meta, RocksBackend
 from state.user import User, dump_user, load_user
@@ -276,7 +276,7 @@ CODE = {"eval", "exec", "compile", "__import__"}
 
 
 def test_nothing_that_we_store_or_read_is_a_pickle_or_is_executed() -> None:
-    """Generated conditions are compiled from a tree that holds no text of an author: operators/codegen.py."""
+    """Generated conditions are compiled from a tree without any text of an author: operators/conditions/codegen.py."""
     found = set()
     for package in ("dataflow", "operators", "connectors", "state"):
         for path in sorted((REPO / package).rglob("*.py")):
@@ -336,7 +336,7 @@ def test_folders_that_a_copy_has_opened_to_others_are_closed_again(tmp_path: Pat
 HOLDER = """
 import os, sys, time
 from pathlib import Path
-from dataflow.statedir import StateDir
+from dataflow.keep.statedir import StateDir
 state = StateDir(Path(sys.argv[1]))
 state.create_folders()
 state.acquire()

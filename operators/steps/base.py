@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final
 from msgspec import Struct
 from pydantic import Field
 
-from operators.flow import Model
-from operators.values import Name
+from operators.language.flow import Model
+from operators.language.values import Name
 
 if TYPE_CHECKING:
-    from operators.build import Build
-    from operators.visit import Visit
+    from operators.machine.context import Visit
+    from operators.program.build import Build
 
 
 class Hold(Struct, frozen=True, gc=False):

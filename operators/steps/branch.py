@@ -7,12 +7,12 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, WithJsonSchema
 
-from operators.build import Build
-from operators.conditions import Condition
-from operators.flow import Model, RawSteps, RawWhen
+from operators.conditions.tree import Condition
+from operators.language.flow import Model, RawSteps, RawWhen
+from operators.language.values import Name
+from operators.machine.context import Visit
+from operators.program.build import Build
 from operators.steps.base import GO_ON, Node, Outcome, Step, StepModel, To
-from operators.values import Name
-from operators.visit import Visit
 
 
 class ArmModel(Model):

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import ClassVar
 
-from operators.build import Build
+from operators.language.values import Name
+from operators.machine.context import Visit
+from operators.program.build import Build
 from operators.steps.base import End, Node, Outcome, Step, StepModel
-from operators.values import Name
-from operators.visit import Visit
 
 
 class EndModel(StepModel):

@@ -7,9 +7,9 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from operators.build import Build, Reference
+from operators.machine.context import Visit
+from operators.program.build import Build, Reference
 from operators.steps.base import Node, Outcome, Step, StepModel, To
-from operators.visit import Visit
 
 
 class GotoModel(StepModel):

@@ -6,14 +6,14 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from operators.build import Build, ChannelPlan, Value
-from operators.flow import JsonValue, NotYet
 from operators.ids import action_id
+from operators.language.flow import JsonValue, NotYet
+from operators.language.values import Duration, Name
 from operators.limits import ADDRESS_CHARACTERS_MAX, VARIABLES_BYTES_MAX, fits
+from operators.machine.context import Visit
+from operators.program.build import Build, ChannelPlan, Value
 from operators.steps.base import GO_ON, End, Outcome, Step, StepModel
 from operators.templates import MISSING, Template, TemplateFailed
-from operators.values import Duration, Name
-from operators.visit import Visit
 from state.iso import format_ms
 
 

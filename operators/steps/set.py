@@ -6,12 +6,12 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from operators.build import Build, Value
-from operators.flow import JsonValue
+from operators.language.flow import JsonValue
 from operators.limits import told, write_profile
+from operators.machine.context import Visit
+from operators.program.build import Build, Value
 from operators.steps.base import GO_ON, Outcome, Step, StepModel
 from operators.templates import MISSING
-from operators.visit import Visit
 
 
 class SetModel(StepModel):

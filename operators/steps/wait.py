@@ -8,14 +8,14 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
-from operators.build import Build
-from operators.flow import Model
-from operators.localtime import first_time_of_day_from, moment_of_local, next_time_of_day
-from operators.problems import BadValue
+from operators.language.flow import Model
+from operators.language.localtime import first_time_of_day_from, moment_of_local, next_time_of_day
+from operators.language.problems import BadValue
+from operators.language.values import DAY, SECOND, Days, Offset, TimeOfDay, WaitDuration, parse_time_of_day, shown
+from operators.machine.context import Visit
+from operators.program.build import Build
 from operators.steps.base import GO_ON, End, Hold, Node, Outcome, Step, StepModel
 from operators.templates import MISSING, Template
-from operators.values import DAY, SECOND, Days, Offset, TimeOfDay, WaitDuration, parse_time_of_day, shown
-from operators.visit import Visit
 from state.iso import parse_local, parse_time_value
 
 _EPOCH_ORDINAL: Final = date(1970, 1, 1).toordinal()

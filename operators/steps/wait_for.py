@@ -7,11 +7,11 @@ from typing import Annotated, Any, ClassVar, Final
 
 from pydantic import Field, StrictInt, WithJsonSchema
 
-from operators.build import Ask, Build
-from operators.flow import Asked, RawSteps
+from operators.language.flow import Asked, RawSteps
+from operators.language.values import Name, WaitDuration
+from operators.machine.context import Visit
+from operators.program.build import Ask, Build
 from operators.steps.base import STAY, Heard, Hold, Node, Outcome, Step, StepModel, To
-from operators.values import Name, WaitDuration
-from operators.visit import Visit
 
 LABELS_MAX: Final = 8
 TIMEOUT: Final = "timeout"

@@ -6,7 +6,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from dataflow.shop import Shop, Tracker
+from dataflow.demo.shop import Shop, Tracker
 from tests.jobs import REPO, Emitted, Json, on_kafka, simulated
 from tests.kafka.broker import KafkaTopics
 from tests.test_run import UNTIL, fill

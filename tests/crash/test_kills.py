@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dataflow.shop import Shop
+from dataflow.demo.shop import Shop
 from tests.jobs import REPO, Emitted, RunningJob, on_kafka, run_with_kills, simulated
 from tests.kafka.broker import KafkaTopics
 from tests.test_run import UNTIL, fill

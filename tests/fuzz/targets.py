@@ -12,12 +12,12 @@ import msgspec
 import orjson
 
 from dataflow.flows import FlowText, compile_texts
-from operators.codegen import compile_condition
-from operators.conditions import NOWHERE, parse_condition
-from operators.deployment import Deployment
-from operators.flow import Workspace
-from operators.match import MatchIndex
-from operators.problems import PROBLEMS_MAX, Problem, Problems, Source, render
+from operators.conditions.codegen import compile_condition
+from operators.conditions.index import MatchIndex
+from operators.conditions.tree import NOWHERE, parse_condition
+from operators.language.flow import Workspace
+from operators.language.problems import PROBLEMS_MAX, Problem, Problems, Source, render
+from operators.machine.deployment import Deployment
 from operators.templates import MISSING, TemplateFailed, TemplateSyntaxError, parse_template
 from tests.fuzz.bounds import cpu_at_most
 from tests.test_match import Judged

@@ -10,9 +10,9 @@ import pytest
 
 from dataflow.cli import main
 from dataflow.flows import FlowText, compile_texts
-from operators.deployment import Deployment
-from operators.flow import Workspace
-from operators.problems import PROBLEMS_MAX, TEXT_SHOWN_MAX
+from operators.language.flow import Workspace
+from operators.language.problems import PROBLEMS_MAX, TEXT_SHOWN_MAX
+from operators.machine.deployment import Deployment
 from tests.fuzz.bounds import cpu_at_most
 from tests.fuzz.corpus_files import built, examples
 from tests.jobs import REPO

@@ -8,16 +8,17 @@ from typing import Any
 import orjson
 import pytest
 
-from connectors.native import MESSAGE_ID_CHARACTERS_MAX, decode
+from connectors.formats.native import MESSAGE_ID_CHARACTERS_MAX, decode
 from dataflow.flows import FlowText, compile_texts
-from dataflow.native_format import NativeFormat
+from dataflow.read.scanner import NativeFormat
 from dataflow.shard import Shard
 from dataflow.simulate import Simulation
 from operators import limits
-from operators.codegen import compile_condition
-from operators.conditions import MATCHED_MAX_CHARS, NOWHERE, parse_condition
-from operators.deployment import Deployment
-from operators.flow import Workspace
+from operators.conditions.codegen import compile_condition
+from operators.conditions.index import MatchIndex
+from operators.conditions.tree import MATCHED_MAX_CHARS, NOWHERE, parse_condition
+from operators.language.flow import Workspace
+from operators.language.problems import Problems, Source
 from operators.limits import (
     ADDRESS_CHARACTERS_MAX,
     COUNTERS_MAX,
@@ -30,9 +31,8 @@ from operators.limits import (
     told,
     write_profile,
 )
-from operators.match import MatchIndex
-from operators.memory import REPEAT_MS, forget_oldest_ids
-from operators.problems import Problems, Source
+from operators.machine.deployment import Deployment
+from operators.machine.memory import REPEAT_MS, forget_oldest_ids
 from state.records import Reject
 from state.user import dump_user, load_user
 from tests.fuzz.bounds import cpu_at_most
@@ -159,7 +159,7 @@ def test_open_journeys_of_one_user_are_bounded(tmp_path: Path) -> None:
 
 def test_counters_and_entries_per_key_value_forget_the_oldest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert min(COUNTERS_MAX, ENTRIES_MAX) >= 10_000  # Who has so many orders open is no user but a test.
-    for module in ("advance.COUNTERS_MAX", "entry.ENTRIES_MAX"):
+    for module in ("machine.event.COUNTERS_MAX", "machine.entry.ENTRIES_MAX"):
         monkeypatch.setattr(f"operators.{module}", 50)
     flow = """
 flow: f

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from connectors.native import decode
-from operators.match import MatchIndex
+from connectors.formats.native import decode
+from operators.conditions.index import MatchIndex
 from state import records
 from state.records import Record, Reject
 from tests.fuzz.bounds import cpu_at_most

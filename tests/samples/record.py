@@ -18,8 +18,8 @@ import msgspec
 
 from dataflow.flows import FlowText, compile_texts
 from dataflow.shard import OPEN, Delivery, Shard
-from operators.deployment import Deployment
-from operators.flow import Workspace
+from operators.language.flow import Workspace
+from operators.machine.deployment import Deployment
 from state.iso import format_ms, parse_iso_ms
 from state.records import Input
 from state.store import STORE_FORMAT, MemoryBackend, ShardStore

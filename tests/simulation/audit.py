@@ -6,8 +6,8 @@ from collections import Counter
 
 import orjson
 
-from dataflow.recovery import read_cut
-from operators.outbox import Totals, inside
+from dataflow.keep.recovery import read_cut
+from operators.machine.outbox import Totals, inside
 from state.store import ShardStore
 from state.user import NEVER, User
 from tests.simulation.disk import SimulatedBackend

@@ -11,7 +11,7 @@ from zlib import crc32
 
 from connectors.sinks import Ends, Written
 from connectors.sources import Batch, Reached
-from dataflow.clock import SteadyClock
+from dataflow.read.clock import SteadyClock
 from tests.simulation.fate import Fate
 
 

@@ -16,10 +16,10 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
-from dataflow.plan import Plan
-from dataflow.recovery import FLOW_ID, SHARD_STEP, SOURCE_STEP
-from dataflow.steps import Parcel, PartitionStep, ShardStep, shard_key
-from dataflow.worker import Worker
+from dataflow.job.plan import Plan
+from dataflow.job.ports import Parcel, PartitionStep, ShardStep, shard_key
+from dataflow.job.worker import Worker
+from dataflow.keep.recovery import FLOW_ID, SHARD_STEP, SOURCE_STEP
 from tests.simulation.fate import Fate, Killed
 
 SOURCE = f"{FLOW_ID}.{SOURCE_STEP}"

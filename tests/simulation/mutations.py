@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from connectors.sinks import Ends
-from dataflow import recovery
-from dataflow.course import Course
 from dataflow.emit import Emitter
-from dataflow.partition import Partition
-from dataflow.progress import ProgressLog
+from dataflow.job.lifecycle import Course
+from dataflow.job.worker import Worker
+from dataflow.keep import recovery
+from dataflow.read.partition import Partition
+from dataflow.read.progress import ProgressLog
 from dataflow.shard import Shard
-from dataflow.worker import Worker
 from state import store as stores
 from state.store import ShardStore
 from state.user import NEVER
@@ -136,7 +136,7 @@ def resume_sources_behind_the_cut(patch: Patch) -> None:
 
 def worlds_progress(worker: Worker, number: int) -> list[tuple[int, int]]:
     """Return what the progress log of a partition says."""
-    from dataflow.progress import read_progress
+    from dataflow.read.progress import read_progress
 
     return read_progress(worker.outside.progress, worker.plan.partitions[number].key)
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from dataflow.job.ports import Parcel
 from dataflow.shard import Shard
-from dataflow.steps import Parcel
-from operators.outbox import Totals
+from operators.machine.outbox import Totals
 from state.records import Input, unpacked
 from state.store import MemoryBackend, ShardStore
 from tests.simulation.scenario import loaded

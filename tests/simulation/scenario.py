@@ -9,8 +9,8 @@ from random import Random
 from zlib import crc32
 
 from dataflow.flows import FlowText, Loaded, compile_texts, read_workspace
-from operators.deployment import Deployment
-from operators.values import HOUR, MINUTE, SECOND
+from operators.language.values import HOUR, MINUTE, SECOND
+from operators.machine.deployment import Deployment
 from tests.simulation.broker import SourcePartition, SourceRecord
 
 START = 1_795_435_200_000

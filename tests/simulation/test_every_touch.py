@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from operators.values import MINUTE
+from operators.language.values import MINUTE
 from tests.simulation.audit import run_scenario
 from tests.simulation.broker import SourcePartition
 from tests.simulation.scenario import END, Life, Scenario, fill

@@ -10,16 +10,16 @@ import msgspec
 
 from connectors.sinks import Sink
 from connectors.sources import SourcePartition as Reader
-from dataflow.clock import SteadyClock
-from dataflow.course import Course, Job
 from dataflow.flows import UsageError
-from dataflow.plan import PartitionPlan, Plan
-from dataflow.recovery import Cut, forget_from, read_cut
+from dataflow.job.lifecycle import Course, Job
+from dataflow.job.plan import PartitionPlan, Plan
+from dataflow.job.worker import Worker
+from dataflow.keep.recovery import Cut, forget_from, read_cut
+from dataflow.read.clock import SteadyClock
 from dataflow.urls import SinkUrl, SourceUrl
-from dataflow.worker import Worker
-from operators.deployment import Deployment
-from operators.flow import Workspace
-from operators.values import HOUR, MINUTE
+from operators.language.flow import Workspace
+from operators.language.values import HOUR, MINUTE
+from operators.machine.deployment import Deployment
 from state.store import Backend
 from tests.simulation.broker import Clock, SimulatedReader, SimulatedSink, SinkRecord, SinkTopics
 from tests.simulation.disk import Rows, SimulatedBackend, SimulatedFolder
@@ -82,7 +82,7 @@ class SimulatedOutside:
 
 
 class SimulatedWorld:
-    """A `World` of dataflow/course.py: everything outside the job, with its faults."""
+    """A `World` of dataflow/job/lifecycle.py: everything outside the job, with its faults."""
 
     place = "simulated"
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from connectors.kafka_source import GRACE_MAX_MS, KnownEnds
 from connectors.sources import Reached
-from dataflow.clock import SteadyClock
+from dataflow.read.clock import SteadyClock
 
 HOUR = 3_600_000
 

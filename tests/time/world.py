@@ -14,14 +14,14 @@ from zlib import crc32
 
 from connectors.kafka_source import KnownEnds
 from connectors.sources import Batch, Reached
-from dataflow.clock import SteadyClock
-from dataflow.files import DiskFolder
-from dataflow.intake import Intake
-from dataflow.native_format import NativeFormat
-from dataflow.partition import Partition
-from dataflow.progress import ProgressLog, read_progress
+from dataflow.keep.files import DiskFolder
+from dataflow.read.clock import SteadyClock
+from dataflow.read.intake import Intake
+from dataflow.read.partition import Partition
+from dataflow.read.progress import ProgressLog, read_progress
+from dataflow.read.scanner import NativeFormat
 from dataflow.shard import Shard
-from operators.deployment import Deployment
+from operators.machine.deployment import Deployment
 from state.iso import format_ms
 from state.records import unpacked
 from state.store import MemoryBackend, ShardStore

@@ -16,12 +16,12 @@ import time
 # What is wrapped for each point: a module, and a method of one of its classes.
 PLACES = {
     "source.poll": ("connectors.kafka_source", "KafkaPartition.poll"),
-    "progress.note": ("dataflow.progress", "ProgressLog.note"),
-    "progress.roll": ("dataflow.progress", "ProgressLog.roll"),
-    "source.snapshot": ("dataflow.engine", "_Partition.snapshot"),
-    "epoch.recorded": ("dataflow.engine", "_Partition.next_batch"),
+    "progress.note": ("dataflow.read.progress", "ProgressLog.note"),
+    "progress.roll": ("dataflow.read.progress", "ProgressLog.roll"),
+    "source.snapshot": ("dataflow.job.engine", "_Partition.snapshot"),
+    "epoch.recorded": ("dataflow.job.engine", "_Partition.next_batch"),
     "shard.take": ("dataflow.shard", "Shard.take"),
-    "shard.snapshot": ("dataflow.engine", "_ShardLogic.snapshot"),
+    "shard.snapshot": ("dataflow.job.engine", "_ShardLogic.snapshot"),
     "sink.write": ("connectors.kafka_sink", "KafkaSink.write"),
     "sink.confirm": ("connectors.kafka_sink", "KafkaSink.confirm"),
     "sink.ends": ("connectors.kafka_sink", "KafkaSink.ends"),
@@ -31,17 +31,17 @@ PLACES = {
     "store.spill": ("state.store", "ShardStore.spill"),
     "store.roll_back": ("state.store", "ShardStore.roll_back"),
     "sink.read_back": ("dataflow.emit", "Emitter.read_back"),
-    "run.forget": ("dataflow.recovery", "forget_unfinished"),
-    "run.read_back_from": ("dataflow.course", "Course._read_back_from"),
-    "run.finish_the_last": ("dataflow.course", "Course._finish_the_last_run"),
-    "run.execute": ("dataflow.run", "JobRunner.execute"),
-    "state.write": ("dataflow.statedir", "write_state_file"),
+    "run.forget": ("dataflow.keep.recovery", "forget_unfinished"),
+    "run.read_back_from": ("dataflow.job.lifecycle", "Course._read_back_from"),
+    "run.finish_the_last": ("dataflow.job.lifecycle", "Course._finish_the_last_run"),
+    "run.execute": ("dataflow.job.processes", "JobRunner.execute"),
+    "state.write": ("dataflow.keep.statedir", "write_state_file"),
 }
 HANGS_S = 1.0
 STATE_FILE = "nudge.json"  # A point by itself: the moment at which the new one takes the place of the old one.
 
-_is_worker = "dataflow.worker" in sys.orig_argv
-_index = int(sys.orig_argv[sys.orig_argv.index("dataflow.worker") + 1]) if _is_worker else None
+_is_worker = "dataflow.job.worker" in sys.orig_argv
+_index = int(sys.orig_argv[sys.orig_argv.index("dataflow.job.worker") + 1]) if _is_worker else None
 _lock = threading.Lock()
 
 
@@ -173,7 +173,7 @@ def install():
     if pace := os.environ.get("NUDGE_CRASH_PACE"):
         records, pause_ms, epoch_ms = pace.split("/")
         add(PLACES["source.poll"], lambda method: paced(method, int(records), float(pause_ms) / 1000))
-        add(("dataflow.engine", "execute"), lambda execute: with_epochs_of(execute, float(epoch_ms) / 1000))
+        add(("dataflow.job.engine", "execute"), lambda execute: with_epochs_of(execute, float(epoch_ms) / 1000))
     for text in filter(None, os.environ.get("NUDGE_CRASH_AT", "").split(",")):
         trigger = Trigger(text)
         if trigger.name == STATE_FILE:

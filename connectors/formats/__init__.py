@@ -1,0 +1,1 @@
+"""The formats of events, one file each."""

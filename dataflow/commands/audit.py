@@ -1,0 +1,121 @@
+"""`nudge audit`: what holds and what does not, for people and for machines."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+from dataflow.commands.longwork import LongWork
+from dataflow.keep.audit import NEXT, Audit, Finding, Seen
+from operators.machine.invariants import Balance
+
+SHOWN_PER_CODE: Final = 20  # To a person the first few of a kind say as much as a million.
+
+
+def audit_command(state: Path, *, as_json: bool) -> int:
+    """Audit *state*, print what was found, and return the exit status."""
+    _allow_many_files()
+    began = time.monotonic()
+    work = LongWork(sys.stderr)
+    found: dict[str, int] = {}
+    audit = Audit(state, lambda seen: work.tell(lambda: _progress(seen, found)))
+    for finding in audit.findings():
+        number = found[finding.code] = found.get(finding.code, 0) + 1
+        if as_json:
+            _print_json(_as_json(finding))
+        elif number <= SHOWN_PER_CODE:
+            work.clear()
+            sys.stdout.write(f"{_place(finding)}{finding.code}: {finding.problem}\n")
+    work.clear()
+    if as_json:
+        for label, balance in sorted(audit.balances.items()):
+            _print_json({"type": "flow", **_row(label, balance)})
+        summary = {"type": "summary", "clean": not found, "findings": found, "epoch": audit.epoch}
+        seen = audit.seen
+        _print_json(
+            {**summary, "shards": seen.shards, "users": seen.users, "timers": seen.timers, "held": seen.held,
+             "seconds": round(time.monotonic() - began, 3)}
+        )  # fmt: skip
+    else:
+        _print_for_people(audit, found)
+    return 1 if found else 0
+
+
+def _allow_many_files() -> None:
+    """Let this process open as many files as it may: all shards are open at once."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _progress(seen: Seen, found: dict[str, int]) -> str:
+    return f"audit: {seen.shards} shards, {seen.users:,} users, {sum(found.values())} findings"
+
+
+def _place(finding: Finding) -> str:
+    shard = "" if finding.shard is None else f"shard {finding.shard:02d} "
+    return shard + ("" if finding.user is None else f"user {finding.user} ")
+
+
+def _as_json(finding: Finding) -> dict[str, Any]:
+    return {
+        "type": "finding",
+        "code": finding.code,
+        "shard": finding.shard,
+        "user": finding.user,
+        "problem": finding.problem,
+        "next": NEXT[finding.code],
+    }
+
+
+def _row(label: str, balance: Balance) -> dict[str, Any]:
+    flow, _, version = label.partition("\x1f")
+    return {
+        "flow": flow,
+        "version": int(version),
+        "entered": balance.entered,
+        "ended": balance.ended,
+        "exited": balance.exited,
+        "failed": balance.failed,
+        "inside": balance.inside,
+        "inside_by_users": balance.inside_by_users,
+    }
+
+
+def _print_json(data: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(data, ensure_ascii=False) + "\n")
+
+
+def _print_for_people(audit: Audit, found: dict[str, int]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    for code, number in sorted(found.items()):
+        if number > SHOWN_PER_CODE:
+            sys.stdout.write(f"... and {number - SHOWN_PER_CODE} more {code}; --json has all of them\n")
+    for code in sorted(found):
+        sys.stdout.write(f"  {code}: {NEXT[code]}\n")
+    sys.stdout.flush()
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("flow")
+    for name in ("entered", "ended", "exited", "failed", "inside", "by users"):
+        table.add_column(name, justify="right")
+    for label, balance in sorted(audit.balances.items()):
+        row = _row(label, balance)
+        numbers = [row[name] for name in ("entered", "ended", "exited", "failed", "inside", "inside_by_users")]
+        style = None if balance.is_kept else "red"
+        table.add_row(f"{row['flow']} v{row['version']}", *(f"{number:,}" for number in numbers), style=style)
+    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    if audit.balances:
+        console.print(table)
+    seen, total = audit.seen, sum(found.values())
+    what = "clean" if not total else "1 finding" if total == 1 else f"{total:,} findings"
+    held = f", {seen.held:,} records held" if seen.held else ""
+    where = f"in {seen.shards} shards, as of epoch {audit.epoch}"
+    console.print(f"{what}: {seen.users:,} users, {seen.timers:,} timers{held} {where}", soft_wrap=True)

@@ -1,0 +1,1 @@
+"""The demo: a made-up shop, and a picture of what the job does."""

@@ -1,0 +1,244 @@
+"""`nudge demo`: the real job on an embedded broker, fed by a made-up shop, shown live.
+
+Nothing here is a mock-up of the job: it is `nudge run` with two processes' worth of Kafka clients, only that the broker
+lives inside this process (librdkafka's own test cluster) and is gone with it. The shop's time runs faster than life;
+the job does not mind, because its time is that of the records.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+import structlog
+from confluent_kafka import Consumer, Producer, TopicPartition
+from rich.console import Console
+from rich.live import Live
+
+from dataflow.demo.shop import Shop, Tracker
+from dataflow.demo.view import DemoSnapshot, DemoView, FlowCounts, ShownAction
+from dataflow.flows import UsageError, load
+from dataflow.job.lifecycle import Job
+from dataflow.job.plan import channel_topics
+from dataflow.job.processes import JobRunner, Running
+from dataflow.logs import configure_logs
+from dataflow.urls import SinkUrl, SourceUrl
+from operators.language.flow import DEAD_LETTERS, JOURNAL
+from operators.language.values import DAY
+from operators.machine.outbox import inside
+from state.iso import format_ms
+
+EXAMPLES: Final = Path(__file__).parents[2] / "examples" / "shop"
+TOPIC: Final = "events"
+SEED: Final = 20
+USERS: Final = 20_000
+SHOP_EVENTS_PER_S: Final = 20.0  # Of shop time: some 2 400 a second at 120 times the speed of life.
+PICTURES_PER_S: Final = 4
+LINE_EVERY_S: Final = 5.0
+ACTIONS_SHOWN: Final = 60
+NEVER_THE_WALL_CLOCK: Final = 365 * 100 * DAY  # As slack: the shop's time is ahead of ours, and moves by records alone.
+
+
+class _Demo:
+    """The broker, the shop, the job, and what has come out so far."""
+
+    def __init__(self, speed: int, flows: Sequence[Path]) -> None:
+        config = flows[0].parent / "nudge.yaml" if flows == [EXAMPLES / "flows"] else None
+        self.loaded = load(flows, config)
+        self._speed = speed
+        # The broker lives in this client, for as long as the client does.
+        self._broker = Producer({"test.mock.num.brokers": 1, "linger.ms": 20, "log_level": 0})
+        broker = next(iter(self._broker.list_topics(TOPIC, timeout=10).brokers.values()))
+        self.bootstrap = f"{broker.host}:{broker.port}"
+        # This broker makes a topic when a producer asks for it, and in no other way.
+        for topic in (*channel_topics(self.loaded.deployment, self.loaded.workspace).values(), JOURNAL, DEAD_LETTERS):
+            self._broker.list_topics(topic, timeout=10)
+        self.actions: deque[ShownAction] = deque(maxlen=ACTIONS_SHOWN)
+        self.by_channel: dict[str, int] = {}
+        self.shop_ms = 0
+        self.failure = ""
+        self.stopping = threading.Event()
+        self.runner = JobRunner(self._job(), structlog.get_logger())
+        self._threads = [
+            threading.Thread(target=work, name=name, daemon=True)
+            for name, work in (("shop", self._sell), ("job", self._run), ("channels", self._receive))
+        ]
+
+    def _job(self) -> Job:
+        return Job(
+            loaded=self.loaded,
+            sources=[SourceUrl("kafka", self.bootstrap, TOPIC)],
+            sink=SinkUrl("kafka", self.bootstrap),
+            state=None,
+            epoch_s=2.0,
+            slack_ms=NEVER_THE_WALL_CLOCK,
+            shards=8,
+            log_level="error",
+        )
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Stop the job, then the rest."""
+        self.stopping.set()
+        self.runner.stop()
+        for thread in self._threads:
+            thread.join(timeout=15)
+
+    def _run(self) -> None:
+        try:
+            self.runner.run()
+        except Exception as error:  # Whatever it is, the demo ends and says so.
+            self.failure = f"{type(error).__name__}: {error}"
+        finally:
+            self.stopping.set()
+
+    def _sell(self) -> None:
+        """Produce the shop's records at the demo's pace, from the moment at which the job reads."""
+        while not self.runner.is_ready:
+            if self.stopping.wait(0.05):
+                return
+        shop = Shop(seed=SEED, users=USERS, events_per_s=SHOP_EVENTS_PER_S, tracker=Tracker())
+        began = time.monotonic()
+        for record in shop.events():
+            due = began + (record.at_ms - shop.start_ms) / 1000 / self._speed
+            while (ahead := due - time.monotonic()) > 0:
+                self._broker.poll(0)
+                if self.stopping.wait(min(ahead, 0.05)):
+                    return
+            while True:
+                try:
+                    self._broker.produce(TOPIC, record.value, record.user_id, timestamp=record.at_ms)
+                    break
+                except BufferError:
+                    self._broker.poll(0.05)
+            self.shop_ms = record.at_ms
+            if self.stopping.is_set():
+                return
+
+    def _receive(self) -> None:
+        """Read the channels' topics, as whoever delivers the messages would."""
+        while not self.runner.is_ready:
+            if self.stopping.wait(0.05):
+                return
+        topics = sorted(set(channel_topics(self.loaded.deployment, self.loaded.workspace).values()))
+        consumer = Consumer({"bootstrap.servers": self.bootstrap, "group.id": "channels", "log_level": 0})
+        try:
+            found = consumer.list_topics(timeout=10).topics
+            consumer.assign(
+                [TopicPartition(topic, number, 0) for topic in topics for number in found[topic].partitions]
+            )
+            while not self.stopping.is_set():
+                for message in consumer.consume(500, timeout=0.1):
+                    if message.error() is None:
+                        self._note(orjson.loads(message.value() or b"{}"))
+        finally:
+            consumer.close()
+
+    def _note(self, action: dict[str, Any]) -> None:
+        self.actions.append(ShownAction.of(action))
+        channel = action["channel"]
+        self.by_channel[channel] = self.by_channel.get(channel, 0) + 1
+
+
+class _Meter:
+    """Events per second, now and before."""
+
+    def __init__(self) -> None:
+        self._samples: deque[tuple[float, int]] = deque(maxlen=8)
+        self.history: deque[float] = deque(maxlen=120)
+
+    def read(self, events: int) -> float:
+        now = time.monotonic()
+        self._samples.append((now, events))
+        (then, before), (_, last) = self._samples[0], self._samples[-1]
+        speed = (last - before) / (now - then) if now > then else 0.0
+        self.history.append(speed)
+        return speed
+
+
+def run_demo(*, seconds: int | None, speed: int, flows: Sequence[Path] | None) -> int:
+    """Show the demo until Ctrl-C, or for *seconds*; return the exit status."""
+    if not flows and not EXAMPLES.is_dir():
+        raise UsageError("the demo's flows are not installed: run it in the source folder, or name others with --flows")
+    configure_logs("error", "text")
+    demo = _Demo(speed, list(flows) if flows else [EXAMPLES / "flows"])
+    for one in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(one, lambda *_: demo.stopping.set())
+    console = Console()
+    names = [program.name for program in demo.loaded.deployment.programs.values()]
+    view, meter = DemoView(console, names), _Meter()
+    began = time.monotonic()
+    demo.start()
+
+    def snapshot() -> DemoSnapshot:
+        return _snapshot(demo, meter, time.monotonic() - began)
+
+    def goes_on() -> bool:
+        return not demo.stopping.is_set() and (seconds is None or time.monotonic() - began < seconds)
+
+    if console.is_terminal:
+        with Live(console=console, screen=True, auto_refresh=False) as live:
+            while goes_on():
+                live.update(view.render(snapshot()), refresh=True)
+                demo.stopping.wait(1 / PICTURES_PER_S)
+    else:
+        next_line = 0.0
+        while goes_on():
+            now = snapshot()
+            if now.seconds >= next_line:
+                console.print(view.render_line(now), soft_wrap=True, highlight=False, markup=False)
+                next_line = now.seconds + LINE_EVERY_S
+            demo.stopping.wait(1 / PICTURES_PER_S)
+    last = snapshot()
+    demo.stop()
+    if demo.failure:
+        sys.stderr.write(f"nudge demo: {demo.failure}\n")
+        return 1
+    console.print(view.render_line(last), soft_wrap=True, highlight=False, markup=False)
+    return 0
+
+
+def _snapshot(demo: _Demo, meter: _Meter, seconds: float) -> DemoSnapshot:
+    running: Running = demo.runner.running
+    events, relevant = running.total("records"), running.total("relevant")
+    totals = running.merged("totals")
+    flows = []
+    for program in demo.loaded.deployment.programs.values():
+        counts = totals.get(program.label, {})
+
+        def total(kind: str, counts: dict[str, int] = counts) -> int:
+            return sum(number for what, number in counts.items() if what.partition(":")[0] == kind)
+
+        flows.append(
+            FlowCounts(
+                flow=program.name,
+                title=program.title,
+                inside=inside(counts),
+                entered=total("entered"),
+                sent=total("sent"),
+                converted=total("converted"),
+                refused=total("refused"),
+            )
+        )
+    return DemoSnapshot(
+        seconds=seconds,
+        shop_at=format_ms(demo.shop_ms) if demo.shop_ms else "",
+        events_per_s=meter.read(events),
+        history=list(meter.history),
+        events=events,
+        relevant_share=relevant / events if events else 0.0,
+        flows=flows,
+        actions=list(demo.actions),
+        dead_letters=running.total("dead_letters"),
+        by_channel=dict(demo.by_channel),
+    )

@@ -1,0 +1,1 @@
+"""The job: its course, its processes, and the engine they run on."""

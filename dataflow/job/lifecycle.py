@@ -1,0 +1,426 @@
+"""The course of a run: what is executed, from where, with which flows, and what the state keeps of it.
+
+Everything here goes through `World`, so the real job and a simulated one, in which anything may crash at any moment,
+follow the same course.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import msgspec
+import structlog
+
+from connectors.sinks import Ends, Sink
+from dataflow.flows import Loaded, UsageError
+from dataflow.job.plan import PartitionPlan, Plan, channel_topics
+from dataflow.keep.files import Folder
+from dataflow.keep.recovery import Cut
+from dataflow.keep.statedir import (
+    RESTORE,
+    STATE_FILE,
+    STATE_FORMAT,
+    DeployedFlow,
+    RunNote,
+    StateFile,
+    new_job_id,
+    owner_of,
+    read_state_file,
+    write_state_file,
+)
+from dataflow.read.progress import has_progress, read_progress
+from dataflow.urls import SinkUrl, SourceUrl
+from operators.language.flow import DEAD_LETTERS, JOURNAL, Workspace
+from operators.language.problems import FlowError, Problem
+from operators.machine.deployment import Deployment
+from operators.machine.outbox import inside
+from state.errors import StateRefused
+from state.store import Backend, ShardStore
+
+SHARDS: Final = 64  # The most processes a job can have; more cost a little more per batch and checkpoint.
+USERS_IN_MEMORY_MIN: Final = 100  # Per shard: fewer would be written and read again all the time.
+
+Log = structlog.stdlib.BoundLogger
+
+
+@dataclass(slots=True)
+class Job:
+    """What `nudge run` was asked to do."""
+
+    loaded: Loaded
+    sources: list[SourceUrl]
+    sink: SinkUrl
+    state: Path | None
+    processes: int = 1
+    stop_at_end: bool = False
+    until_ms: int | None = None
+    epoch_s: float = 10.0
+    slack_ms: int = 1000
+    shards: int | None = None
+    cached_users: int = 200_000
+    create_topics: bool = True
+    kafka: dict[str, Any] = field(default_factory=dict)
+    log_level: str = "info"
+    log_format: str = "auto"
+    metrics_port: int | None = None
+
+
+class World(Protocol):
+    """Where a run takes place: its state directory, its topics, its processes."""
+
+    place: str
+    """The state directory, for messages."""
+    files: Folder
+    """What is in the state directory itself."""
+    progress: Folder
+    """The progress logs."""
+
+    def open_sink(self) -> Sink: ...
+
+    def partitions(self) -> list[PartitionPlan]:
+        """Return all partitions of all sources as they are now, in order of topic and partition."""
+        ...
+
+    def last_cut(self) -> Cut:
+        """Return what the engine will go on from, and see to it that there is nothing behind it."""
+        ...
+
+    def backend(self, shard: int) -> Backend | None:
+        """Open the store of a shard, None when there is none yet."""
+        ...
+
+    def execute(self, plan: Plan) -> None:
+        """Run *plan* in its processes until all have ended by themselves."""
+        ...
+
+    def is_stopping(self) -> bool:
+        """Tell whether the run has been asked to stop."""
+        ...
+
+
+class Course:
+    """One run of a job, from its start to its end."""
+
+    def __init__(self, job: Job, log: Log, world: World) -> None:
+        self.job = job
+        self.log = log
+        self._world = world
+
+    def run(self) -> None:
+        """Run until the end of the sources, or until the world asks to stop.
+
+        Raises:
+            UsageError: the state, a source or the flows do not fit; nothing was changed.
+        """
+        job, world = self.job, self._world
+        file = read_state_file(world.files)
+        sink = world.open_sink()
+        try:
+            cut = world.last_cut()
+            partitions = world.partitions()
+            if file is None:
+                if cut.sources or cut.shards:
+                    raise StateRefused(f"--state {world.place}: {STATE_FILE} is missing: {RESTORE}")
+                file = self._new_state(partitions)
+            self._check_state(file, cut)
+            self._check_partitions(file, cut, partitions)
+            topics = _topics_of(job.loaded.deployment, job.loaded.workspace)
+            self._note_sink(file, sink, topics)
+            if not file.run.is_clean:
+                self.log.warning("the last run was interrupted; going on from its last checkpoint", epoch=cut.epoch)
+                if self._finish_the_last_run(file, cut, partitions, sink):
+                    if world.is_stopping():
+                        return
+                    cut = world.last_cut()
+                    self._check_users_inside(file, cut)  # The old flows may have let somebody in.
+            # Also after a clean stop, and cheap then: the state may come from a backup.
+            starts = self._read_back_from(file, cut, sink, topics)
+            self._deploy(file)
+            file.partitions = [one.key for one in partitions]
+            file.topic_ids = {one.key: one.topic_id for one in partitions if one.topic_id}
+            file.run = RunNote(False, _ends_of(partitions), job.until_ms)
+            write_state_file(world.files, file)
+            self.log.info(
+                "starting",
+                flows=[f"{program!r} {program.state}" for program in job.loaded.checked.programs],
+                partitions=len(partitions),
+                processes=job.processes,
+                job=file.job,
+            )
+            flows = [(text.file, text.text) for text in job.loaded.checked.texts.values()]
+            world.execute(self._plan(file, cut, partitions, flows, job.loaded.workspace_text, starts, job.until_ms))
+            file.run.is_clean = self._has_caught_up(file)
+            write_state_file(world.files, file)
+        finally:
+            sink.close()
+
+    # ---- the state and what is asked of it ---------------------------------------------------------------------
+
+    def _new_state(self, partitions: list[PartitionPlan]) -> StateFile:
+        job = self.job
+        return StateFile(
+            format=STATE_FORMAT,
+            job=new_job_id(),
+            shards=job.shards or SHARDS,
+            sources=sorted(source.identity for source in job.sources),
+            partitions=[one.key for one in partitions],
+            sink=job.sink.identity,
+            sink_number=1,
+            sink_starts={},
+            flows=[],
+            workspace="",
+            run=RunNote(True),
+        )
+
+    def _check_state(self, file: StateFile, cut: Cut) -> None:
+        job, place = self.job, self._world.place
+        sources = sorted(source.identity for source in job.sources)
+        if sources != file.sources:
+            raise UsageError(
+                f"--state {place}: this state belongs to {', '.join(file.sources)}, not to {', '.join(sources)}: "
+                "use those sources, or another directory"
+            )
+        if job.shards is not None and job.shards != file.shards:
+            raise UsageError(
+                f"--shards {job.shards}: this state was made with {file.shards}, which is fixed as long as it lives: "
+                "leave the setting out, or begin a new state"
+            )
+        if job.processes > file.shards:
+            raise UsageError(f"--processes {job.processes}: at most one per shard, and there are {file.shards}")
+        if job.sink.identity != file.sink:
+            if not file.run.is_clean:
+                raise UsageError(
+                    f"--state {place}: the last run was interrupted while writing to {file.sink}: "
+                    "let it finish there before you write elsewhere"
+                )
+            file.sink, file.sink_starts, file.sink_number = job.sink.identity, {}, file.sink_number + 1
+        beyond = [key for key in cut.shards if not key.isdigit() or int(key) >= file.shards]
+        if beyond:
+            raise StateRefused(
+                f"--state {place}: recovery/ knows shard {beyond[0]}, but there are {file.shards}: "
+                f"the directory is put together from parts; {RESTORE}"
+            )
+        if not file.run.is_clean:
+            for key in cut.sources:
+                if not has_progress(self._world.progress, key):
+                    raise StateRefused(
+                        f"--state {place}: progress/ lacks the log of {key}, which the interrupted run needs: {RESTORE}"
+                    )
+        by_label = {f"{one.flow}\x1f{one.version}": one for one in file.flows}
+        problems = []
+        for program in job.loaded.checked.programs:
+            known = by_label.get(program.label)
+            if known is not None and known.content != program.content:
+                where = job.loaded.checked.texts[program.label].file
+                message = f"{program} was deployed in this state with other content"
+                problems.append(
+                    Problem(where, 1, 1, "version", "version-reused", message, "give the new content a new version")
+                )
+        if problems:
+            raise FlowError(problems, job.loaded.checked.titles)
+        self._check_users_inside(file, cut)
+
+    def _check_partitions(self, file: StateFile, cut: Cut, partitions: list[PartitionPlan]) -> None:
+        """Refuse sources that have less than what has been read of them: they are not those that they were."""
+        there = {one.key: one for one in partitions}
+        for key in dict.fromkeys([*file.partitions, *cut.sources]):
+            position = cut.sources.get(key, [0])[0]
+            known = file.topic_ids.get(key, "")
+            if key not in there:
+                what = "is gone"
+            elif known and there[key].topic_id and known != there[key].topic_id:
+                what = "belongs to a topic that was made anew since, with other records at the same offsets"
+            elif there[key].kind == "file" and position > (there[key].end or 0):
+                what = f"was read up to line {position - 1}, and has only {(there[key].end or 1) - 1} now"
+            else:
+                continue
+            raise UsageError(
+                f"--source: {key} {what}: put it back as it was, or begin with a new state; who waits in "
+                f"{self._world.place} is then forgotten"
+            )
+
+    def _check_users_inside(self, file: StateFile, cut: Cut) -> None:
+        """Refuse flows that lack a version, or make it a draft, while users are in it."""
+        running = {program.label for program in self.job.loaded.checked.programs if program.state != "draft"}
+        gone = [one for one in file.flows if one.in_force and f"{one.flow}\x1f{one.version}" not in running]
+        if not gone:
+            return
+        totals = self._totals(file, cut)
+        stuck = [(one, inside(totals.get(f"{one.flow}\x1f{one.version}", {}))) for one in gone]
+        listed = [f"{one.flow} v{one.version}: {number} inside" for one, number in stuck if number > 0]
+        if listed:
+            raise UsageError(
+                "users are still in versions that these flows lack: " + "; ".join(listed) + ": "
+                "keep the file, with 'state: ended' if nobody should enter any more"
+            )
+
+    def _totals(self, file: StateFile, cut: Cut) -> dict[str, dict[str, int]]:
+        """Return the counts of all shards as of *cut*."""
+        found: dict[str, dict[str, int]] = {}
+        for number in range(file.shards):
+            backend = self._world.backend(number)
+            if backend is None:
+                continue
+            try:
+                store = ShardStore(backend, owner=owner_of(file.job, number, file.shards))
+                store.roll_back(cut.shards.get(str(number), [0])[0])
+                for flow, counts in store.meta.totals.items():
+                    kept = found.setdefault(flow, {})
+                    for what, count in counts.items():
+                        kept[what] = kept.get(what, 0) + count
+            finally:
+                backend.close()
+        return found
+
+    def _note_sink(self, file: StateFile, sink: Sink, topics: list[str]) -> None:
+        """Note where the sink's topics end before the first record of this state is written to them."""
+        self._open_topics(sink, topics)
+        missing = [topic for topic in topics if topic not in file.sink_starts]
+        if missing:
+            file.sink_starts.update(sink.ends(missing))
+
+    def _open_topics(self, sink: Sink, topics: Sequence[str]) -> None:
+        sink.open_topics(topics)
+        if self.job.sink.kind == "file":
+            from connectors.file_sink import FileSink
+
+            assert isinstance(sink, FileSink)
+            sink.cut_torn_lines(topics)
+
+    def _deploy(self, file: StateFile) -> None:
+        """Put the flows in force: what was there before stays known."""
+        kept = {(one.flow, one.version): one for one in file.flows}
+        for one in kept.values():
+            one.in_force = False
+        for program in self.job.loaded.checked.programs:
+            text = self.job.loaded.checked.texts[program.label]
+            kept[(program.name, program.version)] = DeployedFlow(
+                program.name, program.version, program.content, program.state, text.file, text.text
+            )
+        file.flows = list(kept.values())
+        file.workspace = self.job.loaded.workspace_text
+
+    # ---- after an unclean stop ---------------------------------------------------------------------------------
+
+    def _finish_the_last_run(self, file: StateFile, cut: Cut, partitions: list[PartitionPlan], sink: Sink) -> bool:
+        """Replay what the run that died may have decided, with its flows and its end, up to where it had come.
+
+        Only then may other flows or another end take over; else somebody would get the old message and the new one.
+        Returns whether that was necessary.
+        """
+        old = [one for one in file.flows if one.in_force]
+        if not old:
+            return False  # It died before anything was in force.
+        job = self.job
+        same_flows = {(one.flow, one.version, one.content, one.state) for one in old} == {
+            (program.name, program.version, program.content, program.state) for program in job.loaded.checked.programs
+        } and file.workspace == job.loaded.workspace_text
+        same_end = file.run.ends == _ends_of(partitions) and file.run.until_ms == job.until_ms
+        # What is in a partition that was added since, the run that died did not know when it decided.
+        same_partitions = file.partitions == [one.key for one in partitions]
+        if same_flows and same_end and same_partitions:
+            return False  # The new run does what the old one did; its own replay is all that is needed.
+        by_key = {one.key: one for one in partitions}
+        plans = []
+        for key in file.partitions:
+            end, closes = self._end_of_the_last_run(file, cut, key)
+            plans.append(msgspec.structs.replace(by_key[key], end=end, closes=closes))
+        self.log.info("replaying what the interrupted run had begun", partitions=len(plans))
+        flows = [(one.file, one.text) for one in old]
+        plan = self._plan(file, cut, plans, flows, file.workspace, None, file.run.until_ms)
+        topics = _topics_of(*plan.deployment())  # Those that the new flows may no longer have.
+        self._open_topics(sink, topics)
+        plan.read_back = self._read_back_from(file, cut, sink, topics)
+        self._world.execute(plan)
+        return True
+
+    def _end_of_the_last_run(self, file: StateFile, cut: Cut, key: str) -> tuple[int, bool]:
+        """Return up to where the last run is replayed, and whether that is all there was for it."""
+        if key in file.run.ends:
+            return file.run.ends[key], True
+        noted = read_progress(self._world.progress, key)
+        resumed = cut.sources.get(key, [0, -1])[0]
+        return max([resumed, *(offset for offset, _ in noted)]), False
+
+    def _has_caught_up(self, file: StateFile) -> bool:
+        """Tell whether everything that an interrupted run had begun to decide has been decided again.
+
+        A run that was asked to stop soon after its start may not have come so far; then the next one goes on with it.
+        """
+        sources = self._world.last_cut().sources
+        return all(
+            key in sources and offset <= sources[key][0]
+            for key in file.partitions
+            for offset, _ in read_progress(self._world.progress, key)
+        )
+
+    def _read_back_from(self, file: StateFile, cut: Cut, sink: Sink, topics: Sequence[str]) -> Ends | None:
+        """Return the offsets from which *topics* may hold what will be decided again."""
+        if not sink.remembers:
+            return None
+        starts = {topic: list(file.sink_starts[topic]) for topic in topics}
+        cuts = [ends for _, ends, sink_number in cut.shards.values() if sink_number == file.sink_number]
+        if len(cuts) == file.shards:
+            for topic, least in starts.items():
+                known = [ends[topic] for ends in cuts if topic in ends]
+                if len(known) == len(cuts):
+                    width = max(map(len, known))
+                    padded = [[*offsets, *[0] * (width - len(offsets))] for offsets in known]
+                    starts[topic] = [min(column) for column in zip(*padded, strict=True)]
+                else:
+                    starts[topic] = least
+        if not file.run.is_clean:
+            sink.ends(list(starts), settled=True)
+        return starts
+
+    # ---- processes ---------------------------------------------------------------------------------------------
+
+    def _plan(
+        self,
+        file: StateFile,
+        cut: Cut,
+        partitions: list[PartitionPlan],
+        flows: list[tuple[str, str]],
+        workspace: str,
+        read_back: Ends | None,
+        until_ms: int | None,
+    ) -> Plan:
+        job = self.job
+        return Plan(
+            state=self._world.place,
+            job=file.job,
+            shards=file.shards,
+            processes=job.processes,
+            addresses=[],
+            partitions=partitions,
+            ordered=len({one.topic for one in partitions}) == 1,
+            until_ms=until_ms,
+            sink_kind=job.sink.kind,
+            sink_bootstrap=job.sink.bootstrap,
+            sink_folder=job.sink.folder,
+            sink_options=job.sink.options,
+            sink_number=file.sink_number,
+            create_topics=job.create_topics,
+            kafka=job.kafka,
+            flows=flows,
+            workspace=workspace,
+            read_back=read_back,
+            positions={key: position for key, (position, _) in cut.sources.items()},
+            epoch_s=job.epoch_s,
+            slack_ms=job.slack_ms,
+            users_in_memory=max(USERS_IN_MEMORY_MIN, job.cached_users * job.processes // file.shards),
+            log_level=job.log_level,
+            log_format=job.log_format,
+        )
+
+
+def _ends_of(partitions: list[PartitionPlan]) -> dict[str, int]:
+    return {one.key: one.end for one in partitions if one.end is not None}
+
+
+def _topics_of(deployment: Deployment, workspace: Workspace) -> list[str]:
+    """Return all topics that flows in force write to."""
+    return [*sorted({*channel_topics(deployment, workspace).values()}), JOURNAL, DEAD_LETTERS]

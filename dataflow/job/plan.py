@@ -1,0 +1,98 @@
+"""What the parent tells its processes to do: one plan for one execution of the job, the same for all of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from dataflow.flows import FlowText, compile_texts, read_workspace
+from dataflow.urls import SinkUrl
+from operators.language.flow import Workspace
+from operators.machine.deployment import Deployment
+from operators.program.build import channel_plan
+
+
+class PartitionPlan(msgspec.Struct):
+    """One source partition.
+
+    `end` is the offset at which to stop, None to go on for ever. `closes` tells whether that end is all there is, so
+    that time runs on to the newest record; if not, time stands where it is.
+    """
+
+    key: str
+    kind: str
+    bootstrap: str
+    topic: str
+    partition: int
+    start: int
+    end: int | None = None
+    closes: bool = True
+    topic_id: str = ""
+
+
+class Plan(msgspec.Struct):
+    """One execution of the job.
+
+    `users_in_memory` is how many users a shard may keep there between checkpoints.
+    """
+
+    state: str
+    job: str
+    shards: int
+    processes: int
+    addresses: list[str]
+    partitions: list[PartitionPlan]
+    ordered: bool
+    until_ms: int | None
+    sink_kind: str
+    sink_bootstrap: str
+    sink_folder: str
+    sink_options: dict[str, str]
+    sink_number: int
+    create_topics: bool
+    kafka: dict[str, Any]
+    flows: list[tuple[str, str]]
+    workspace: str
+    read_back: dict[str, list[int]] | None
+    positions: dict[str, int]
+    epoch_s: float
+    slack_ms: int
+    users_in_memory: int
+    log_level: str
+    log_format: str
+    durable: bool = True
+
+    @property
+    def sink_url(self) -> SinkUrl:
+        return SinkUrl(self.sink_kind, self.sink_bootstrap, self.sink_folder, self.sink_options)
+
+    def deployment(self) -> tuple[Deployment, Workspace]:
+        """Return the flows as this plan has them; they were checked when the plan was made."""
+        workspace, _ = read_workspace("nudge.yaml", self.workspace.encode())
+        checked = compile_texts([FlowText(file, text) for file, text in self.flows], workspace)
+        assert not checked.has_errors, checked.problems
+        return Deployment(checked.programs), workspace
+
+    def dump(self) -> bytes:
+        """Return the plan as it goes to the processes: through a pipe, since it may hold secrets of Kafka."""
+        return msgspec.json.encode(self)
+
+
+def load_plan(data: bytes) -> Plan:
+    """Return the plan that the parent sent."""
+    return msgspec.json.decode(data, type=Plan)
+
+
+def channel_topics(deployment: Deployment, workspace: Workspace) -> dict[str, str]:
+    """Return the topic of every channel that a flow in force sends to."""
+    from operators.steps.send import SendStep
+
+    topics = {}
+    for program in deployment.programs.values():
+        for node in program.nodes.values():
+            if isinstance(node.step, SendStep):
+                plan = channel_plan(node.step.channel, workspace)
+                assert plan is not None
+                topics[plan.name] = plan.topic
+    return topics

@@ -1,0 +1,98 @@
+"""What the engine calls, without the engine: the step of a source partition, and that of a shard.
+
+Both take and return plain values, so another engine, or a simulation of one, can drive the same code.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dataflow.job.worker import Worker
+from dataflow.read.partition import Outgoing
+from dataflow.shard import Delivery, Shard
+from state.records import pack, unpacked
+
+# What goes from a source partition to a shard: the shard's number, then the partition's number, watermark, phase,
+# records and dead letters. Between processes the records travel as one piece of bytes, since the engine pickles item
+# by item.
+Parcel = Outgoing
+
+
+def shard_key(number: int) -> str:
+    """Return the engine's key of a shard."""
+    return str(number)
+
+
+class PartitionStep:
+    """One source partition: brings what it says to the shards."""
+
+    def __init__(self, worker: Worker, number: int, resumed: list[int] | None) -> None:
+        self.worker = worker
+        self._partition = worker.open_partition(number, resumed)
+        self._name = worker.plan.partitions[number].key
+        self._keys = [shard_key(shard) for shard in range(worker.plan.shards)]
+        self._packs = worker.plan.processes > 1
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether there was nothing to read, and may be later."""
+        return self._partition.is_idle and not self._partition.is_finished
+
+    def next_batch(self) -> list[tuple[str, Parcel]]:
+        """Return what is to go to the shards.
+
+        Raises:
+            StopIteration: nothing more will.
+        """
+        partition, keys = self._partition, self._keys
+        if partition.is_finished or self.worker.stopping.is_set():
+            raise StopIteration
+        out = partition.wait() if self.worker.holds_too_much(partition) else partition.step()
+        self.worker.note_position(self._name, partition)
+        if self._packs:
+            return [
+                (keys[one[0]], (*one[:4], pack(one[4]) if isinstance(one[4], list) else one[4], one[5])) for one in out
+            ]
+        return [(keys[one[0]], one) for one in out]
+
+    def snapshot(self) -> list[int]:
+        """Return where to go on, `[next offset, stream time]`, at the end of an epoch."""
+        return self._partition.snapshot()
+
+    def close(self) -> None:
+        self._partition.close()
+
+
+class ShardStep:
+    """One shard of the users: translates, decides nothing.
+
+    The engine does not say which key it builds a step for; the first parcel does.
+
+    Args:
+        resumed: what `snapshot` returned at the cut to go on from, None for a shard that has none.
+    """
+
+    def __init__(self, worker: Worker, resumed: list[Any] | None) -> None:
+        self.worker = worker
+        self._resumed = resumed
+        self._number = -1
+        self._shard: Shard | None = None
+
+    def on_batch(self, values: list[Parcel]) -> None:
+        shard = self._shard
+        if shard is None:
+            self._number = values[0][0]
+            shard = self._shard = self.worker.open_shard(self._number, self._resumed[0] if self._resumed else 0)
+        deliveries: list[Delivery] = []
+        for _, source, mark, phase, records, dead in values:
+            deliveries.append((source, mark, phase, unpacked(records)))
+            if dead:
+                self.worker.emitter.emit_dead(dead)
+        shard.take(deliveries)
+        self.worker.emit(shard)
+
+    def snapshot(self) -> list[Any]:
+        """Return what to go on from, at the end of an epoch; see `Worker.commit`."""
+        if self._shard is None:
+            return self._resumed or [0, {}, 0]
+        return self.worker.commit(self._number)

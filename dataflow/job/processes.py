@@ -1,0 +1,353 @@
+"""The parent of the job: starts its processes, and sees that they stop and fail together.
+
+What they are to do is decided in `dataflow/job/lifecycle.py`; this is the world in which that takes place.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from connectors.sinks import Sink
+from dataflow.flows import UsageError
+from dataflow.job.lifecycle import Course, Job, Log
+from dataflow.job.outside import Throttled, open_sink
+from dataflow.job.plan import PartitionPlan, Plan
+from dataflow.keep.recovery import Cut, forget_unfinished, last_cut
+from dataflow.keep.statedir import RESTORE, STATE_FILE, StateDir
+from state.errors import StateRefused
+from state.store import Backend, RocksBackend
+
+LAST_WORDS_S: Final = 1.0
+STOP_PATIENCE_S: Final = 60.0  # So long may an epoch take to finish before a process is killed.
+
+
+class JobFailed(Exception):
+    """A process of the job died, or did not stop in time. Exit status 1."""
+
+
+class Running:
+    """The statuses of all processes, added up."""
+
+    def __init__(self) -> None:
+        self.by_process: dict[int, dict[str, Any]] = {}
+        self.before: dict[str, Any] = {}
+        self.began = time.monotonic()
+
+    def total(self, name: str) -> int:
+        """Return a count over all processes, and over earlier executions of this run."""
+        return int(self.before.get(name, 0)) + sum(int(status[name]) for status in list(self.by_process.values()))
+
+    def merged(self, name: str) -> dict[str, Any]:
+        """Return the union of a mapping over all processes, numbers added."""
+        found: dict[str, Any] = {}
+        for status in list(self.by_process.values()):
+            for key, value in status[name].items():
+                if isinstance(value, dict):
+                    kept = found.setdefault(key, {})
+                    for inner, number in value.items():
+                        kept[inner] = kept.get(inner, 0) + number
+                elif isinstance(value, int):
+                    found[key] = found.get(key, 0) + value
+                else:
+                    found[key] = value
+        return found
+
+    def end_execution(self) -> None:
+        """Keep the counts of an execution that is over."""
+        for name in ("records", "relevant", "actions", "journal", "dead_letters", "duplicates", "unsupported"):
+            self.before[name] = self.total(name)
+        self.by_process = {}
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.began
+
+    def summary(self) -> dict[str, Any]:
+        """Return what the last line of a run says."""
+        records, seconds = self.total("records"), self.seconds
+        return {
+            "events": records,
+            "relevant": self.total("relevant"),
+            "actions": self.total("actions"),
+            "dead_letters": self.total("dead_letters"),
+            "duplicates": self.total("duplicates"),
+            "unsupported": self.total("unsupported"),
+            "seconds": round(seconds, 3),
+            "events_per_second": round(records / seconds) if seconds > 0 else 0,
+        }
+
+
+class JobRunner:
+    """Runs a job from its start to its end.
+
+    Args:
+        on_status: called when a process has reported.
+    """
+
+    def __init__(self, job: Job, log: Log, on_status: Callable[[Running], None] = lambda _: None) -> None:
+        self.job = job
+        self.log = log
+        self.running = Running()
+        self.stopping = threading.Event()
+        self.is_ready = False
+        self._on_status = on_status
+        self._processes = 0
+        self._children: list[subprocess.Popen[bytes]] = []
+        self._ready: list[tuple[subprocess.Popen[bytes], int]] = []  # Started, and waiting for a plan.
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+
+    # ---- from the start to the end -----------------------------------------------------------------------------
+
+    def run(self) -> Running:
+        """Run until the end of the sources, or until `stop`.
+
+        Raises:
+            UsageError: the state, a source or the flows do not fit; nothing was changed.
+            JobFailed: a process died.
+        """
+        if self.job.state is None:
+            self._temporary = tempfile.TemporaryDirectory(prefix="nudge-state-")
+            root = Path(self._temporary.name)
+        else:
+            root = self.job.state
+        state = self._state = StateDir(root)
+        state.create_folders()
+        self.place, self.files, self.progress = str(root), state.files, state.progress
+        state.acquire()
+        try:
+            # They take a while to load, and so does what has to be found out before they can be told what to do. More
+            # than the cores can load at once are no use, and what was asked for has not been looked at yet.
+            for index in range(min(self.job.processes, os.cpu_count() or 1)):
+                self._ready.append(self._start(index))
+            Course(self.job, self.log, self).run()
+        finally:
+            for child, reading in self._ready:  # They have not been told anything, so they have done nothing.
+                child.kill()
+                child.wait()
+                os.close(reading)
+            state.release()
+            if self._temporary is not None:
+                self._temporary.cleanup()
+        return self.running
+
+    def stop(self) -> None:
+        """Ask all processes to finish their epoch and stop."""
+        self.stopping.set()
+        for child in self._children:
+            if child.poll() is None:
+                child.send_signal(signal.SIGTERM)
+
+    # ---- the world in which the course of a run takes place: see `World` in `dataflow/job/lifecycle.py` ------------
+
+    def open_sink(self) -> Sink:
+        job = self.job
+        return open_sink(job.sink, job.kafka, create=job.create_topics, log=Throttled(self.log.warning))
+
+    def last_cut(self) -> Cut:
+        from dataflow.job.engine import prepare_recovery
+
+        state = self._state
+        if (state.root / STATE_FILE).exists() and not any(state.recovery.glob("*.sqlite3")):
+            raise StateRefused(f"{state.recovery} is empty: {RESTORE}")
+        prepare_recovery(str(state.recovery))
+        forget_unfinished(state.recovery)
+        cut = last_cut(state.recovery)
+        for key, (commit, *_) in cut.shards.items():
+            if commit and not state.shard(int(key)).is_dir():
+                raise StateRefused(f"{state.shard(int(key))} is missing: {RESTORE}")
+        return cut
+
+    def backend(self, shard: int) -> Backend | None:
+        path = self._state.shard(shard)
+        return RocksBackend(path) if path.exists() else None
+
+    def is_stopping(self) -> bool:
+        return self.stopping.is_set()
+
+    def partitions(self) -> list[PartitionPlan]:
+        found: list[PartitionPlan] = []
+        for source in self.job.sources:
+            if source.kind == "file":
+                if not _is_text(source.name):
+                    raise UsageError(
+                        f"--source: {source.name!r} is no text in UTF-8, and the state has to name it: rename it"
+                    )
+                if not Path(source.name).is_file():
+                    raise UsageError(f"--source file:{source.name}: no such file")
+                # A file is all there is: what is appended later is for a later run.
+                end = _lines_of(Path(source.name)) + 1
+                found.append(PartitionPlan(f"file:{source.name}", "file", "", source.name, 0, 1, end))
+                continue
+            from connectors.kafka import MISSING_S, KafkaTopics
+
+            topics = KafkaTopics(source.bootstrap, self.job.kafka, self.log.warning)
+            try:
+                numbers = topics.partitions(source.name, awaited_s=MISSING_S)
+                if not numbers:
+                    raise UsageError(
+                        f"--source: there is no topic {source.name} at {source.bootstrap}: create it first"
+                    )
+                ends: list[int | None] = [None] * len(numbers)
+                if self.job.stop_at_end:
+                    ends = [*topics.end_offsets(source.name, numbers)]
+                starts = topics.start_offsets(source.name, numbers)
+                made = topics.topic_id(source.name)
+                for number, start, last in zip(numbers, starts, ends, strict=True):
+                    key = f"{source.name}-{number}"
+                    found.append(
+                        PartitionPlan(key, "kafka", source.bootstrap, source.name, number, start, last, topic_id=made)
+                    )
+            finally:
+                topics.close()
+        return sorted(found, key=lambda one: (one.topic, one.partition))
+
+    # ---- processes ---------------------------------------------------------------------------------------------
+
+    def execute(self, plan: Plan) -> None:
+        """Run *plan* in its processes until all have ended.
+
+        Raises:
+            JobFailed: one died; then all are ended.
+            StateRefused: one found the state to be none to go on from.
+        """
+        self.running.end_execution()
+        self._processes = plan.processes
+        plan.addresses = _free_addresses(plan.processes)
+        data = plan.dump()
+        self._children = []
+        readers = []
+        for index in range(plan.processes):
+            child, reading = self._ready.pop(0) if self._ready else self._start(index)
+            _send(child, data)
+            self._children.append(child)
+            reader = threading.Thread(target=self._listen, args=(index, reading), daemon=True)
+            reader.start()
+            readers.append(reader)
+        if self.stopping.is_set():
+            self.stop()
+        try:
+            self._wait(plan)
+        finally:
+            for reader in readers:
+                reader.join(timeout=5)
+            refusals = [str(status["refusal"]) for status in self.running.by_process.values() if status.get("refusal")]
+            if refusals:
+                raise StateRefused(f"--state {self.place}: {refusals[0]}")
+
+    def _start(self, index: int) -> tuple[subprocess.Popen[bytes], int]:
+        """Start a process, which waits for its plan; return it with the pipe on which it will report."""
+        reading, writing = os.pipe()
+        command = [sys.executable, "-m", "dataflow.job.worker", str(index), str(writing), str(os.getpid())]
+        # Inherited by the child: asked to stop before it listens, it must find that out then, and not die of it.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+        try:
+            child = subprocess.Popen(  # noqa: S603 - our own interpreter and module.
+                command,
+                stdin=subprocess.PIPE,
+                pass_fds=(writing, self._state.lock_file),
+                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                start_new_session=True,
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        os.close(writing)
+        return child, reading
+
+    def _listen(self, index: int, pipe: int) -> None:
+        decode = msgspec.json.Decoder().decode
+        with os.fdopen(pipe, "rb") as lines:
+            for line in lines:
+                if not line.endswith(b"\n"):
+                    break  # It was killed while it wrote.
+                self.running.by_process[index] = decode(line)
+                if not self.is_ready and len(self.running.by_process) == self._processes:
+                    self.is_ready = True
+                    self.log.info("running")
+                self._on_status(self.running)
+
+    def _wait(self, plan: Plan) -> None:
+        stopping_since: float | None = None
+        while True:
+            states = [child.poll() for child in self._children]
+            if any(state not in (None, 0) for state in states):
+                self._end_all()
+                failed = [f"process {index} ended with {_status(state)}" for index, state in enumerate(states) if state]
+                raise JobFailed("; ".join(failed) + "; start it again to go on from the last checkpoint")
+            if all(state == 0 for state in states):
+                return
+            if self.stopping.is_set() or any(state == 0 for state in states):
+                stopping_since = stopping_since or time.monotonic()
+                if time.monotonic() - stopping_since > max(STOP_PATIENCE_S, 2 * plan.epoch_s):
+                    self._end_all()
+                    raise JobFailed("the job did not stop in time and was ended; start it again to go on")
+            time.sleep(0.02)
+
+    def _end_all(self) -> None:
+        """End what has not ended: they fail together. The one that knows why may be a moment behind the others."""
+        deadline = time.monotonic() + LAST_WORDS_S
+        while time.monotonic() < deadline and any(child.poll() is None for child in self._children):
+            time.sleep(0.02)
+        for child in self._children:
+            if child.poll() is None:
+                child.kill()
+        for child in self._children:
+            child.wait()
+
+
+def _send(child: subprocess.Popen[bytes], data: bytes) -> None:
+    assert child.stdin is not None
+    try:
+        child.stdin.write(data)
+        child.stdin.close()
+    except BrokenPipeError:
+        pass  # It died at once; `_wait` says how.
+
+
+def _status(code: int | None) -> str:
+    if code is not None and code < 0:
+        return f"signal {signal.Signals(-code).name}"
+    return f"status {code}"
+
+
+def _free_addresses(processes: int) -> list[str]:
+    """Return an address on this machine for each process; none for a single one."""
+    if processes == 1:
+        return []
+    sockets = [socket.socket() for _ in range(processes)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    addresses = [f"127.0.0.1:{one.getsockname()[1]}" for one in sockets]
+    for one in sockets:
+        one.close()
+    return addresses
+
+
+def _is_text(name: str) -> bool:
+    """Tell whether a name on the command line can be written down: a file may be called anything."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _lines_of(path: Path) -> int:
+    """Return how many lines *path* has; a last one without its end counts."""
+    lines, last = 0, b"\n"
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            lines += block.count(b"\n")
+            last = block[-1:]
+    return lines + (last != b"\n")

@@ -1,0 +1,298 @@
+"""Walk a state and tell what does not hold: conservation per flow, a wake-up for everybody who waits, no orphans.
+
+One shard after the other and one user at a time, so that memory does not grow with the number of users. Timers are
+compared with what the users need by a sum of hashes; only where the sums differ are they looked up one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Final, TypeVar
+from zlib import crc32
+
+import msgspec
+
+from dataflow.flows import UsageError
+from dataflow.keep.stateview import StateView
+from operators.machine.deployment import Deployment
+from operators.machine.invariants import Balance, UserAudit, balances
+from state.errors import NewerFormatError, StateRefused, StoreError
+from state.iso import format_ms
+from state.records import Input
+from state.store import (
+    UNDO_KEPT,
+    Backend,
+    has_timers,
+    read_meta,
+    timer_rows,
+    undo_parts,
+    user_rows,
+    users_of,
+)
+from state.user import NEVER, User, load_user
+
+AT_ONCE: Final = 1000
+TELL_EVERY: Final = 10_000
+
+_RESTORE: Final = "restore the whole state directory from one backup, or begin a new state"
+_REPORT: Final = "keep a copy of the state and report it: this is a fault of nudge or of the disk"
+
+NEXT: Final[dict[str, str]] = {
+    "conservation": f"`nudge audit --json` names the users of other findings; {_REPORT}",
+    "flow-not-deployed": "start the job with the file of that version, `state: ended` if nobody should enter any more; "
+    "nudge.json has the text of every version that was deployed",
+    "held-misplaced": _REPORT,
+    "held-overdue": f"the record is handled with the next one that moves time; {_REPORT}",
+    "held-unreadable": _RESTORE,
+    "journey-repeated": _REPORT,
+    "recovery-unreadable": _RESTORE,
+    "seq-too-low": f"a crash could now repeat records of this user; {_REPORT}",
+    "shard-missing": _RESTORE,
+    "shard-unknown": "it is not looked at; remove it if it came from elsewhere",
+    "shard-unreadable": _RESTORE,
+    "step-unknown": "the journey cannot go on and will be journaled as failed; put back the file that it began with",
+    "subscription-lost": f"the journey goes on at its timeout; {_REPORT}",
+    "timer-orphan": f"harmless: it is dropped when its time comes; {_REPORT}",
+    "undo-out-of-range": f"the state may not survive a crash: stop the job with SIGTERM and copy the state; {_REPORT}",
+    "user-misplaced": f"the user's new records go to another shard; {_REPORT}",
+    "user-unreadable": _RESTORE,
+    "wake-up-missing": f"the user goes on only with the next record of theirs; {_REPORT}",
+    "wake-up-overdue": f"start the job again, which looks for what is due; {_REPORT}",
+}
+"""What an operator does next, by the code of a finding; `docs/operations.md` has more."""
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that does not hold: a stable code, where, and a sentence on what is wrong."""
+
+    code: str
+    shard: int | None
+    user: str | None
+    problem: str
+
+
+@dataclass(slots=True)
+class Seen:
+    """What has been looked at so far."""
+
+    users: int = 0
+    timers: int = 0
+    held: int = 0
+    shards: int = 0
+
+
+class Audit:
+    """The audit of one state.
+
+    Args:
+        tell: called now and then, with what has been looked at.
+    """
+
+    def __init__(self, root: Path, tell: Callable[[Seen], None] = lambda _: None) -> None:
+        self._root = root
+        self._tell = tell
+        self.seen = Seen()
+        self.balances: dict[str, Balance] = {}
+        self.epoch = 0
+
+    def findings(self) -> Iterator[Finding]:
+        """Walk the state and yield what does not hold, as it is found.
+
+        Raises:
+            UsageError: there is no state, or it was written by a later version of the software.
+        """
+        try:
+            view = StateView(self._root)
+        except StoreError as error:
+            yield Finding("recovery-unreadable", None, None, str(error))
+            return
+        try:
+            yield from self._of_state(view)
+        finally:
+            view.close()
+
+    def _of_state(self, view: StateView) -> Iterator[Finding]:
+        self.epoch = view.cut.epoch
+        deployment, shards = view.deployment(), view.file.shards
+        for flow, version in deployment.programs:
+            self.balances[f"{flow}\x1f{version}"] = Balance()
+        yield from _strange_shards(view)
+        for number in range(shards):
+            if number in view.broken:
+                is_there = view.directory.shard(number).is_dir()
+                yield Finding("shard-unreadable" if is_there else "shard-missing", number, None, view.broken[number])
+                continue
+            yield from _of_undo(number, view.latest(number))
+            shard = ShardAudit(view.shard(number), deployment, number, shards, self.seen, self._tell)
+            yield from shard.findings()
+            for label, balance in shard.balances.items():
+                self.balances.setdefault(label, Balance()).add(balance)
+            self.seen.shards += 1
+            self._tell(self.seen)
+
+
+def _strange_shards(view: StateView) -> Iterator[Finding]:
+    shards = view.file.shards
+    for key in view.cut.shards:
+        if not (key.isdigit() and int(key) < shards):
+            yield Finding("shard-unknown", None, None, f"the last checkpoint has a shard {key} of only {shards}")
+    folder = view.directory.root / "shards"
+    known = {view.directory.shard(number).name for number in range(shards)}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if path.name not in known:
+            yield Finding("shard-unknown", None, None, f"{path} is none of the {shards} shards")
+
+
+def _of_undo(number: int, backend: Backend) -> Iterator[Finding]:
+    """The undo rows must be those of the last commits, without a hole; the one to come may have parts already."""
+    last = read_meta(backend).commit
+    parts = undo_parts(backend)
+    commits = sorted({commit for commit, _ in parts})
+    for commit in commits:
+        if not last - UNDO_KEPT < commit <= last + 1:
+            text = f"there is undo of commit {commit}, but the last commit is {last}"
+            yield Finding("undo-out-of-range", number, None, text)
+        of_commit = [part for other, part in parts if other == commit]
+        if of_commit != list(range(len(of_commit))):
+            text = f"the undo of commit {commit} has the parts {of_commit}: some are missing"
+            yield Finding("undo-out-of-range", number, None, text)
+    if commits and commits != list(range(commits[0], commits[-1] + 1)):
+        text = f"there is undo of the commits {commits}: some between are missing"
+        yield Finding("undo-out-of-range", number, None, text)
+
+
+class ShardAudit:
+    """The audit of one shard.
+
+    Args:
+        backend: the shard as of a checkpoint.
+        number: which of *shards* it is.
+        seen: counted up.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        deployment: Deployment,
+        number: int,
+        shards: int,
+        seen: Seen,
+        tell: Callable[[Seen], None] = lambda _: None,
+    ) -> None:
+        self._backend = backend
+        self._number = number
+        self._shards = shards
+        self._seen = seen
+        self._tell = tell
+        self._meta = read_meta(backend)
+        self._users = UserAudit(deployment, self._meta.paused, self._meta.time_ms)
+        self.balances: dict[str, Balance] = {}
+
+    def findings(self) -> Iterator[Finding]:
+        """Yield what does not hold; then `balances` is complete."""
+        # Of random numbers the sums agree only if their terms do, for all that can ever happen.
+        needed = needed_sum = 0
+        audit, seen, number, shards = self._users, self._seen, self._number, self._shards
+        for user_id, row in user_rows(self._backend):
+            seen.users += 1
+            if seen.users % TELL_EVERY == 0:
+                self._tell(seen)
+            if crc32(user_id) % shards != number:
+                text = f"belongs into shard {crc32(user_id) % shards:02d}"
+                yield self._finding("user-misplaced", user_id, text)
+            user = _read(row)
+            if not isinstance(user, User):
+                yield self._finding("user-unreadable", user_id, user)
+                continue
+            due = audit.due(user)
+            for code, problem in audit.look_at(user, due):
+                yield self._finding(code, user_id, problem)
+            if due < NEVER:
+                needed += 1
+                needed_sum += hash((due, user_id))
+        found = found_sum = 0
+        for timer in timer_rows(self._backend):
+            found += 1
+            found_sum += hash(timer)
+        seen.timers += found
+        if (needed, needed_sum) != (found, found_sum):
+            yield from self._missing_timers()
+            yield from self._orphaned_timers()
+        yield from self._of_held()
+        self.balances = balances(self._meta.totals, audit.inside)
+        counted, held = self._meta.inside, sum(audit.inside.values())
+        if counted not in (-1, held):
+            text = f"the users hold {held} open journeys, but {counted} were counted as they were written"
+            yield Finding("conservation", number, None, text)
+        for label, balance in self.balances.items():
+            if not balance.is_kept:
+                flow, _, version = label.partition("\x1f")
+                yield Finding("conservation", number, None, f"{flow} v{version}: {balance}")
+
+    def _finding(self, code: str, user_id: bytes, problem: str) -> Finding:
+        return Finding(code, self._number, user_id.decode(errors="backslashreplace"), problem)
+
+    def _missing_timers(self) -> Iterator[Finding]:
+        for some in _batches(user_rows(self._backend)):
+            needed = []
+            for user_id, row in some:
+                user = _read(row)
+                due = self._users.due(user) if isinstance(user, User) else NEVER
+                if due < NEVER:
+                    needed.append((due, user_id))
+            for (due, user_id), there in zip(needed, has_timers(self._backend, needed), strict=True):
+                if not there:
+                    yield self._finding("wake-up-missing", user_id, f"there is no timer for {format_ms(due)}")
+
+    def _orphaned_timers(self) -> Iterator[Finding]:
+        for some in _batches(timer_rows(self._backend)):
+            rows = users_of(self._backend, [user_id for _, user_id in some])
+            for (due, user_id), row in zip(some, rows, strict=True):
+                if row is None:
+                    text = f"there is a timer for {format_ms(due)}, but no such user"
+                    yield self._finding("timer-orphan", user_id, text)
+                    continue
+                user = _read(row)
+                if isinstance(user, User) and (needed := self._users.due(user)) != due:
+                    instead = f"they need one for {format_ms(needed)}" if needed < NEVER else "they need none"
+                    text = f"there is a timer for {format_ms(due)}, but {instead}"
+                    yield self._finding("timer-orphan", user_id, text)
+
+    def _of_held(self) -> Iterator[Finding]:
+        for fields in self._meta.held:
+            self._seen.held += 1
+            try:
+                record = msgspec.convert(fields, Input)
+            except msgspec.ValidationError as error:
+                yield Finding("held-unreadable", self._number, None, f"a record that waits for its turn: {error}")
+                continue
+            where = f"source partition {record.source}, offset {record.offset}"
+            user_id = record.user_id.encode()
+            if crc32(user_id) % self._shards != self._number:
+                text = f"a record ({where}) is held for a user of another shard"
+                yield self._finding("held-misplaced", user_id, text)
+            if record.now < self._meta.time_ms:
+                text = f"a record of {format_ms(record.now)} ({where}) is held behind {format_ms(self._meta.time_ms)}"
+                yield self._finding("held-overdue", user_id, text)
+
+
+def _read(row: bytes) -> User | str:
+    """Return the user in *row*, or why it cannot be read."""
+    try:
+        return load_user(row)
+    except NewerFormatError as error:
+        raise UsageError(str(error)) from None
+    except StateRefused as error:
+        return str(error)
+
+
+def _batches(items: Iterable[Item]) -> Iterator[list[Item]]:
+    left = iter(items)
+    while some := list(islice(left, AT_ONCE)):
+        yield some

@@ -1,0 +1,190 @@
+"""The state directory: what is in it, who may use it, and what `nudge.json` says.
+
+STATE/nudge.json   the job's identity, its sources, and the flows in force with their text; replaced atomically
+STATE/lock         held by the running job and inherited by its processes
+STATE/recovery/    the engine's: offsets, and the commit of each shard
+STATE/progress/    how far each source partition came (dataflow/read/progress.py)
+STATE/shards/NN/   one store per shard (state/store.py)
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from pathlib import Path
+from typing import Final
+from uuid import uuid4
+
+import msgspec
+
+from dataflow.flows import UsageError
+from dataflow.keep.files import DiskFolder, Folder
+
+STATE_FORMAT: Final = 1
+STATE_FILE: Final = "nudge.json"
+RESTORE: Final = "restore the whole state directory from one backup"
+LOCK_PATIENCE_S: Final = 3.0  # The processes of a job that was killed die a moment after it.
+
+
+class DeployedFlow(msgspec.Struct):
+    """A flow version that has been in force here. `content` identifies what it does, `state` is live, paused, ..."""
+
+    flow: str
+    version: int
+    content: str
+    state: str
+    file: str
+    text: str
+    in_force: bool = True
+
+
+class RunNote(msgspec.Struct):
+    """What the last run set out to do; `is_clean` once it has stopped by itself.
+
+    `ends` are the offsets at which the run was to stop, for the partitions that had an end.
+    """
+
+    is_clean: bool
+    ends: dict[str, int] = {}
+    until_ms: int | None = None
+
+
+class StateFile(msgspec.Struct):
+    """`nudge.json`.
+
+    `sink_number` counts the sinks that this state has written to: a shard's snapshot says offsets of one of them.
+    `topic_ids` has, per source partition, the id that its topic got when it was made.
+    `workspace` is what `nudge.yaml` says of channels and messages, as JSON: no settings, no secrets.
+    """
+
+    format: int
+    job: str
+    shards: int
+    sources: list[str]
+    partitions: list[str]
+    sink: str
+    sink_number: int
+    sink_starts: dict[str, list[int]]
+    flows: list[DeployedFlow]
+    workspace: str
+    run: RunNote
+    topic_ids: dict[str, str] = {}
+
+
+class StateDir:
+    """One state directory."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._lock = -1
+
+    @property
+    def recovery(self) -> Path:
+        return self.root / "recovery"
+
+    @property
+    def files(self) -> Folder:
+        """The folder that `nudge.json` is in."""
+        return DiskFolder(self.root)
+
+    @property
+    def progress(self) -> Folder:
+        return DiskFolder(self.root / "progress")
+
+    def shard(self, number: int) -> Path:
+        return self.root / "shards" / f"{number:02d}"
+
+    @property
+    def lock_file(self) -> int:
+        """The file descriptor of the lock, for the processes that inherit it."""
+        return self._lock
+
+    def create_folders(self) -> None:
+        """Make the directory and what belongs in it; only the owner may look inside.
+
+        Raises:
+            UsageError: it cannot be made or written to.
+        """
+        try:
+            for folder in (self.root, self.recovery, self.root / "progress", self.root / "shards"):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                if folder != self.root and folder.stat().st_mode & 0o077:
+                    folder.chmod(0o700)  # Copied back from a backup, for example. The root may be a mount.
+            probe = self.root / ".writable"
+            probe.touch(mode=0o600)
+            probe.unlink()
+        except OSError as error:
+            raise UsageError(f"--state {self.root}: {error.strerror}: it must be a folder we may write to") from None
+
+    def acquire(self) -> None:
+        """Take the lock.
+
+        Raises:
+            UsageError: another job has it.
+        """
+        self._lock = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        deadline = time.monotonic() + LOCK_PATIENCE_S
+        while True:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    holder = os.pread(self._lock, 32, 0).decode(errors="replace").strip()
+                    raise UsageError(
+                        f"--state {self.root}: in use by another job (process {holder or 'unknown'}); "
+                        "stop that one, or choose another directory"
+                    ) from None
+                time.sleep(0.05)
+        os.ftruncate(self._lock, 0)
+        os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+
+    def release(self) -> None:
+        """Give the lock back."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+
+def read_state_file(folder: Folder) -> StateFile | None:
+    """Return the `nudge.json` in *folder*, None when nothing has run there yet.
+
+    Raises:
+        UsageError: it is of a newer format or cannot be read.
+    """
+    try:
+        data = folder.read(STATE_FILE)
+    except FileNotFoundError:
+        return None
+    try:
+        format = msgspec.json.decode(data, type=_OnlyFormat).format
+        if format > STATE_FORMAT:
+            raise UsageError(
+                f"{folder}/{STATE_FILE}: this state has format {format}, "
+                f"this version of nudge reads up to {STATE_FORMAT}: use the version that wrote it, or a newer one"
+            )
+        return msgspec.json.decode(data, type=StateFile)
+    except msgspec.DecodeError as error:
+        raise UsageError(
+            f"{folder}/{STATE_FILE}: cannot be read ({error}): restore the directory from a backup"
+        ) from None
+
+
+def write_state_file(folder: Folder, file: StateFile) -> None:
+    """Replace the `nudge.json` in *folder*: after a crash the old one or the new one is there."""
+    folder.replace(STATE_FILE, msgspec.json.format(msgspec.json.encode(file), indent=1))
+
+
+class _OnlyFormat(msgspec.Struct):
+    format: int
+
+
+def new_job_id() -> str:
+    """Return the identity of a new job: it tells its records on a topic from those of other jobs."""
+    return uuid4().hex
+
+
+def owner_of(job: str, shard: int, shards: int) -> str:
+    """Return what a shard's store says it belongs to."""
+    return f"shard {shard} of {shards} of job {job}"

@@ -1,0 +1,246 @@
+"""Read: raw records of one source partition become inputs for shards, or dead letters.
+
+Each record gets its stream time here. Stream time never goes back within a partition: an earlier record is raised. It
+comes from the transport (a Kafka record's timestamp), else from `received_at`, else from `timestamp`.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final, Protocol
+from zlib import crc32
+
+import msgspec
+import orjson
+
+from connectors.file_source import FilePartition
+from connectors.sources import Batch
+from operators.conditions.index import NO_HITS, MatchIndex
+from state.iso import TIME_MS_MAX
+from state.records import EVENT, IDENTIFY, Input, Inputs, Record, Reject, pack
+
+RAW_KEPT_BYTES: Final = 16 * 1024
+# Stamps in ns and the like. Taken for a time, a single one would let all waits end at once.
+_NO_TIME: Final = Reject("bad_time", "the transport's stamp of the record lies beyond the year 9999")
+
+
+class Scanner(Protocol):
+    """Reads the batches of one source partition, as `Intake` would record by record."""
+
+    def take(
+        self,
+        values: list[bytes],
+        arrived_ms: list[int] | None,
+        offsets: Sequence[int],
+        stream_ms: int,
+        slowly: Callable[[int, int], tuple[int, bytes, int]],
+    ) -> tuple[dict[int, bytes], int, int]:
+        """Return what is relevant of a batch.
+
+        Args:
+            stream_ms: the stream time before it.
+            slowly: handles the record at a position at a stream time, whatever it is; returns the stream time after
+                it, and the packed input with its shard, b"" for none.
+
+        Returns:
+            The packed inputs of each shard that has some; the stream time after the batch; how many inputs were not
+            made by *slowly*.
+        """
+        ...
+
+
+class Format(Protocol):
+    """What records look like in a source."""
+
+    def decode(self, raw: bytes) -> Record | Reject:
+        """Return the record that *raw* is, or why it is none."""
+        ...
+
+    def scanner(self, *, prefix: str, source: int, shards: int, head_ms: int) -> Scanner | None:
+        """Return a quick reader of one source partition, None if there is none for this format."""
+        ...
+
+
+class DeadLetter(msgspec.Struct, gc=False):
+    """A record that could not be read: where it was, why, and its first bytes."""
+
+    topic: str
+    partition: int
+    offset: int
+    reason: str
+    detail: str
+    raw: bytes
+
+    def dump(self) -> bytes:
+        """Return the record of `docs/records.md`, dead letters."""
+        return orjson.dumps(
+            {
+                "topic": self.topic,
+                "partition": self.partition,
+                "offset": self.offset,
+                "reason": self.reason,
+                "detail": self.detail,
+                "raw": b64encode(self.raw[:RAW_KEPT_BYTES]).decode(),
+            }
+        )
+
+
+class Counts(msgspec.Struct):
+    """What one source partition has read since the process started."""
+
+    records: int = 0
+    relevant: int = 0
+    dead: dict[str, int] = {}
+    unsupported: int = 0
+
+
+class Intake:
+    """Turns the raw records of one source partition into what the shards need.
+
+    Args:
+        topic: the topic's name, or the file's.
+        source: the number of the partition in the job.
+        stream_ms: the stream time at which to go on.
+        raises: (offset, stream time) pairs by offset: from this offset on time had come at least so far in an earlier
+            attempt, and what was decided then must come out the same.
+        is_file: default message ids are `<name>-<line>` instead of `<topic>-<partition>-<offset>`.
+        head_ms: the stream time of records without any, before the first that has one.
+    """
+
+    def __init__(
+        self,
+        index: MatchIndex,
+        records: Format,
+        *,
+        topic: str,
+        partition: int,
+        source: int,
+        shards: int,
+        stream_ms: int = -1,
+        raises: list[tuple[int, int]] | None = None,
+        is_file: bool = False,
+        head_ms: int = 0,
+    ) -> None:
+        self._matchers = index.matchers
+        self._decode = records.decode
+        self._topic = topic
+        self._partition = partition
+        self._source = source
+        self._shards = shards
+        self._prefix = f"{topic}-" if is_file else f"{topic}-{partition}-"
+        self._head_ms = head_ms
+        self._scanner = records.scanner(prefix=self._prefix, source=source, shards=shards, head_ms=head_ms)
+        self._raises = sorted(raises or [], reverse=True)  # The next one is last.
+        self.stream_ms = stream_ms
+        self.counts = Counts()
+
+    def raise_at(self, position: int) -> None:
+        """Raise stream time to where it had come at *position* in an earlier attempt."""
+        raises = self._raises
+        while raises and raises[-1][0] <= position:
+            self.stream_ms = max(self.stream_ms, raises.pop()[1])
+
+    def take(self, batch: Batch) -> tuple[dict[int, Inputs], list[DeadLetter]]:
+        """Return what each shard gets of *batch*, and what could not be read."""
+        dead: list[DeadLetter] = []
+        by_shard: dict[int, Inputs] = {}
+        self.counts.records += len(batch.values)
+        if self._scanner is not None and not self._raises:
+
+            def slowly(position: int, stream_ms: int) -> tuple[int, bytes, int]:
+                self.stream_ms = stream_ms
+                one = self._take_one(batch, position, dead)
+                return self.stream_ms, b"" if one is None else pack(one), 0 if one is None else self._shard_of(one)
+
+            values, arrived_ms, offsets = batch
+            packed, self.stream_ms, relevant = self._scanner.take(values, arrived_ms, offsets, self.stream_ms, slowly)
+            self.counts.relevant += relevant
+            by_shard.update(packed)
+            return by_shard, dead
+        found: dict[int, list[Input]] = {}
+        for position in range(len(batch.values)):
+            one = self._take_one(batch, position, dead)
+            if one is not None:
+                found.setdefault(self._shard_of(one), []).append(one)
+        by_shard.update(found)
+        return by_shard, dead
+
+    def _shard_of(self, one: Input) -> int:
+        return shard_of(one.user_id, self._shards)
+
+    def _take_one(self, batch: Batch, position: int, dead: list[DeadLetter]) -> Input | None:
+        """Return what comes of the record at *position*: this says what the scanner has to do with a batch."""
+        raw, offset = batch.values[position], batch.offsets[position]
+        arrived_ms = None if batch.arrived_ms is None else batch.arrived_ms[position]
+        self.raise_at(offset)
+        record = self._decode(raw) if arrived_ms is None or arrived_ms <= TIME_MS_MAX else _NO_TIME
+        if isinstance(record, Reject):
+            dead.append(self._dead_letter(offset, raw, record))  # It does not move time.
+            return None
+        now = self.stream_ms = max(self.stream_ms, self._own_time(record) if arrived_ms is None else arrived_ms)
+        if record.kind == EVENT:
+            matcher = self._matchers.get(record.name)
+            hits = NO_HITS if matcher is None else matcher(record.properties)
+            if not hits and not record.traits:
+                return None
+        elif record.kind == IDENTIFY:
+            hits = NO_HITS
+        else:
+            self.counts.unsupported += 1
+            return None
+        self.counts.relevant += 1
+        message_id = record.message_id
+        return Input(
+            record.user_id,
+            now,
+            record.name,
+            message_id or f"{self._prefix}{offset}",
+            message_id is not None,
+            now if record.at_ms is None else record.at_ms,
+            record.properties,
+            record.traits,
+            hits,
+            self._source,
+            offset,
+        )
+
+    def _own_time(self, record: Record) -> int:
+        """Return when *record* says that it came; without a word, with the one before it."""
+        at_ms = record.at_ms if record.received_ms is None else record.received_ms
+        if at_ms is None:
+            # It is 0 as long as no record had any, in earlier runs too.
+            return self._head_ms if self.stream_ms <= 0 else self.stream_ms
+        return at_ms
+
+    def _dead_letter(self, offset: int, value: bytes, reject: Reject) -> DeadLetter:
+        dead = self.counts.dead
+        dead[reject.reason] = dead.get(reject.reason, 0) + 1
+        return DeadLetter(self._topic, self._partition, offset, reject.reason, reject.detail, value[:RAW_KEPT_BYTES])
+
+
+def shard_of(user_id: str, shards: int) -> int:
+    """Return the number of the shard that a user belongs to."""
+    return crc32(user_id.encode()) % shards
+
+
+def dead_shard(source: int, shards: int) -> int:
+    """Return the one shard through which the dead letters of a source partition go, so that they stay in order."""
+    return source % shards
+
+
+def head_time(path: Path, records: Format) -> int:
+    """Return the stream time of the first record in a file that has one of its own, 0 when none has."""
+    file = FilePartition(path)
+    try:
+        while values := file.poll(100).values:
+            for value in values:
+                record = records.decode(value)
+                if isinstance(record, Record):
+                    at = record.received_ms if record.received_ms is not None else record.at_ms
+                    if at is not None:
+                        return at
+    finally:
+        file.close()
+    return 0

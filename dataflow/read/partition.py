@@ -1,0 +1,176 @@
+"""One source partition: what time it is there, and what goes out to the shards. Knows no engine.
+
+Time comes from the records. At the partition's end it goes on with the clock, less the slack. Before anything goes out,
+the progress log has where it ends and what time it is, so that a replay gives every record the same time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from connectors.sources import SourcePartition
+from dataflow.read.clock import SteadyClock
+from dataflow.read.intake import DeadLetter, Intake, dead_shard
+from dataflow.read.progress import ProgressLog
+from dataflow.shard import CLOSED, HALTED, OPEN
+from state.records import Inputs
+
+RECORDS_AT_ONCE: Final = 10_000
+BIG_BATCH: Final = 1_000
+MARK_EVERY_S: Final = 0.05  # How often all shards hear of time that moves on without records for them.
+WARN_EVERY_MS: Final = 600_000
+
+# What goes to one shard: its number, then the partition's number, watermark, phase, records and dead letters.
+Outgoing = tuple[int, int, int, int, Inputs, list[DeadLetter]]
+
+
+class Partition:
+    """Reads one source partition, moves its time, and says what each shard gets.
+
+    Args:
+        number: the partition's number in the job.
+        end: the offset at which to stop, None to go on for ever.
+        closes: whether that end is all there is.
+        clock: what time it is at the end of the partition.
+        slack_ms: how long a record may be on its way to the source.
+        monotonic_s: paces what is said of time.
+        warn: told when stamps and clock disagree by more than the slack.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        reader: SourcePartition,
+        intake: Intake,
+        progress: ProgressLog,
+        *,
+        shards: int,
+        end: int | None,
+        closes: bool,
+        clock: SteadyClock,
+        slack_ms: int,
+        monotonic_s: Callable[[], float],
+        name: str = "",
+        warn: Callable[[str], object] = lambda _: None,
+    ) -> None:
+        self.intake = intake
+        self.is_idle = False
+        self.is_finished = False
+        self.position = reader.position
+        self.ahead_ms = 0
+        """How far the newest stamp is ahead of the wall clock."""
+        self.late_ms = 0
+        """How far the records that came last were behind the time that the clock had given."""
+        self._number = number
+        self._reader = reader
+        self._progress = progress
+        self._shards = shards
+        self._end = end
+        self._closes = closes
+        self._clock = clock
+        self._slack_ms = slack_ms
+        self._name = name
+        self._warn = warn
+        self._monotonic_s = monotonic_s
+        self._noted = (-1, -1)
+        self._told_at = -MARK_EVERY_S
+        self._told_ms = -1
+        self._by_clock_ms = -1  # What the clock said, as long as no record came since.
+        self._warned_at = -WARN_EVERY_MS
+
+    def step(self) -> list[Outgoing]:
+        """Read what is there and return what goes out."""
+        reader, intake, end = self._reader, self.intake, self._end
+        batch = reader.poll(RECORDS_AT_ONCE)
+        position = reader.position
+        if end is not None and position >= end:
+            batch = batch.before(end)
+            position, self.is_finished = end, True
+        by_shard: dict[int, Inputs] = {}
+        dead: list[DeadLetter] = []
+        read = len(batch.values)
+        if read:
+            if intake.stream_ms > self._noted[1]:
+                # The clock has moved time since the last note, and these records are raised to it.
+                self._note(self.position, intake.stream_ms)
+            by_shard, dead = intake.take(batch)
+            if end is None and batch.arrived_ms is not None:
+                self._compare_with_the_clock(batch.arrived_ms)
+        elif end is None:
+            self._follow_the_clock()
+        intake.raise_at(position)
+        self.is_idle = not read
+        self.position = position
+        return self._outgoing(by_shard, dead, read)
+
+    def wait(self) -> list[Outgoing]:
+        """Read nothing for now; only say what time it is."""
+        self.is_idle = True
+        return self._outgoing({}, [], 0)
+
+    @property
+    def lag(self) -> int | None:
+        """How many records lie ahead, None when nobody knows."""
+        return self._reader.lag()
+
+    def _follow_the_clock(self) -> None:
+        """At the end of the partition time goes with the clock, less the slack for records on their way."""
+        reached = self._reader.reached_end()
+        if reached is not None and reached.at_ms - self._slack_ms > self.intake.stream_ms:
+            self.intake.stream_ms = self._by_clock_ms = reached.at_ms - self._slack_ms
+
+    def _compare_with_the_clock(self, stamps_ms: list[int]) -> None:
+        """Measure how far stamps and clock disagree: both decide when waits end."""
+        stream_ms, now = self.intake.stream_ms, self._clock.wall_ms()
+        self._clock.confirm(stream_ms)
+        self.ahead_ms = max(0, stream_ms - now)
+        self.late_ms = max(0, self._by_clock_ms - min(stamps_ms))
+        self._by_clock_ms = -1
+        worst = max(self.ahead_ms - self._slack_ms, self.late_ms)
+        if worst > 0 and now - self._warned_at >= WARN_EVERY_MS:
+            self._warned_at = now
+            self._warn(
+                f"records of {self._name} are stamped {self.ahead_ms / 1000:.1f} s ahead of this machine's clock: "
+                "waits end that much early; compare the clocks of producers, brokers and this machine"
+                if self.ahead_ms > self._slack_ms
+                else f"records of {self._name} came {self.late_ms / 1000:.1f} s later than the slack allows: waits may "
+                "have ended before them; compare the clocks, or let --slack be longer"
+            )
+
+    def _note(self, position: int, stream_ms: int) -> None:
+        self._progress.note(position, stream_ms)
+        self._noted = (position, stream_ms)
+
+    def _outgoing(self, by_shard: dict[int, Inputs], dead: list[DeadLetter], read: int) -> list[Outgoing]:
+        mark = self.intake.stream_ms
+        phase = OPEN if not self.is_finished else CLOSED if self._closes else HALTED
+        now = self._monotonic_s()
+        to_all = self.is_finished or (
+            mark > self._told_ms and (read >= BIG_BATCH or now - self._told_at >= MARK_EVERY_S)
+        )
+        if not (to_all or by_shard or dead):
+            return []
+        if (self.position, mark) != self._noted:
+            self._note(self.position, mark)
+        dead_to = -1
+        if dead:
+            dead_to = dead_shard(self._number, self._shards)
+            by_shard.setdefault(dead_to, [])
+        shards: Any = by_shard
+        if to_all:
+            self._told_at, self._told_ms = now, mark
+            shards = range(self._shards)
+        return [
+            (shard, self._number, mark, phase, by_shard.get(shard, []), dead if shard == dead_to else [])
+            for shard in shards
+        ]
+
+    def snapshot(self) -> list[int]:
+        """Return where to go on after this epoch, and at which time."""
+        self._progress.roll(self.position)
+        return [self.position, self.intake.stream_ms]
+
+    def close(self) -> None:
+        self._reader.close()
+        self._progress.close()

@@ -1,0 +1,1 @@
+"""What `where` asks of an event and `when` of a user."""

@@ -1,0 +1,1 @@
+"""What flow files say, and what can be wrong with them."""

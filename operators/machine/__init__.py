@@ -1,0 +1,1 @@
+"""What runs: one user, one record or wake-up, and all that follows."""

@@ -1,0 +1,138 @@
+"""What must hold of every user and every shard, whatever has happened: the pure part of `nudge audit`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from operators.machine.deployment import Deployment
+from operators.machine.outbox import ENDED, ENTERED, EXITED, FAILED
+from operators.program.compile import Program
+from operators.steps.wait_for import WaitForStep
+from state.iso import format_ms
+from state.user import NEVER, Journey, User
+
+RECORDS_OF_A_JOURNEY: Final = 2  # It is journaled when it enters, and then at least once more: it waits, or is over.
+
+Problem = tuple[str, str]
+"""A stable code (`docs/operations.md`, "Audit") and a sentence on what is wrong."""
+
+
+class UserAudit:
+    """Looks at one user after the other.
+
+    Args:
+        paused: the labels of the flow versions that stand still.
+        time_ms: the stream time that the user's shard has come to.
+    """
+
+    def __init__(self, deployment: Deployment, paused: Sequence[str], time_ms: int) -> None:
+        self._programs = deployment.programs
+        self._due_of = deployment.due_of
+        self._paused = paused
+        self._time_ms = time_ms
+        self._inside: dict[tuple[str, int], int] = {}
+
+    @property
+    def inside(self) -> dict[str, int]:
+        """How many open journeys the users so far have, by the label of their flow version."""
+        return {f"{flow}\x1f{version}": number for (flow, version), number in self._inside.items()}
+
+    def due(self, user: User) -> int:
+        """Return the one due time for which the user needs a timer, or `NEVER`."""
+        return self._due_of(user, self._paused)
+
+    def look_at(self, user: User, due: int) -> Sequence[Problem]:
+        """Count the user's open journeys, and return what is wrong with the user, who needs a timer for *due*."""
+        journeys = user.journeys
+        problems: list[Problem] = []
+        if user.seq < RECORDS_OF_A_JOURNEY * user.journeys_begun:
+            text = f"the last journal record is number {user.seq}, but {user.journeys_begun} journeys began"
+            problems.append(("seq-too-low", text))
+        if not journeys:
+            return problems
+        for journey in journeys:
+            version = (journey.flow, journey.version)
+            self._inside[version] = self._inside.get(version, 0) + 1
+            program = self._programs.get(version)
+            if program is None:
+                text = f"a journey is in {journey.flow} v{journey.version}, which is not in force"
+                problems.append(("flow-not-deployed", text))
+            else:
+                _look_at_journey(journey, program, problems)
+        if due < self._time_ms:
+            text = f"was to be woken at {format_ms(due)}, and the shard's time is {format_ms(self._time_ms)}"
+            problems.append(("wake-up-overdue", text))
+        if len(journeys) > 1 or journeys[0].number > user.journeys_begun:
+            numbers = [journey.number for journey in journeys]
+            if len(set(numbers)) < len(numbers) or max(numbers) > user.journeys_begun:
+                text = f"open journeys have the numbers {numbers}, and {user.journeys_begun} were begun"
+                problems.append(("journey-repeated", text))
+        return problems
+
+
+def _look_at_journey(journey: Journey, program: Program, problems: list[Problem]) -> None:
+    branches = journey.branches
+    if not branches:
+        problems.append(("wake-up-missing", f"a journey of {program} stands nowhere: it has no open branch"))
+    for branch in branches:
+        node = program.nodes.get(branch.step)
+        if node is None:
+            problems.append(
+                ("step-unknown", f"a journey of {program} stands in '{branch.step}', which is no step of it")
+            )
+            continue
+        if branch.wake_ms >= NEVER:
+            problems.append(("wake-up-missing", f"nothing will wake a journey of {program} in '{branch.step}'"))
+        if branch.memo.__class__ is not dict and isinstance(node.step, WaitForStep):
+            text = f"a journey of {program} in '{branch.step}' has lost what it counts its events in"
+            problems.append(("subscription-lost", text))
+    if len(branches) > 1 and len({branch.number for branch in branches}) < len(branches):
+        problems.append(("journey-repeated", f"two branches of a journey of {program} have the same number"))
+
+
+class Balance:
+    """The journeys of one flow version: what the totals say, and what the users hold."""
+
+    __slots__ = ("ended", "entered", "exited", "failed", "inside_by_users")
+
+    def __init__(self) -> None:
+        self.entered = self.ended = self.exited = self.failed = self.inside_by_users = 0
+
+    @property
+    def inside(self) -> int:
+        """How many are open by the totals."""
+        return self.entered - self.ended - self.exited - self.failed
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether everybody who entered is accounted for."""
+        return self.inside == self.inside_by_users
+
+    def add_totals(self, counts: Mapping[str, int]) -> None:
+        """Add the counts of one shard."""
+        for what, number in counts.items():
+            kind = what.partition(":")[0]
+            if kind in (ENTERED, ENDED, EXITED, FAILED):
+                setattr(self, kind, getattr(self, kind) + number)
+
+    def add(self, other: Balance) -> None:
+        """Add what *other* has."""
+        for name in Balance.__slots__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+    def __str__(self) -> str:
+        return (
+            f"entered {self.entered} = ended {self.ended} + exited {self.exited} + failed {self.failed} "
+            f"+ inside {self.inside}, but users hold {self.inside_by_users}"
+        )
+
+
+def balances(totals: Mapping[str, Mapping[str, int]], inside: Mapping[str, int]) -> dict[str, Balance]:
+    """Return the balance of each flow version, from the totals of a shard and the open journeys of its users."""
+    found: dict[str, Balance] = {}
+    for label in sorted({*totals, *inside}):
+        balance = found[label] = Balance()
+        balance.add_totals(totals.get(label, {}))
+        balance.inside_by_users = inside.get(label, 0)
+    return found

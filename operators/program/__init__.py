@@ -1,0 +1,1 @@
+"""Flow files become programs."""
