@@ -15,10 +15,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from dataflow.flows import FlowText, compile_texts
 from dataflow.shard import OPEN, Shard
-from operators.language.flow import Workspace
+from operators.language.workspace import Workspace
 from operators.machine.deployment import Deployment
+from operators.program.flows import FlowText, compile_texts
 from state.records import Input
 from state.store import RocksBackend, ShardStore
 

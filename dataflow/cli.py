@@ -42,15 +42,10 @@ def check(
     """Tell all problems of flow files; exit status 2 if any is an error."""
     from dataclasses import asdict
 
-    from dataflow.flows import (
-        compile_texts,
-        find_workspace,
-        read_flows,
-        read_workspace,
-        read_workspace_file,
-        shown_path,
-    )
+    from dataflow.flows import find_workspace, read_flows, read_workspace_file, shown_path
     from operators.language.problems import render
+    from operators.language.workspace import read_workspace
+    from operators.program.flows import compile_texts
 
     workspace_path = find_workspace(flows, config)
     workspace, found = read_workspace(shown_path(workspace_path), read_workspace_file(workspace_path))
@@ -107,12 +102,11 @@ def simulate(
                 outputs.append(None if path is None else stack.enter_context(path.open("wb", buffering=1 << 20)))
             except OSError as error:
                 raise UsageError(f"cannot write {path}: {error.strerror}") from None
-        dead_file = outputs[2]
         simulation = Simulation(
             loaded.deployment,
             action=jsonl(outputs[0]),
             journal=jsonl(outputs[1]),
-            dead_letter=lambda dead: None if dead_file is None else (dead_file.write(dead.dump() + b"\n"), None)[1],
+            dead_letter=jsonl(outputs[2]),
         )
         simulation.run(events, NativeFormat(loaded.deployment.index.table()), until_ms)
     from dataflow.commands.simulate import print_simulation

@@ -12,14 +12,15 @@ there another crash: so long its snapshot names the old offsets, not the ends.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 import orjson
 
 from connectors.sinks import Ends, Sink
-from dataflow.read.intake import DeadLetter, shard_of
-from operators.language.flow import DEAD_LETTERS, JOURNAL
+from dataflow.read.intake import shard_of
+from operators.language.workspace import DEAD_LETTERS, JOURNAL
 from operators.machine.outbox import Outbox
+from state.outgoing import Action, DeadLetter, JournalRecord, dump
 
 _CONTENT_TYPE: Final = ("content-type", b"application/json")
 
@@ -132,26 +133,26 @@ class Emitter:
             out.journal = []
         self._ends = None
 
-    def _emit_actions(self, actions: list[dict[str, Any]]) -> None:
+    def _emit_actions(self, actions: list[Action]) -> None:
         write, suffix = self._sink.write, self._job_suffix
         for action in actions:
-            topic, user_id = self._topics[action["channel"]], action["user_id"]
-            if self._written and self._is_written(topic, user_id, action["seq"]):
+            topic, user_id = self._topics[action.channel], action.user_id
+            if self._written and self._is_written(topic, user_id, action.seq):
                 continue
-            value = orjson.dumps(action)
+            value = dump(action)
             if suffix is not None:
                 value = value[:-1] + suffix
-            headers = (("action_id", action["action_id"].encode()), ("flow", action["flow"].encode()), _CONTENT_TYPE)
+            headers = (("action_id", action.action_id.encode()), ("flow", action.flow.encode()), _CONTENT_TYPE)
             write(topic, user_id, value, headers)
             self.actions += 1
 
-    def _emit_journal(self, journal: list[dict[str, Any]]) -> None:
-        write, suffix, dumps = self._sink.write, self._job_suffix, orjson.dumps
+    def _emit_journal(self, journal: list[JournalRecord]) -> None:
+        write, suffix = self._sink.write, self._job_suffix
         for record in journal:
-            user_id = record["user_id"]
-            if self._written and self._is_written(JOURNAL, user_id, record["seq"]):
+            user_id = record.user_id
+            if self._written and self._is_written(JOURNAL, user_id, record.seq):
                 continue
-            value = dumps(record)
+            value = dump(record)
             if suffix is not None:
                 value = value[:-1] + suffix
             write(JOURNAL, user_id, value)
@@ -186,7 +187,7 @@ class Emitter:
                     self.skipped += 1
                     continue
             headers = (self._job_header, ("reason", letter.reason.encode()), _CONTENT_TYPE)
-            self._sink.write(DEAD_LETTERS, f"{letter.topic}-{letter.partition}", letter.dump(), headers)
+            self._sink.write(DEAD_LETTERS, f"{letter.topic}-{letter.partition}", dump(letter), headers)
             self.dead_letters += 1
         self._ends = None
 

@@ -2,47 +2,23 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from operators.language.flow import OWN_TOPICS, Channel, Workspace, checked
-from operators.language.flowfile import BYTES_MAX, read_flow_text
-from operators.language.problems import FlowError, Problem
+from operators.language.flowfile import BYTES_MAX
+from operators.language.problems import FlowError
+from operators.language.workspace import FILE as WORKSPACE
+from operators.language.workspace import Workspace, read_workspace, without_settings
 from operators.machine.deployment import Deployment
-from operators.program.compile import Program, compile_flow
+from operators.program.flows import Checked, FlowText, compile_texts
 
 SUFFIXES: Final = (".yaml", ".yml", ".json")
-WORKSPACE: Final = "nudge.yaml"
 
 
 class UsageError(Exception):
     """The command was given something it cannot work with; the message says what next. Exit status 2."""
-
-
-@dataclass(frozen=True, slots=True)
-class FlowText:
-    """A flow file as it was read: what is compiled is what was checked, also in another process."""
-
-    file: str
-    text: str
-
-
-@dataclass(slots=True)
-class Checked:
-    """What came out of reading flows: the programs, and every problem."""
-
-    programs: list[Program] = field(default_factory=list)
-    problems: list[Problem] = field(default_factory=list)
-    titles: dict[str, str] = field(default_factory=dict)
-    texts: dict[str, FlowText] = field(default_factory=dict)
-    """By the program's label, `<flow> 0x1F <version>`."""
-
-    @property
-    def has_errors(self) -> bool:
-        return any(problem.severity == "error" for problem in self.problems)
 
 
 def find_flows(arguments: Sequence[Path]) -> list[Path]:
@@ -93,55 +69,6 @@ def find_workspace(arguments: Sequence[Path], config: Path | None) -> Path | Non
     if found[0].parent != first:
         raise UsageError(f"{found[0]} is not beside the first argument: name it with --config, or give that one first")
     return found[0]
-
-
-def read_workspace(file: str, text: bytes) -> tuple[Workspace, list[Problem]]:
-    """Return the workspace in *text*, and what is wrong with it."""
-    if not text.removeprefix(b"\xef\xbb\xbf").strip():
-        return Workspace(), []
-    source, problems = read_flow_text(file, text)
-    if source.data is None:
-        return Workspace(), problems.found
-    workspace = checked(Workspace, source.data, (), problems)
-    if workspace is None and isinstance(source.data, dict) and isinstance(source.data.get("channels"), dict):
-        # What is wrong with a channel is told; that flows send to it is not wrong.
-        names = {str(name): Channel() for name in source.data["channels"]}
-        workspace = Workspace.model_construct(channels=names)
-    for name, channel in workspace.channels.items() if workspace else ():
-        if channel.topic in OWN_TOPICS:
-            message = f"{channel.topic} is a topic of the job's own: a replay could not tell what is in it already"
-            problems.add(("channels", name, "topic"), "reserved-topic", message, "choose another name")
-    return workspace or Workspace(), problems.found
-
-
-def _without_settings(text: str) -> str:
-    """Return what a workspace says of channels and messages, as JSON: the part that a state keeps."""
-    source, _ = read_flow_text(WORKSPACE, text.encode())
-    data = source.data if isinstance(source.data, dict) else {}
-    return json.dumps({key: value for key, value in data.items() if key not in ("run", "kafka")}, ensure_ascii=False)
-
-
-def compile_texts(texts: Iterable[FlowText], workspace: Workspace) -> Checked:
-    """Return the programs of *texts* and everything that is wrong with them, together."""
-    result = Checked()
-    places: dict[str, str] = {}
-    for text in texts:
-        source, problems = read_flow_text(text.file, text.text.encode(errors="surrogateescape"))
-        if isinstance(source.data, dict):
-            name, version = source.data.get("flow"), source.data.get("version", 1)
-            if isinstance(name, str) and isinstance(version, int):
-                result.titles[text.file] = f"{name} v{version}"
-        program = compile_flow(problems, workspace) if source.data is not None else None
-        if program is not None:
-            if program.label in places:
-                message = f"{program} is in {places[program.label]} too"
-                problems.add(("version",), "duplicate-version", message, "give one of them another version")
-            else:
-                places[program.label] = text.file
-                result.programs.append(program)
-                result.texts[program.label] = text
-        result.problems.extend(problems.found)
-    return result
 
 
 def read_flows(arguments: Sequence[Path]) -> list[FlowText]:
@@ -199,5 +126,5 @@ def load(arguments: Sequence[Path], config: Path | None) -> Loaded:
     if result.has_errors:
         raise FlowError(result.problems, result.titles)
     workspace_text = workspace_bytes.decode("utf-8-sig")  # It can be read, or there would be problems.
-    kept = _without_settings(workspace_text)
+    kept = without_settings(workspace_text)
     return Loaded(Deployment(result.programs), result, workspace, kept, workspace_file)

@@ -18,8 +18,10 @@ from typing import Any, Final
 import msgspec
 
 from operators.machine.deployment import Deployment
-from operators.machine.event import on_due, on_record, postpone
+from operators.machine.event import on_record
 from operators.machine.outbox import InternalError, Outbox, inside
+from operators.machine.pause import PauseChange
+from operators.machine.wakeup import on_due, postpone
 from state.records import Input
 from state.store import ShardStore
 from state.user import NEVER
@@ -204,20 +206,16 @@ class Shard:
     def _look_at_paused_flows(self) -> None:
         """After a deployment that pauses or resumes flows: wake-ups that fell due meanwhile act as of now."""
         store, deployment = self.store, self.deployment
-        before, after = set(store.meta.paused), set(deployment.paused)
-        self._resumed = bool(before - after)
+        change = PauseChange(store.meta.paused, deployment)
+        self._resumed = change.resumes
         now = max(self.time_ms, self.newest_ms)
         for user_id, user in store.scan_users():
-            labels = {f"{journey.flow}\x1f{journey.version}" for journey in user.journeys}
-            if labels.isdisjoint(before ^ after):
+            if not change.concerns(user):
                 continue
             slot = store.slot(user_id)
             # The slot was loaded as the flows are now, but the user's timer row is from before.
-            slot.row_due = slot.due = deployment.due_of(slot.user, store.meta.paused)
-            for journey in slot.user.journeys:
-                if f"{journey.flow}\x1f{journey.version}" in before - after:
-                    for branch in journey.branches:
-                        branch.wake_ms = max(branch.wake_ms, now)
+            slot.row_due = slot.due = change.due_before(slot.user)
+            change.resume(slot.user, now)
             store.touch(user_id, slot, deployment.due_of(slot.user))
             if store.needs_spill:
                 store.spill()

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any, Final
-
-import orjson
+from typing import IO, Final
 
 from connectors.file_source import FilePartition
-from dataflow.read.intake import DeadLetter, Format, Intake, head_time
+from dataflow.read.intake import Format, Intake, head_time
 from dataflow.shard import Shard
 from operators.language.values import DAY
 from operators.machine.deployment import Deployment
+from operators.machine.order import in_one_instant, in_order_of_output
 from operators.machine.outbox import Totals
 from state.iso import format_ms
+from state.outgoing import Action, DeadLetter, JournalRecord, dump
 from state.records import Input, unpacked
 from state.store import MemoryBackend, ShardStore
 
@@ -26,7 +26,7 @@ RUN_ON_MS: Final = 400 * DAY  # With nothing said, time runs on until nothing wa
 RECORDS_AT_ONCE: Final = 5000
 NO_LIMIT: Final = 2**62
 
-Emit = Callable[[dict[str, Any]], None]
+Outgoing = Action | JournalRecord | DeadLetter
 
 
 class Simulation:
@@ -40,8 +40,8 @@ class Simulation:
         self,
         deployment: Deployment,
         *,
-        action: Emit = lambda _: None,
-        journal: Emit = lambda _: None,
+        action: Callable[[Action], None] = lambda _: None,
+        journal: Callable[[JournalRecord], None] = lambda _: None,
         dead_letter: Callable[[DeadLetter], None] = lambda _: None,
     ) -> None:
         store = ShardStore(MemoryBackend(), cached_users=NO_LIMIT, changed_users=NO_LIMIT)
@@ -105,8 +105,7 @@ class Simulation:
             return
         records, self._instant = self._instant, []
         self._shard.advance_to(records[0].now)
-        if len(records) > 1:
-            records.sort(key=lambda record: record.user_id)
+        in_one_instant(records)
         for record in records:
             self._shard.handle(record)
         self._flush(records[0].now)
@@ -124,28 +123,23 @@ class Simulation:
         out.errors.clear()
         if now is not None and len(out.journal) < RECORDS_AT_ONCE:
             return
-        out.actions = _handed_out(out.actions, now, self._action)
-        out.journal = _handed_out(out.journal, now, self._journal)
+        before = None if now is None else format_ms(now)
+        actions, out.actions = in_order_of_output(out.actions, before)
+        journal, out.journal = in_order_of_output(out.journal, before)
+        for action in actions:
+            self._action(action)
+        for record in journal:
+            self._journal(record)
 
 
-def _handed_out(records: list[dict[str, Any]], now: int | None, emit: Emit) -> list[dict[str, Any]]:
-    before = None if now is None else format_ms(now)
-    ready = [record for record in records if before is None or record["at"] < before]
-    left = [record for record in records if before is not None and record["at"] >= before]
-    ready.sort(key=lambda record: (record["at"], record["user_id"]))
-    for record in ready:
-        emit(record)
-    return left
-
-
-def jsonl(file: IO[bytes] | None) -> Emit:
-    """Return what writes records to *file*, one line each; nothing for None."""
+def jsonl(file: IO[bytes] | None) -> Callable[[Outgoing], None]:
+    """Return what writes records that go out to *file*, one line each; nothing for None."""
     if file is None:
         return lambda _: None
-    dumps, write = orjson.dumps, file.write
+    write = file.write
 
-    def emit(record: dict[str, Any]) -> None:
-        write(dumps(record))
+    def emit(record: Outgoing) -> None:
+        write(dump(record))
         write(b"\n")
 
     return emit

@@ -34,6 +34,14 @@ def key_text(key: Key) -> str:
     return orjson.dumps(key).decode()
 
 
+def key_name(key: Key) -> str:
+    """Return the name under which something is remembered per entry key.
+
+    The type leads, because the text "1" and the number 1 are not the same value.
+    """
+    return f"{'t' if isinstance(key, str) else 'v'}{key_text(key)}"
+
+
 def journey_id(flow: str, user_id: str, key: Key, message_id: str) -> str:
     """Return the id of the journey that the record *message_id* started."""
     return _digest(f"{flow}\x1f{user_id}\x1f{key_text(key)}\x1f{message_id}")

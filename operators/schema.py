@@ -13,25 +13,34 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import Any, Final, get_args
 
+import msgspec
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue, models_json_schema
 from pydantic_core import core_schema
 
 from operators.conditions.tree import NEGATIONS, TESTS
-from operators.conditions.when import DidModel
-from operators.language.flow import CLAUSES_MAX, EVENT_NAME_MAX, Flow, LocalTime, Model, Trigger, TriggerAny, Workspace
-from operators.language.values import DURATION_PATTERN, NAME_PATTERN
-from operators.program.build import DEFAULT_ADDRESSES
+from operators.conditions.when import DidModel, LocalTime
+from operators.language.flow import Flow
+from operators.language.model import CLAUSES_MAX, EVENT_NAME_MAX, Model
+from operators.language.values import DURATION_PATTERN
+from operators.language.workspace import Workspace
 from operators.steps import KINDS
-from operators.steps.branch import ArmModel, ElseModel
-from operators.steps.wait import WaitForm
+from operators.triggers.event import Trigger, TriggerAny
 from state.iso import TIME_MS_MAX
+from state.outgoing import (
+    NAME_PATTERN,
+    USER_ID_MAX,
+    Action,
+    DeadLetter,
+    EntryReason,
+    JournalRecord,
+    SendReason,
+)
 
 Schema = dict[str, Any]
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
-USER_ID_MAX: Final = 256
 
 
 # ---- values --------------------------------------------------------------------------------------------------------
@@ -42,7 +51,6 @@ _ISO: Final = rf"^{_DATE}([T ]{_CLOCK}(Z|[+-][0-9]{{2}}:?[0-9]{{2}})?)?$"
 _PATH: Final = r"[^.]+(\.[^.]+)*"  # No part of a path is empty.
 _ID: Final = r"^[0-9a-f]{32}$"
 _TEMPLATE: Final = r"\{[{%]"
-_TIME_OF_DAY: Final = r"^([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9])?$"
 
 _MOMENT: Final[Schema] = {
     "type": "string",
@@ -166,132 +174,6 @@ def _conditions() -> Schema:
 
 # ---- from the models -----------------------------------------------------------------------------------------------
 
-_STEPS: Final = "a list of steps, one after the other"
-
-# What an editor shows at a key. Keys of the models that say it themselves are not here.
-_KEYS: Final[dict[str, dict[str, str]]] = {
-    "Flow": {
-        "flow": "The identity of the flow, across its versions.",
-        "version": "Raise it with every change: who is inside finishes the version they began.",
-        "state": "draft: checked, never runs. live. paused: nobody enters, journeys stand still. ended: nobody "
-        "enters, those inside run to their end.",
-        "title": "What people call it.",
-        "description": "What it is for.",
-        "owner": "Whom to ask about it.",
-        "labels": "Whatever you sort flows by.",
-        "timezone": "IANA name such as Asia/Shanghai: the time zone of users whose profile.timezone is none.",
-        "active": "The period in which users may enter; those inside run to the end.",
-        "priority": "Higher goes first when several flows act on one user in the same instant.",
-        "trigger": "What starts a journey.",
-        "entry": "Who may enter.",
-        "exit": "While inside, a matching event ends the journey at once, before anything else.",
-        "steps": "What happens to whoever is inside: " + _STEPS + ".",
-    },
-    "Active": {"from": "Nobody enters before this moment.", "until": "Nobody enters from this moment on."},
-    "Trigger": {"count": "Fires on the event that makes the number of such events reach at_least."},
-    "TriggerAny": {"any": f"Up to {CLAUSES_MAX} events, each of which starts a journey."},
-    "Count": {
-        "at_least": "The event that makes it so many fires, and uses them up.",
-        "within": "The rolling window that counts; without it, all count.",
-    },
-    "Entry": {
-        "when": "A condition on the user. A did in it needs within.",
-        "reentry": "never, always, {after: 7d}, or {at_most: 3, within: 30d}.",
-        "concurrent": "The most journeys of one user (with key: of one user and key value) at once.",
-        "key": "A property of the trigger event, such as order_id: journeys and counts are per user and value, and a "
-        "journey sees only events that carry its value.",
-        "limit": "The most entries over all users.",
-        "holdout": "This share of users gets no journey, always the same users: to see what the flow is worth.",
-    },
-    "ReentryAfter": {"after": "So long after the last entry."},
-    "ReentryAtMost": {"at_most": "Refused with so many entries in the window.", "within": "The rolling window."},
-    "ExitRule": {"goal": "true: counts the journey as converted.", "label": "The reason in the journal."},
-    "Awaited": {"at_least": "So many of them."},
-    "Did": {
-        "at_least": "1 unless given.",
-        "at_most": "At most so many.",
-        "exactly": "So many and no other number; stands alone.",
-        "within": "In the rolling window that ends now; excludes since.",
-        "since": "entry, the default: since this journey began.",
-    },
-    "LocalTime": {
-        "after": 'From this local time on, such as "09:00". Later than before: crosses midnight.',
-        "before": 'Until this local time, such as "18:00", which is excluded.',
-        "days": "On these weekdays.",
-    },
-    "Send": {
-        "send": "The channel. One that is not built in needs an entry under channels in nudge.yaml.",
-        "template": "What the channel knows, such as a provider's template code.",
-        "to": "Where to; default: the attribute of the profile that is the channel's address.",
-        "vars": "Variables of the template; texts may be Liquid.",
-        "category": "notification is exempt from caps and quiet hours.",
-        "expires": "Of no use later than this after the step began.",
-        "if_missing": "What happens when the address, or a variable without default, is missing.",
-        "postpone": "Whether a send that quiet hours hold goes out later.",
-    },
-    "Set": {"set": "Attributes of the profile; null removes one."},
-    "Wait": {"wait": "A duration such as 30m, or one of the forms with for or until."},
-    "WaitForm": {
-        "for": "So long.",
-        "at": "With for: the first such local time at or after that.",
-        "until": 'A moment, a local time such as "09:00", or a template such as {{ profile.renewal }}.',
-        "offset": "With a template: so much later, or earlier such as -3d.",
-        "if_missing": "With a template, required there: what happens when there is no such date.",
-        "if_past": "With a template: what happens when the date is past. Default: skip.",
-        "days": "Only on these weekdays; with a local time.",
-    },
-    "WaitFor": {
-        "wait_for": "Up to 8 labels with an event each; the first that comes wins.",
-        "timeout": "The most to wait. At most 366d.",
-        "then": "What happens next, by label, or at timeout. Labels that are not here just go on.",
-    },
-    "Branch": {"branch": "Arms with a condition each; the first that holds wins. The last may be else."},
-    "Arm": {
-        "when": "The condition.",
-        "label": "The name of this arm in the journal. Default: its number from 0.",
-        "steps": _STEPS,
-    },
-    "Else": {"else": _STEPS},
-    "Goto": {"goto": "The id of the step to go on at. A loop needs a wait on it."},
-    "End": {"end": "A label for the journal; may be left out."},
-    "Workspace": {
-        "channels": "Where actions go. sms, email, push, wechat, webhook, kafka, coupon and ads are known without.",
-        "caps": "The most messages, over all channels.",
-        "quiet": "Times without messages.",
-        "exempt": "Users whom caps and quiet hours do not hold.",
-        "suppress": "Users who are never sent anything.",
-        "consent": "Attributes of the profile that must be true.",
-        "templates": "The templates that flows may name.",
-        "audiences": "The audiences that flows may name.",
-        "run": "Settings of nudge run, such as processes: 2. Flags and the environment come first.",
-        "kafka": "Options of all Kafka clients, as librdkafka names them. Keep passwords out of Git.",
-    },
-    "Channel": {
-        "topic": "Default: actions.<channel>.",
-        "address": "The attribute of the profile with the user's address; null: none is needed.",
-        "caps": "The most messages on this channel.",
-        "quiet": "Times without messages on this channel.",
-    },
-}
-_EVENT: Final = "The name of the event."
-_WHERE: Final = "Conditions on its properties."
-_STEP_ID: Final = "Unique in the flow; default: the path of the step, such as steps.2."
-
-# What the models leave to code that reads more than one key.
-_MORE: Final[dict[str, Schema]] = {
-    "WaitForm": {"anyOf": [{"required": ["for"]}, {"required": ["until"]}]},
-    "LocalTime": {"minProperties": 1},
-}
-_MORE_OF_KEYS: Final[dict[tuple[str, str], Schema]] = {
-    ("Flow", "steps"): {"minItems": 1},
-    ("Send", "send"): {"examples": list(DEFAULT_ADDRESSES)},
-    ("Set", "set"): {"propertyNames": {"pattern": r"^[^.]+$"}},
-    ("WaitForm", "until"): {"type": ["string", "null"]},
-    ("Did", "since"): {"enum": ["entry", None]},
-    ("LocalTime", "after"): {"type": ["string", "null"], "pattern": _TIME_OF_DAY},
-    ("LocalTime", "before"): {"type": ["string", "null"], "pattern": _TIME_OF_DAY},
-}
-
 
 class _Generator(GenerateJsonSchema):
     """Schemas of the models, without what helps nobody in an editor."""
@@ -322,12 +204,9 @@ def _definitions(*models: type[Model]) -> Schema:
     definitions: Schema = {short[name]: _tidied(schema, short) for name, schema in made["$defs"].items()}
     for name, schema in definitions.items():
         schema["title"] = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
-        schema.update(_MORE.get(name, {}))
-        for key, value in schema["properties"].items():
-            value.update(_MORE_OF_KEYS.get((name, key), {}))
-            said = _KEYS.get(name, {}).get(key) or {"event": _EVENT, "where": _WHERE, "id": _STEP_ID}.get(key)
-            if said:
-                value["description"] = f"{said} Not supported yet." if "not" in value else said
+        for value in schema["properties"].values():
+            if "not" in value:
+                value["description"] = f"{value['description']} Not supported yet."
     return definitions
 
 
@@ -385,9 +264,8 @@ def _references(schema: Any) -> Iterator[str]:
 
 def flow_schema() -> Schema:
     """Return the JSON Schema of flow files."""
-    definitions = _definitions(
-        Flow, Trigger, TriggerAny, *KINDS.values(), ArmModel, ElseModel, WaitForm, DidModel, LocalTime
-    )
+    parts = [part for kind in KINDS.values() for part in kind.parts]
+    definitions = _definitions(Flow, Trigger, TriggerAny, *KINDS.values(), *parts, DidModel, LocalTime)
     kinds = []
     for kind, model in KINDS.items():
         name = model.__name__.removesuffix("Model")
@@ -414,7 +292,6 @@ def workspace_schema() -> Schema:
 
 # ---- records -------------------------------------------------------------------------------------------------------
 
-_TIME_OUT: Final[Schema] = {"type": "string", "pattern": rf"^{_DATE}T[0-9]{{2}}:[0-9]{{2}}:[0-9]{{2}}\.[0-9]{{3}}Z$"}
 _TIME_IN: Final[Schema] = {
     "anyOf": [
         {"type": "string", "pattern": _ISO},
@@ -426,46 +303,6 @@ _USER: Final[Schema] = {"type": "string", "minLength": 1, "maxLength": USER_ID_M
 _NAME: Final[Schema] = {"type": "string", "pattern": NAME_PATTERN}
 _OBJECT_OR_NULL: Final[Schema] = {"type": ["object", "null"]}
 _TEXT_OR_NULL: Final[Schema] = {"type": ["string", "null"]}
-_FROM_ONE: Final[Schema] = {"type": "integer", "minimum": 1}
-_CAUSE: Final[Schema] = {
-    "type": "object",
-    "description": "The event that led here.",
-    "required": ["message_id", "event"],
-    "properties": {
-        "message_id": {"type": "string", "description": "Its id; of an audience run <audience>@<planned time>."},
-        "event": {"type": ["string", "null"], "description": "Its name; null for an audience run."},
-    },
-}
-_JOB: Final[Schema] = {"type": "string", "pattern": _ID, "description": "On Kafka: the job that wrote it."}
-
-_ENTRY_REASONS: Final = ["paused", "inactive", "no_key", "condition", "reentry", "already_inside", "limit", "holdout"]
-_SEND_REASONS: Final = [
-    "suppressed",
-    "no_consent",
-    "no_address",
-    "missing_variable",
-    "expired",
-    "quiet",
-    "cap",
-    "template_error",
-]
-_KINDS_OF_RECORDS: Final = [
-    "entered",
-    "refused",
-    "sent",
-    "suppressed",
-    "postponed",
-    "waiting",
-    "moved",
-    "receipt",
-    "set",
-    "audience",
-    "converted",
-    "exited",
-    "ended",
-    "failed",
-    "migrated",
-]
 
 
 def event_schema() -> Schema:
@@ -501,80 +338,61 @@ def event_schema() -> Schema:
     }
 
 
+def _record_schema(record: type[msgspec.Struct], title: str) -> Schema:
+    """Return the JSON Schema of a record that goes out. Further fields are allowed: a later version may add some."""
+    made = msgspec.json.schema(record)
+    whole = made["$defs"][record.__name__]
+    description = " ".join(str(record.__doc__).split()) + " Later versions may add fields."
+    inlined = _inlined({"$schema": DIALECT, **whole, "title": title, "description": description}, made["$defs"])
+    assert isinstance(inlined, dict)
+    return inlined
+
+
+def _inlined(schema: Any, definitions: Schema) -> Any:
+    """Return *schema* with the definitions that it refers to in their places."""
+    if isinstance(schema, list):
+        return [_inlined(one, definitions) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        found = definitions[schema["$ref"].rpartition("/")[2]]
+        return _inlined({key: value for key, value in found.items() if key != "title"}, definitions)
+    return {key: _inlined(value, definitions) for key, value in schema.items()}
+
+
 def action_schema() -> Schema:
-    """Return the JSON Schema of actions. Further fields are allowed: a later version may add some."""
-    properties: Schema = {
-        "action_id": {"type": "string", "pattern": _ID, "description": "What to drop repeats by."},
-        "channel": _described(_NAME, "Where it goes."),
-        "user_id": _described(_USER, "Whom it is for; the Kafka key."),
-        "to": _described(_TEXT_OR_NULL, "The address; null where the channel needs none."),
-        "flow": _described(_NAME, "The flow that sends it."),
-        "version": _described(_FROM_ONE, "The version of the flow."),
-        "journey_id": {"type": "string", "pattern": _ID, "description": "The user's passage through the flow."},
-        "step": _described(_TEXT, "The step that sends it."),
-        "visit": _described(_FROM_ONE, "How often this journey has begun this step."),
-        "template": _described(_TEXT, "What the channel knows."),
-        "vars": {"type": "object", "description": "Its variables, rendered."},
-        "category": {"enum": ["marketing", "notification"], "description": "What kind of message it is."},
-        "at": _described(_TIME_OUT, "The stream time at which it was sent."),
-        "expires_at": {"anyOf": [_TIME_OUT, {"type": "null"}], "description": "Of no use later; null: never."},
-        "seq": _described(_FROM_ONE, "The number of the user's journal record `sent` for it."),
-        "cause": _CAUSE,
-        "job": _JOB,
-    }
-    return {
-        "$schema": DIALECT,
-        "title": "Nudge action",
-        "description": "What a journey emits to a channel, on the topic actions.<channel>. Each action_id is there "
-        "exactly once. Later versions may add fields.",
-        "type": "object",
-        "required": [key for key in properties if key != "job"],
-        "properties": properties,
-    }
+    """Return the JSON Schema of actions."""
+    return _record_schema(Action, "Nudge action")
+
+
+def dead_letter_schema() -> Schema:
+    """Return the JSON Schema of dead letters."""
+    return _record_schema(DeadLetter, "Nudge dead letter")
 
 
 def journal_schema() -> Schema:
-    """Return the JSON Schema of journal records. Further fields are allowed: a later version may add some."""
+    """Return the JSON Schema of journal records, with what only some kinds have."""
 
     def of(kind: str, then: Schema, otherwise: Schema | None = None) -> Schema:
         rule: Schema = {"if": {"required": ["kind"], "properties": {"kind": {"const": kind}}}, "then": then}
         return rule if otherwise is None else {**rule, "else": otherwise}
 
-    def reasons(known: list[str]) -> Schema:
-        return {"required": ["reason"], "properties": {"reason": {"enum": known}}}
+    def reasons(known: Any) -> Schema:
+        return {"required": ["reason"], "properties": {"reason": {"enum": list(get_args(known))}}}
 
-    refused = reasons(_ENTRY_REASONS)
+    digest = {"type": "string", "pattern": _ID}
+    refused = reasons(EntryReason)
     refused["properties"]["journey_id"] = {"type": "null"}
     sent = {
         "type": "object",
         "required": ["action_id", "channel"],
-        "properties": {"action_id": {"type": "string", "pattern": _ID}, "channel": _NAME},
-    }
-    properties: Schema = {
-        "at": _described(_TIME_OUT, "The stream time at which it happened."),
-        "user_id": _described(_USER, "To whom; the Kafka key."),
-        "seq": _described(_FROM_ONE, "Counts the user's records from 1 without gaps."),
-        "flow": _described(_NAME, "In which flow."),
-        "version": _described(_FROM_ONE, "In which version of it."),
-        "journey_id": _described(_TEXT_OR_NULL, "The user's passage through the flow; null: entry was refused."),
-        "kind": {"enum": _KINDS_OF_RECORDS, "description": "What happened."},
-        "step": _described(_TEXT, "At which step."),
-        "reason": _described(_TEXT, "Why, or which way: a code, a label or a status."),
-        "detail": {"type": "object", "description": "What was compared, written or waited for."},
-        "cause": _CAUSE,
-        "job": _JOB,
+        "properties": {"action_id": digest, "channel": _NAME},
     }
     return {
-        "$schema": DIALECT,
-        "title": "Nudge journal record",
-        "description": "Something that a journey did or was refused, on the topic journal. Each (user_id, seq) is "
-        "there exactly once. Later versions may add fields.",
-        "type": "object",
-        "required": ["at", "user_id", "seq", "flow", "version", "journey_id", "kind"],
-        "properties": properties,
+        **_record_schema(JournalRecord, "Nudge journal record"),
         "allOf": [
-            of("refused", refused, {"properties": {"journey_id": {"type": "string", "pattern": _ID}}}),
-            of("suppressed", {**reasons(_SEND_REASONS), "required": ["step", "reason"]}),
+            of("refused", refused, {"properties": {"journey_id": digest}}),
+            of("suppressed", {**reasons(SendReason), "required": ["step", "reason"]}),
             of("sent", {"required": ["step", "detail"], "properties": {"detail": sent}}),
         ],
     }
@@ -586,4 +404,5 @@ SCHEMAS: Final[dict[str, Callable[[], Schema]]] = {
     "event": event_schema,
     "action": action_schema,
     "journal": journal_schema,
+    "dead-letter": dead_letter_schema,
 }

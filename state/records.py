@@ -10,6 +10,8 @@ from typing import Any, Final
 import msgspec
 import orjson
 
+from state.outgoing import DeadReason
+
 EVENT: Final = 0
 IDENTIFY: Final = 1
 RECEIPT: Final = 2
@@ -41,7 +43,7 @@ class Record(msgspec.Struct, gc=False):
 class Reject(msgspec.Struct, gc=False):
     """Why a record cannot be read: a stable reason (see `docs/records.md`, dead letters) and a sentence for people."""
 
-    reason: str
+    reason: DeadReason
     detail: str
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from connectors.sources import Batch
-from dataflow.read.intake import DeadLetter, Intake
+from dataflow.read.intake import Intake
 from dataflow.read.scanner import NativeFormat
 from operators.conditions.index import MatchIndex
+from state.outgoing import DeadLetter
 from state.records import Input, unpacked
 
 

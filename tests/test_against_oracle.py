@@ -9,12 +9,12 @@ from pathlib import Path
 import orjson
 import pytest
 
-from dataflow.flows import FlowText, compile_texts
 from dataflow.read.scanner import NativeFormat
 from dataflow.simulate import Simulation
-from operators.language.flow import Workspace
 from operators.language.problems import render
+from operators.language.workspace import Workspace
 from operators.machine.deployment import Deployment
+from operators.program.flows import FlowText, compile_texts
 from tests.oracle.compare import difference
 from tests.oracle.engine import simulate
 from tests.oracle.generate import random_case

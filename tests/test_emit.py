@@ -7,9 +7,10 @@ from pathlib import Path
 
 from connectors.file_sink import FileSink
 from dataflow.emit import Emitter
-from dataflow.read.intake import DeadLetter, shard_of
-from operators.language.flow import DEAD_LETTERS, JOURNAL
+from dataflow.read.intake import shard_of
+from operators.language.workspace import DEAD_LETTERS, JOURNAL
 from operators.machine.outbox import Outbox
+from state.outgoing import Action, Cause, DeadLetter, JournalRecord
 
 TOPICS = {"sms": "actions.sms"}
 ALL = ["actions.sms", JOURNAL, DEAD_LETTERS]
@@ -19,8 +20,11 @@ def out_of(*seqs: int) -> Outbox:
     """Two records of one user per seq: an action and its journal record."""
     out = Outbox()
     for seq in seqs:
-        out.actions.append({"action_id": f"a{seq}", "channel": "sms", "user_id": "u", "flow": "f", "seq": seq})
-        out.journal.append({"user_id": "u", "seq": seq})
+        at, cause = "2026-11-23T08:00:00.000Z", Cause("m", "e")
+        out.actions.append(
+            Action(f"a{seq}", "sms", "u", None, "f", 1, "j", "s", seq, "t", {}, "marketing", at, None, seq, cause)
+        )
+        out.journal.append(JournalRecord(at, "u", seq, "f", 1, "j", "sent"))
     return out
 
 

@@ -9,27 +9,27 @@ from typing import Any
 import orjson
 import pytest
 
-from dataflow.flows import FlowText, compile_texts
 from dataflow.job import mistakes as reporting
 from dataflow.job.mistakes import KINDS_LOGGED, ErrorReport
 from dataflow.read.scanner import NativeFormat
 from dataflow.shard import CLOSED, OPEN, Shard
 from dataflow.simulate import Simulation
 from operators.conditions import tree as conditions
-from operators.language.flow import Workspace
 from operators.language.values import HOUR, MINUTE
-from operators.machine import entry, journey
-from operators.machine import event as advance
-from operators.machine.context import Visit
+from operators.language.workspace import Workspace
+from operators.machine import entry, event, journey, wakeup
+from operators.machine.context import AtStep, InJourney
 from operators.machine.deployment import Deployment
 from operators.machine.journey import Journey
 from operators.machine.outbox import InternalError, inside
+from operators.program.flows import FlowText, compile_texts
 from operators.steps.send import SendStep
 from operators.steps.wait import WaitDurationStep
 from operators.steps.wait_for import WaitForStep
 from state.records import Input
 from state.store import MemoryBackend, ShardStore, StoreError
 from state.user import NEVER, User
+from tests.records import actions_of, journal_of, plain
 
 START = 1_795_435_200_000
 FLOWS = """
@@ -107,13 +107,13 @@ def run(deployed: Deployment, records: list[Input], *, crash_after: int | None =
             store.roll_back(commit)
             shard = Shard(store, deployed, sources=1)
             continue
-        told += [*shard.out.actions, *shard.out.journal]
+        told += [*actions_of(shard), *journal_of(shard)]
         shard.out.actions, shard.out.journal = [], []
         shard.settle()
         shard.store.commit()
         at += 1
     shard.take([(0, START + 1000 * HOUR, CLOSED, [])])
-    return shard, [*told, *shard.out.actions, *shard.out.journal]
+    return shard, [*told, *actions_of(shard), *journal_of(shard)]
 
 
 def of_others(records: list[Any]) -> list[bytes]:
@@ -151,11 +151,11 @@ def poisons(owner: Any, name: str, whose: Callable[..., str]) -> Any:
     return stand_in
 
 
-def of_step(step: Any, visit: Visit) -> str:
+def of_step(step: Any, visit: AtStep) -> str:
     return visit.user_id
 
 
-def of_visit(visit: Visit, *_: Any) -> str:
+def of_visit(visit: AtStep, *_: Any) -> str:
     return visit.user_id
 
 
@@ -177,14 +177,14 @@ PLACES: dict[str, tuple[Any, str, Callable[..., str]]] = {
     "remembering an entry": (entry, "_remember", lambda user, *_: POISONED if user.profile.get("secret") else ""),
     "beginning a journey": (entry, "begin", of_visit),
     "running on": (journey, "_run", of_visit),
-    "hearing": (advance, "hear", of_visit),
-    "leaving": (advance, "leave", of_visit),
-    "the key of a journey": (Visit, "hears_key", of_visit),
-    "a window": (advance, "_enter_window", of_window),
-    "a trigger's count": (advance, "_counted", of_window),
-    "all of an event": (advance, "_tell_journeys", lambda _, user, record, *rest: record.user_id),
-    "a wake-up": (advance, "wake", of_visit),
-    "writing the profile": (advance, "write_profile", lambda profile, traits: POISONED if len(profile) == 2 else ""),
+    "hearing": (event, "hear", of_visit),
+    "leaving": (event, "leave", of_visit),
+    "the key of a journey": (InJourney, "hears_key", of_visit),
+    "a window": (event, "_enter_window", of_window),
+    "a trigger's count": (event, "_fires", of_window),
+    "all of an event": (event, "_tell_journeys", lambda _, user, record, *rest: record.user_id),
+    "a wake-up": (wakeup, "wake", of_visit),
+    "writing the profile": (event, "write_profile", lambda profile, traits: POISONED if len(profile) == 2 else ""),
 }
 
 
@@ -232,12 +232,12 @@ def test_a_wake_up_that_cannot_even_begin_is_tried_again_later(monkeypatch: pyte
     shard = Shard(ShardStore(MemoryBackend(), due_of=deployed.due_of), deployed, sources=1)
     shard.take([(0, records[-1].now, OPEN, records)])
     with monkeypatch.context() as patched:
-        patched.setattr(advance, "wake", poisons(advance, "wake", of_visit))
+        patched.setattr(wakeup, "wake", poisons(wakeup, "wake", of_visit))
         shard.take([(0, START + 40 * MINUTE, OPEN, [])])
         assert [one.place for one in shard.out.errors] == ["wake-up"]
         conserved(shard)
     shard.take([(0, START + 300 * HOUR, CLOSED, [])])
-    ended = {one["user_id"] for one in shard.out.journal if one["kind"] == "ended" and one["flow"] == "cart"}
+    ended = {one["user_id"] for one in journal_of(shard) if one["kind"] == "ended" and one["flow"] == "cart"}
     assert ended == {"ann", POISONED, "zoe"}
     conserved(shard)
 
@@ -249,7 +249,7 @@ def test_a_simulation_goes_on_and_says_so(monkeypatch: pytest.MonkeyPatch, tmp_p
     events.write_bytes(line % b"ann" + line % POISONED.encode())
     journal: list[Any] = []
     flows = deployment()
-    simulation = Simulation(flows, journal=journal.append)
+    simulation = Simulation(flows, journal=lambda one: journal.append(plain(one)))
     simulation.run(events, NativeFormat(flows.index.table()))
     assert simulation.errors == 1
     assert {one["user_id"]: one["kind"] for one in journal if one["flow"] == "cart"} == {
@@ -308,6 +308,6 @@ def test_a_journey_whose_step_is_gone_fails_and_says_so() -> None:
     found: list[Journey] = shard.store.slot("ann").user.journeys
     found[0].branches[0].step = "gone"
     shard.take([(0, START + HOUR, OPEN, [])])
-    last = shard.out.journal[-1]
+    last = journal_of(shard)[-1]
     assert (last["kind"], last["reason"], last["detail"]) == ("failed", "error", {"error": "KeyError: 'gone'"})
     conserved(shard)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from operators.conditions.codegen import compile_condition
 from operators.conditions.index import MatchIndex
 from operators.conditions.tree import Condition, Dialect, dig, parse_condition, where_field
-from operators.language.problems import Problems, Source
+from operators.language.problems import Document, Problems
 from tests.intake import taken
 
 VALUES = st.one_of(
@@ -72,7 +72,7 @@ class Judged:
 
 
 def parsed(where: dict[str, Any]) -> tuple[Condition | None, Problems]:
-    problems = Problems(Source("test", where))
+    problems = Problems(Document("test", where))
     dialect = Dialect(where_field, templates=False, no_templates_because="this is a test")
     return parse_condition(where, ("where",), problems, dialect), problems
 

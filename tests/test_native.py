@@ -20,7 +20,7 @@ from dataflow.read.intake import Intake
 from dataflow.read.scanner import MISSING, NativeFormat
 from operators.conditions.index import MatchIndex
 from operators.conditions.tree import Condition, parse_where
-from operators.language.problems import Problems, Source
+from operators.language.problems import Document, Problems
 from state.records import EVENT, IDENTIFY, MEMBERSHIP, RECEIPT, Record, Reject, unpacked
 from tests.intake import taken
 
@@ -459,7 +459,7 @@ class Watched(NativeFormat):
 
 def where(**tests: Any) -> Condition:
     """Return the condition of a flow's `where`."""
-    problems = Problems(Source("test", tests))
+    problems = Problems(Document("test", tests))
     found = parse_where(tests, (), problems, templates=False).fixed
     assert found is not None, problems.found
     return found

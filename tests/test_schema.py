@@ -15,10 +15,11 @@ from jsonschema import Draft202012Validator
 
 from connectors.formats.native import NAME_CHARACTERS_MAX, USER_ID_CHARACTERS_MAX, decode
 from dataflow.cli import main
-from dataflow.flows import FlowText, compile_texts, find_flows, read_workspace
+from dataflow.flows import find_flows
 from operators.conditions.tree import NEGATIONS, TESTS
-from operators.language.flow import Workspace
-from operators.language.flowfile import read_flow_text
+from operators.language.flowfile import read_document
+from operators.language.workspace import Workspace, read_workspace
+from operators.program.flows import FlowText, compile_texts
 from operators.schema import SCHEMAS
 from operators.steps import KINDS
 from state.records import Reject
@@ -39,7 +40,7 @@ FLOW, WORKSPACE, EVENT = validator("flow"), validator("workspace"), validator("e
 
 def read(text: str) -> Any:
     """Return the data of a YAML 1.2 or JSON text, as the job reads it."""
-    return read_flow_text("flow.yaml", text.encode())[0].data
+    return read_document("flow.yaml", text.encode())[0].data
 
 
 def codes(flow: Any, workspace: Workspace | None = None) -> set[str]:
@@ -88,7 +89,7 @@ def test_every_key_says_what_it_is_for(name: str) -> None:
         for key, value in mapping.get("properties", {}).items()
         if not value.get("description") and value != {"$ref": "#/$defs/LocalTime"}
     ]
-    assert not silent, "say in operators/schema.py what these are for"
+    assert not silent, "say in the model what these are for"
 
 
 @pytest.mark.parametrize("name", SCHEMAS)

@@ -10,15 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataflow.flows import FlowText, compile_texts
 from dataflow.shard import CLOSED, OPEN, Delivery, Shard
-from operators.language.flow import Workspace
 from operators.language.values import HOUR, MINUTE
+from operators.language.workspace import Workspace
 from operators.machine.deployment import Deployment
+from operators.program.flows import FlowText, compile_texts
 from state.iso import format_ms
 from state.records import Input
 from state.store import MemoryBackend, ShardStore
 from state.user import NEVER
+from tests.records import actions_of, journal_of
 
 START = 1_795_435_200_000
 FLOWS = """
@@ -64,7 +65,7 @@ def record(deployed: Deployment, user: str, name: str, at: int, offset: int, sou
 
 def emitted(shard: Shard) -> list[Any]:
     """Return what the shard has emitted, in an order that depends on the users alone."""
-    records = [*shard.out.actions, *shard.out.journal]
+    records = [*actions_of(shard), *journal_of(shard)]
     return sorted(records, key=lambda one: (one["user_id"], one["seq"], one.get("channel", "")))
 
 
@@ -146,7 +147,7 @@ def test_a_crash_loses_and_repeats_nothing_when_its_replay_is_told_apart_by_seq(
         if last:
             mark = records[-1].now if records else START
             shard.take([(0, mark, CLOSED, [])])
-        for one in [*shard.out.actions, *shard.out.journal]:
+        for one in [*actions_of(shard), *journal_of(shard)]:
             key = (one.get("channel", "journal"), one["user_id"], one["seq"])
             assert found.setdefault(key, one) == one, "a replay decided otherwise"
     assert sorted(found.values(), key=lambda one: (one["user_id"], one["seq"], one.get("channel", ""))) == expected
@@ -190,7 +191,7 @@ def test_time_waits_for_the_slowest_partition() -> None:
     shard.take([(0, START + 10 * HOUR, OPEN, [])])
     assert shard.out.actions == []
     shard.take([(1, START + HOUR, OPEN, [])])
-    assert [(one["user_id"], one["at"]) for one in shard.out.actions] == [("a", "2026-11-23T12:45:00.000Z")]
+    assert [(one["user_id"], one["at"]) for one in actions_of(shard)] == [("a", "2026-11-23T12:45:00.000Z")]
 
 
 def test_a_paused_flow_stands_still_and_its_wake_ups_act_as_of_the_resume() -> None:
@@ -204,13 +205,13 @@ def test_a_paused_flow_stands_still_and_its_wake_ups_act_as_of_the_resume() -> N
     shard = Shard(ShardStore(backend, due_of=paused.due_of), paused, sources=1)
     shard.take([(0, START + 5 * HOUR, OPEN, [record(paused, "b", "view", START + 5 * HOUR, 1)])])
     assert shard.out.actions == []
-    assert [one["reason"] for one in shard.out.journal if one["kind"] == "refused"] == ["paused"]
+    assert [one["reason"] for one in journal_of(shard) if one["kind"] == "refused"] == ["paused"]
     shard.settle()
     shard.store.commit()
 
     shard = Shard(ShardStore(backend, due_of=live.due_of), live, sources=1)
     shard.take([(0, START + 6 * HOUR, OPEN, [])])
-    assert [(one["user_id"], one["at"]) for one in shard.out.actions] == [("a", "2026-11-23T17:00:00.000Z")]
+    assert [(one["user_id"], one["at"]) for one in actions_of(shard)] == [("a", "2026-11-23T17:00:00.000Z")]
 
 
 def test_a_flow_resumed_after_idle_days_acts_as_of_the_resume_though_the_job_was_started_anew() -> None:
@@ -225,7 +226,7 @@ def test_a_flow_resumed_after_idle_days_acts_as_of_the_resume_though_the_job_was
             shard.take([(0, at, OPEN, records)])
             shard.settle()
             shard.store.commit()
-    assert [one["at"] for one in shard.out.actions] == [format_ms(days[-1])]
+    assert [one["at"] for one in actions_of(shard)] == [format_ms(days[-1])]
 
 
 def test_a_watermark_beyond_all_time_hangs_nobody() -> None:
@@ -233,7 +234,7 @@ def test_a_watermark_beyond_all_time_hangs_nobody() -> None:
     shard = Shard(ShardStore(MemoryBackend(), due_of=deployed.due_of), deployed, sources=1)
     shard.take([(0, START, OPEN, [record(deployed, "a", "view", START, 0)])])
     shard.take([(0, 2**62, OPEN, [])])
-    assert [one["template"] for one in shard.out.actions] == ["seen"]
+    assert [one["template"] for one in actions_of(shard)] == ["seen"]
     assert shard.next_due() is None
 
 
@@ -252,10 +253,10 @@ def test_a_step_that_raises_ends_its_journey_as_failed_and_nobody_elses(monkeypa
     shard = Shard(ShardStore(MemoryBackend()), deployed, sources=1)
     shard.take([(0, START, OPEN, [record(deployed, user, "view", START, n) for n, user in enumerate("ab")])])
     shard.take([(0, START + HOUR, CLOSED, [])])
-    failed = [one for one in shard.out.journal if one["kind"] == "failed"]
+    failed = [one for one in journal_of(shard) if one["kind"] == "failed"]
     assert [(one["user_id"], one["reason"], one["step"]) for one in failed] == [("a", "error", "steps.2")]
     assert "made to fail" in failed[0]["detail"]["error"]
-    assert [one["user_id"] for one in shard.out.actions] == ["b"]
+    assert [one["user_id"] for one in actions_of(shard)] == ["b"]
 
 
 def test_of_an_idle_user_only_what_has_no_end_stays() -> None:
@@ -296,9 +297,9 @@ def test_a_wake_up_of_a_flow_that_was_paused_is_not_lost_whatever_else_the_user_
     later = [record(deployed["live"], "a", "view", START + 10 * MINUTE, 2)]
     life("live", [(0, START + 10 * MINUTE, OPEN, first + later)])  # `cart` wakes after 30 minutes, `view` after 55.
     shard = life("paused", [(0, START + HOUR, OPEN, [])])
-    assert [one["template"] for one in shard.out.actions] == ["seen"]
+    assert [one["template"] for one in actions_of(shard)] == ["seen"]
     shard = life("live", [(0, START + 2 * HOUR, OPEN, [])])
-    assert [(one["template"], one["at"]) for one in shard.out.actions] == [("viewed", "2026-11-23T13:00:00.000Z")]
+    assert [(one["template"], one["at"]) for one in actions_of(shard)] == [("viewed", "2026-11-23T13:00:00.000Z")]
 
 
 def test_what_fell_due_during_a_pause_goes_on_at_the_resume_although_no_record_comes_and_time_stands() -> None:
@@ -309,7 +310,7 @@ def test_what_fell_due_during_a_pause_goes_on_at_the_resume_although_no_record_c
         now = deployment(view=state)
         shard = Shard(ShardStore(backend, due_of=now.due_of), now, sources=1)
         shard.take([(0, mark, OPEN, records)])
-        assert [one["template"] for one in shard.out.actions] == actions
+        assert [one["template"] for one in actions_of(shard)] == actions
         shard.settle()
         shard.store.commit()
 
@@ -372,7 +373,7 @@ def test_time_that_ran_on_behind_the_last_record_is_remembered_also_where_nothin
     shard.store.commit()
     again = Shard(ShardStore(backend), deployed, sources=1)
     again.take([(0, START, OPEN, [record(deployed, "a", "view", START, 0)])])
-    assert {one["at"] for one in again.out.journal} == {"2026-11-23T13:00:00.000Z"}
+    assert {one["at"] for one in journal_of(again)} == {"2026-11-23T13:00:00.000Z"}
 
 
 def test_a_journey_that_no_user_holds_and_one_that_nobody_counted_are_noticed_at_the_commit() -> None:

@@ -10,6 +10,7 @@ from typing import Any, Final
 import orjson
 
 from state.iso import parse_time_value
+from state.outgoing import DeadReason
 from state.records import EVENT, IDENTIFY, MEMBERSHIP, RECEIPT, Record, Reject
 
 BYTES_MAX: Final = 1_048_576  # Kafka itself takes no larger records unless told to.
@@ -126,7 +127,7 @@ def record_of(value: dict[str, Any]) -> Record | Reject:
     return Record(kind, user_id, name, message_id or None, at_ms, received_ms, properties, traits, fields)
 
 
-def _bad_name(field: str, value: object, missing: str, characters_max: int) -> Reject:
+def _bad_name(field: str, value: object, missing: DeadReason, characters_max: int) -> Reject:
     if value is None or value == "":
         return Reject(missing, f"`{field}` is missing, null or empty")
     if isinstance(value, str):

@@ -20,7 +20,7 @@ from dataflow.job.processes import JobRunner, Running
 from dataflow.logs import configure_logs
 from dataflow.settings import Value, folder, kafka_options, resolve, shown
 from dataflow.urls import SinkUrl, SourceUrl, parse_sink, parse_source
-from operators.language.flow import OWN_TOPICS
+from operators.language.workspace import OWN_TOPICS
 
 
 def job_of(flows: Sequence[Path], flags: Mapping[str, Any], config: Path | None) -> tuple[Job, dict[str, Value]]:

@@ -30,8 +30,8 @@ from dataflow.job.plan import channel_topics
 from dataflow.job.processes import JobRunner, Running
 from dataflow.logs import configure_logs
 from dataflow.urls import SinkUrl, SourceUrl
-from operators.language.flow import DEAD_LETTERS, JOURNAL
 from operators.language.values import DAY
+from operators.language.workspace import DEAD_LETTERS, JOURNAL
 from operators.machine.outbox import inside
 from state.iso import format_ms
 

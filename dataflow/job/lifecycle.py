@@ -33,8 +33,8 @@ from dataflow.keep.statedir import (
 )
 from dataflow.read.progress import has_progress, read_progress
 from dataflow.urls import SinkUrl, SourceUrl
-from operators.language.flow import DEAD_LETTERS, JOURNAL, Workspace
 from operators.language.problems import FlowError, Problem
+from operators.language.workspace import DEAD_LETTERS, JOURNAL, Workspace
 from operators.machine.deployment import Deployment
 from operators.machine.outbox import inside
 from state.errors import StateRefused

@@ -18,7 +18,7 @@ from dataflow.keep.files import Folder
 from dataflow.keep.statedir import StateDir
 from dataflow.read.clock import SteadyClock
 from dataflow.urls import SinkUrl
-from operators.language.flow import DEAD_LETTERS, JOURNAL
+from operators.language.workspace import DEAD_LETTERS, JOURNAL
 from state.store import Backend, RocksBackend
 
 COMMIT_THREADS: Final = 8

@@ -6,11 +6,11 @@ from typing import Any
 
 import msgspec
 
-from dataflow.flows import FlowText, compile_texts, read_workspace
 from dataflow.urls import SinkUrl
-from operators.language.flow import Workspace
+from operators.language.channels import channel_of
+from operators.language.workspace import Workspace, read_workspace
 from operators.machine.deployment import Deployment
-from operators.program.build import channel_plan
+from operators.program.flows import FlowText, compile_texts
 
 
 class PartitionPlan(msgspec.Struct):
@@ -92,7 +92,7 @@ def channel_topics(deployment: Deployment, workspace: Workspace) -> dict[str, st
     for program in deployment.programs.values():
         for node in program.nodes.values():
             if isinstance(node.step, SendStep):
-                plan = channel_plan(node.step.channel, workspace)
+                plan = channel_of(node.step.channel, workspace)
                 assert plan is not None
                 topics[plan.name] = plan.topic
     return topics

@@ -32,7 +32,7 @@ from dataflow.read.partition import Partition
 from dataflow.read.progress import ProgressLog, read_progress
 from dataflow.read.scanner import MISSING, NativeFormat
 from dataflow.shard import Shard
-from operators.language.flow import DEAD_LETTERS, JOURNAL
+from operators.language.workspace import DEAD_LETTERS, JOURNAL
 from operators.machine.outbox import Totals
 from state.store import ShardStore
 

@@ -10,10 +10,12 @@ from typing import Final
 
 import msgspec
 
-from dataflow.flows import FlowText, UsageError, compile_texts, read_workspace
+from dataflow.flows import UsageError
 from dataflow.keep.recovery import Cut, last_cut
 from dataflow.keep.statedir import StateDir, StateFile, owner_of, read_state_file
+from operators.language.workspace import read_workspace
 from operators.machine.deployment import Deployment
+from operators.program.flows import FlowText, compile_texts
 from state.errors import NewerFormatError, StoreError
 from state.store import AsOf, Backend, MemoryBackend, RocksBackend, read_meta, undo_keys
 

@@ -6,22 +6,20 @@ comes from the transport (a Kafka record's timestamp), else from `received_at`, 
 
 from __future__ import annotations
 
-from base64 import b64encode
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 from zlib import crc32
 
 import msgspec
-import orjson
 
 from connectors.file_source import FilePartition
 from connectors.sources import Batch
 from operators.conditions.index import NO_HITS, MatchIndex
 from state.iso import TIME_MS_MAX
+from state.outgoing import RAW_KEPT_BYTES, DeadLetter
 from state.records import EVENT, IDENTIFY, Input, Inputs, Record, Reject, pack
 
-RAW_KEPT_BYTES: Final = 16 * 1024
 # Stamps in ns and the like. Taken for a time, a single one would let all waits end at once.
 _NO_TIME: Final = Reject("bad_time", "the transport's stamp of the record lies beyond the year 9999")
 
@@ -61,30 +59,6 @@ class Format(Protocol):
     def scanner(self, *, prefix: str, source: int, shards: int, head_ms: int) -> Scanner | None:
         """Return a quick reader of one source partition, None if there is none for this format."""
         ...
-
-
-class DeadLetter(msgspec.Struct, gc=False):
-    """A record that could not be read: where it was, why, and its first bytes."""
-
-    topic: str
-    partition: int
-    offset: int
-    reason: str
-    detail: str
-    raw: bytes
-
-    def dump(self) -> bytes:
-        """Return the record of `docs/records.md`, dead letters."""
-        return orjson.dumps(
-            {
-                "topic": self.topic,
-                "partition": self.partition,
-                "offset": self.offset,
-                "reason": self.reason,
-                "detail": self.detail,
-                "raw": b64encode(self.raw[:RAW_KEPT_BYTES]).decode(),
-            }
-        )
 
 
 class Counts(msgspec.Struct):

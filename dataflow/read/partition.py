@@ -11,9 +11,10 @@ from typing import Any, Final
 
 from connectors.sources import SourcePartition
 from dataflow.read.clock import SteadyClock
-from dataflow.read.intake import DeadLetter, Intake, dead_shard
+from dataflow.read.intake import Intake, dead_shard
 from dataflow.read.progress import ProgressLog
 from dataflow.shard import CLOSED, HALTED, OPEN
+from state.outgoing import DeadLetter
 from state.records import Inputs
 
 RECORDS_AT_ONCE: Final = 10_000

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, Protocol
+from typing import Annotated, Any, Protocol
 
-from pydantic import Field
+from pydantic import ConfigDict, Field, WithJsonSchema
 
 from operators.conditions.tree import (
     NOWHERE,
@@ -22,23 +22,43 @@ from operators.conditions.tree import (
     parse_condition,
     parse_where,
 )
-from operators.language.flow import COUNTED_MAX, Asked, LocalTime, checked
 from operators.language.localtime import in_local_window, local_fields
+from operators.language.model import CLAUSES_MAX, COUNTED_MAX, EventModel, Model, checked
 from operators.language.problems import BadValue, Path, Problems, did_you_mean
-from operators.language.values import WEEKDAYS, Duration, parse_time_of_day
+from operators.language.values import TIME_OF_DAY_PATTERN, WEEKDAYS, Days, Duration, parse_time_of_day
 
-CLAUSES_MAX: Final = 8
 _NotNegative = Annotated[int, Field(ge=0, strict=True)]
 
 
-class DidModel(Asked):
+class DidModel(EventModel):
     """How often an event must have come."""
 
-    at_least: _NotNegative | None = None
-    at_most: _NotNegative | None = None
-    exactly: _NotNegative | None = None
-    within: Duration | None = None
-    since: str | None = None
+    at_least: Annotated[_NotNegative | None, Field(description="1 unless given.")] = None
+    at_most: Annotated[_NotNegative | None, Field(description="At most so many.")] = None
+    exactly: Annotated[_NotNegative | None, Field(description="So many and no other number; stands alone.")] = None
+    within: Annotated[Duration | None, Field(description="In the rolling window that ends now; excludes since.")] = None
+    since: Annotated[
+        str | None,
+        Field(description="entry, the default: since this journey began.", json_schema_extra={"enum": ["entry", None]}),
+    ] = None
+
+
+class LocalTime(Model):
+    """A window of the user's local time."""
+
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1})
+
+    after: Annotated[
+        Any,
+        WithJsonSchema({"type": ["string", "null"], "pattern": TIME_OF_DAY_PATTERN}),
+        Field(description='From this local time on, such as "09:00". Later than before: crosses midnight.'),
+    ] = None
+    before: Annotated[
+        Any,
+        WithJsonSchema({"type": ["string", "null"], "pattern": TIME_OF_DAY_PATTERN}),
+        Field(description='Until this local time, such as "18:00", which is excluded.'),
+    ] = None
+    days: Annotated[Days | None, Field(description="On these weekdays.")] = None
 
 
 class UserContext(Context, Protocol):

@@ -12,7 +12,7 @@ from typing import Final
 
 import yaml
 
-from operators.language.problems import Path, Problems, Source
+from operators.language.problems import Document, Path, Problems
 
 BYTES_MAX: Final = 1_048_576  # As for a record. Flows that people write have a hundredth of it.
 DEPTH_MAX: Final = 64
@@ -36,51 +36,51 @@ _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _FAILED: Final = object()
 
 
-def read_flow_text(file: str, text: bytes) -> tuple[Source, Problems]:
+def read_document(file: str, text: bytes) -> tuple[Document, Problems]:
     """Return the data of *text* with its places, and the problems found; data is None when it cannot be read."""
-    source = Source(file, None)
-    problems = Problems(source)
+    document = Document(file, None)
+    problems = Problems(document)
     if len(text) > BYTES_MAX:
         message = f"the file has more than {BYTES_MAX} bytes"
         problems.add((), "too-large", message, "make several flows of it, or ask for less in one")
-        return source, problems
+        return document, problems
     try:
         decoded = text.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = text[: error.start].count(b"\n") + 1
-        source.marks[()] = (line, 1)
+        document.marks[()] = (line, 1)
         problems.add((), "bad-encoding", f"byte {error.start} is not UTF-8", "save the file as UTF-8")
-        return source, problems
+        return document, problems
     if file.endswith(".json"):
         decoded = _HALVES.sub(_whole_character, decoded)
     try:
         too_deep = _too_deep(decoded)
         if too_deep is not None:
-            source.marks[()] = too_deep
+            document.marks[()] = too_deep
             problems.add((), "too-large", f"nested over {DEPTH_MAX} levels", "name parts of it, or write it flatter")
-            return source, problems
+            return document, problems
         documents = list(islice(yaml.compose_all(decoded, Loader=_Loader), 2))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        source.marks[()] = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+        document.marks[()] = (mark.line + 1, mark.column + 1) if mark else (1, 1)
         message = " ".join(part for part in (error.context, error.problem) if part)
         problems.add((), "bad-yaml", message, "a text with ': ' or a leading special character needs quotes")
-        return source, problems
+        return document, problems
     except (yaml.YAMLError, RecursionError) as error:
-        source.marks[()] = (1, 1)
+        document.marks[()] = (1, 1)
         message = "nested too deeply" if isinstance(error, RecursionError) else str(error).split("\n")[0]
         problems.add((), "bad-yaml", message)
-        return source, problems
+        return document, problems
     if not documents or documents[0] is None:
         problems.add((), "empty-file", "there is no flow in this file", "a flow needs 'flow', 'trigger' and 'steps'")
     elif len(documents) > 1:
         mark = documents[1].start_mark
-        source.marks[()] = (mark.line + 1, mark.column + 1)
+        document.marks[()] = (mark.line + 1, mark.column + 1)
         problems.add((), "several-documents", "a file holds one document", "put each flow in a file of its own")
     else:
         data = _Reader(problems).value(documents[0], ())
-        source.data = None if data is _FAILED else data
-    return source, problems
+        document.data = None if data is _FAILED else data
+    return document, problems
 
 
 def _whole_character(escape: re.Match[str]) -> str:
@@ -114,7 +114,7 @@ class _Reader:
         self._nodes = 0
 
     def value(self, node: yaml.Node, path: Path) -> object:
-        self._problems.source.marks[path] = (node.start_mark.line + 1, node.start_mark.column + 1)
+        self._problems.document.marks[path] = (node.start_mark.line + 1, node.start_mark.column + 1)
         self._nodes += 1
         if len(path) > DEPTH_MAX or self._nodes > NODES_MAX:
             if self._nodes <= NODES_MAX + 1:
@@ -133,16 +133,16 @@ class _Reader:
         for key_node, value_node in node.value:
             mark = (key_node.start_mark.line + 1, key_node.start_mark.column + 1)
             if not isinstance(key_node, yaml.ScalarNode):
-                self._problems.source.marks[(*path, "?")] = mark
+                self._problems.document.marks[(*path, "?")] = mark
                 self._problems.add((*path, "?"), "bad-key", "a key is a text")
                 continue
             key = key_node.value
             key_path = (*path, key)
             if key in data:
-                self._problems.source.marks[key_path] = mark
+                self._problems.document.marks[key_path] = mark
                 self._problems.add(key_path, "duplicate-key", f"'{key}' is written twice here", "keep one of them")
                 continue
-            self._problems.source.key_marks[key_path] = mark
+            self._problems.document.key_marks[key_path] = mark
             data[key] = self.value(value_node, key_path)
         return data
 

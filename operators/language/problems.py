@@ -75,7 +75,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 @dataclass(slots=True)
-class Source:
+class Document:
     """A parsed flow file: its data, and where each value stands.
 
     `marks` maps the path of a value to (line, column), both from 1; `key_marks` the path of a mapping's key.
@@ -98,8 +98,8 @@ class Source:
 class Problems:
     """A list of problems that grows while one file is looked at."""
 
-    def __init__(self, source: Source) -> None:
-        self.source = source
+    def __init__(self, document: Document) -> None:
+        self.document = document
         self.found: list[Problem] = []
         self._known: set[Problem] = set()
 
@@ -117,9 +117,9 @@ class Problems:
         if len(self.found) >= PROBLEMS_MAX:
             self._note_more()
             return
-        line, column = self.source.place(path, at_key=at_key)
+        line, column = self.document.place(path, at_key=at_key)
         message, hint = shortened(message, TEXT_SHOWN_MAX), shortened(hint, TEXT_SHOWN_MAX)
-        problem = Problem(self.source.file, line, column, dotted(path), code, message, hint, severity)
+        problem = Problem(self.document.file, line, column, dotted(path), code, message, hint, severity)
         if problem not in self._known:
             self._known.add(problem)
             self.found.append(problem)
@@ -127,7 +127,7 @@ class Problems:
     def _note_more(self) -> None:
         if len(self.found) == PROBLEMS_MAX:
             message = f"there are more than {PROBLEMS_MAX} problems in this file, the others are not told"
-            self.found.append(Problem(self.source.file, 1, 1, "", "too-many", message, "mend these first"))
+            self.found.append(Problem(self.document.file, 1, 1, "", "too-many", message, "mend these first"))
 
     @property
     def is_full(self) -> bool:

@@ -17,6 +17,7 @@ from pydantic_core import PydanticCustomError
 from operators.language.localtime import zone_of
 from operators.language.problems import BadValue
 from state.iso import parse_iso_ms
+from state.outgoing import NAME_PATTERN
 
 SECOND: Final = 1000
 MINUTE: Final = 60 * SECOND
@@ -28,7 +29,7 @@ DURATION_MAX: Final = 36_600 * DAY  # A hundred years: more is a mistake, and st
 
 UNITS: Final = {"s": SECOND, "m": MINUTE, "h": HOUR, "d": DAY, "w": WEEK}
 WEEKDAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
-NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9_.-]{0,63}$"
+TIME_OF_DAY_PATTERN: Final = r"^([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9])?$"
 DURATION_PATTERN: Final = r"^([0-9]+[smhdw])+$"
 
 _DURATION: Final = re.compile(r"(?:[0-9]{1,12}[smhdw])+")
@@ -156,7 +157,7 @@ Moment = Annotated[int, validated(parse_moment), WithJsonSchema({"type": "string
 TimeOfDay = Annotated[
     int,
     validated(parse_time_of_day),
-    _text_schema(r"^([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9])?$", "local time of day, quoted"),
+    _text_schema(TIME_OF_DAY_PATTERN, "local time of day, quoted"),
 ]
 Percent = Annotated[Decimal, validated(parse_percent), _text_schema(r"^[0-9]{1,3}(\.[0-9]+)?%$", "such as 12.5%")]
 Name = Annotated[str, validated(parse_name), _text_schema(NAME_PATTERN, "a-z 0-9 _ . -, at most 64")]

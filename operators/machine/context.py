@@ -1,66 +1,76 @@
-"""A visit: one user at one place at one moment. What steps and conditions may ask, and the one way to the journal."""
+"""Where a decision is taken: one user in one program at one moment, before entry, in a journey, or at a step.
+
+Each of the three knows what it is about from the moment it is made: `Moment` has no journey, `InJourney` has one, and
+`AtStep` stands at one of its steps; the last is the `Visit` that steps get. All of them are what conditions ask and
+where templates find their fields, and they are the one way to the journal.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Final, Literal
 from zoneinfo import ZoneInfo
 
+from msgspec import UNSET, UnsetType
+
 from operators.conditions.tree import dig, equal
+from operators.conditions.wanted import Wanted
 from operators.conditions.when import Clause
+from operators.ids import action_id
 from operators.language.localtime import zone_of
+from operators.limits import write_profile
 from operators.machine.outbox import Outbox
+from operators.program.program import Program
+from operators.steps.base import Node
 from operators.templates import MISSING, Template, TemplateFailed
 from state.iso import format_ms
+from state.outgoing import Action, Cause, JournalKind, JournalRecord, SendReason
+from state.records import Input
 from state.user import Branch, Journey, User
 
-if TYPE_CHECKING:
-    from operators.program.build import Ask
-    from operators.program.compile import Program
-    from operators.steps.base import Node
-
-Cause = dict[str, str | None]
+NOTHING: Final[frozenset[str]] = frozenset()
 
 
-class Visit:
-    """One user in the context of one program, at stream time `now`.
+class Moment:
+    """One user in the context of one program, at stream time `now` (ms).
 
-    `journey` is None while entry is decided; then `branch` and `node` mean nothing. `heard` holds the properties of
-    the event that is being handled, `hits` the interests it satisfies; both are empty at a wake-up. A visit is the
-    scope of templates, too: `profile`, `entry`, `event`, `flow`, `now_ms`.
+    `record` is the event that is being handled, None at a wake-up; `satisfied` are the interests that it satisfies.
     """
 
-    __slots__ = (
-        "branch",
-        "heard",
-        "heard_cause",
-        "hits",
-        "journey_or_none",
-        "node",
-        "now",
-        "out",
-        "program",
-        "user",
-        "user_id",
-    )
+    __slots__ = ("now", "out", "program", "record", "satisfied", "user", "user_id")
 
-    branch: Branch
-    node: Node
-
-    def __init__(self, user_id: str, user: User, program: Program, now: int, out: Outbox) -> None:
+    def __init__(
+        self,
+        user_id: str,
+        user: User,
+        program: Program,
+        now: int,
+        out: Outbox,
+        record: Input | None = None,
+        satisfied: frozenset[str] = NOTHING,
+    ) -> None:
         self.user_id = user_id
         self.user = user
         self.program = program
         self.now = now
         self.out = out
-        self.journey_or_none: Journey | None = None
-        self.heard: dict[str, Any] = {}
-        self.heard_cause: tuple[str, str | None] = ("", None)
-        self.hits: tuple[int, ...] = ()
+        self.record = record
+        self.satisfied = satisfied
 
     @property
-    def journey(self) -> Journey:
-        assert self.journey_or_none is not None, "only a journey's visit is asked for its journey"
-        return self.journey_or_none
+    def heard(self) -> dict[str, Any]:
+        """The properties of the event that is being handled, none at a wake-up."""
+        return {} if self.record is None else self.record.properties
+
+    @property
+    def heard_cause(self) -> Cause:
+        """The event that is being handled, as a cause."""
+        assert self.record is not None, "nothing is heard at a wake-up"
+        return Cause(self.record.message_id, self.record.name)
+
+    @property
+    def journey_id(self) -> str | None:
+        """The id of the journey, None before there is one."""
+        return None
 
     # ---- the scope of templates --------------------------------------------------------------------------------
 
@@ -70,14 +80,11 @@ class Visit:
 
     @property
     def entry(self) -> dict[str, Any]:
-        return self.heard if self.journey_or_none is None else self.journey_or_none.entry
+        return self.heard
 
     @property
     def event(self) -> dict[str, Any]:
-        journey = self.journey_or_none
-        if journey is None:
-            return self.heard
-        return journey.entry if journey.event is None else journey.event
+        return self.heard
 
     @property
     def flow(self) -> str:
@@ -106,8 +113,7 @@ class Visit:
         return dig(self.user.profile if root == "profile" else self.entry, path)
 
     def count(self, clause: Clause) -> int:
-        if clause.within is None:
-            return self.journey.tallies.get(self.program.tally_keys[clause], 0)
+        assert clause.within is not None, "before entry no journey counts anything"
         times = self.user.windows.get(clause.window_id)
         if times is None:
             return 0
@@ -119,55 +125,173 @@ class Visit:
         """Return the user's zone: that of the profile if it is one, else the flow's."""
         return zone_of(self.user.profile.get("timezone")) or self.program.zone
 
-    def satisfies(self, ask: Ask) -> bool:
-        """Tell whether the event that is being handled is what *ask* asks for."""
-        return ask.interest.number in self.hits and (ask.live is None or ask.live.holds(self))
+    def satisfies(self, wanted: Wanted) -> bool:
+        """Tell whether the event that is being handled is what *wanted* says."""
+        return wanted.interest in self.satisfied and (wanted.live is None or wanted.live.holds(self))
+
+    # ---- what follows ------------------------------------------------------------------------------------------
+
+    def tally(self, what: str) -> None:
+        """Count *what* for this version of the flow."""
+        self.out.count(self.program.label, what)
+
+    def note(
+        self,
+        kind: JournalKind,
+        *,
+        reason: str | None = None,
+        detail: dict[str, Any] | None = None,
+        cause: Cause | None = None,
+        step: str | UnsetType = UNSET,
+    ) -> None:
+        """Write a journal record; every one takes the user's next `seq`."""
+        user, program = self.user, self.program
+        user.seq += 1
+        self.out.journal.append(
+            JournalRecord(
+                format_ms(self.now),
+                self.user_id,
+                user.seq,
+                program.name,
+                program.version,
+                self.journey_id,
+                kind,
+                step,
+                UNSET if reason is None else reason,
+                UNSET if detail is None else detail,
+                UNSET if cause is None else cause,
+            )
+        )
+
+
+class InJourney(Moment):
+    """One user inside: what exit rules and the journey's own counters are judged by."""
+
+    __slots__ = ("journey",)
+
+    def __init__(
+        self,
+        user_id: str,
+        user: User,
+        program: Program,
+        now: int,
+        out: Outbox,
+        journey: Journey,
+        record: Input | None = None,
+        satisfied: frozenset[str] = NOTHING,
+    ) -> None:
+        super().__init__(user_id, user, program, now, out, record, satisfied)
+        self.journey = journey
+
+    @property
+    def journey_id(self) -> str | None:
+        return self.journey.id
+
+    @property
+    def entry(self) -> dict[str, Any]:
+        return self.journey.entry
+
+    @property
+    def event(self) -> dict[str, Any]:
+        journey = self.journey
+        return journey.entry if journey.event is None else journey.event
+
+    def count(self, clause: Clause) -> int:
+        if clause.within is None:
+            return self.journey.tallies.get(self.program.tally_names[clause], 0)
+        return super().count(clause)
 
     def hears_key(self) -> bool:
         """Tell whether the event has the journey's key value, as every event has for a flow without a key."""
         path = self.program.key_path
         return path is None or equal(dig(self.heard, path), self.journey.key)
 
-    # ---- what steps do -----------------------------------------------------------------------------------------
+    def cause(self) -> Cause:
+        """Return what the journey is at its place because of."""
+        return Cause(*self.journey.cause)
+
+
+class AtStep(InJourney):
+    """One user at one step: the visit that steps get. `node` moves on with the journey."""
+
+    __slots__ = ("branch", "node")
+
+    def __init__(self, inside: InJourney, branch: Branch, node: Node) -> None:
+        super().__init__(
+            inside.user_id,
+            inside.user,
+            inside.program,
+            inside.now,
+            inside.out,
+            inside.journey,
+            inside.record,
+            inside.satisfied,
+        )
+        self.branch = branch
+        self.node = node
+
+    @property
+    def step(self) -> str:
+        """The id of the step."""
+        return self.node.id
 
     def moved_by_event(self) -> None:
         """Note that the event that is being handled moves the journey."""
-        self.journey.event = self.heard
-        self.journey.cause = self.heard_cause
+        assert self.record is not None, "nothing is heard at a wake-up"
+        self.journey.event = self.record.properties
+        self.journey.cause = (self.record.message_id, self.record.name)
 
-    def cause(self) -> Cause:
-        """Return what the journey is at its place because of."""
-        message_id, event = self.journey.cause
-        return {"message_id": message_id, "event": event}
+    def write_profile(self, changes: dict[str, Any]) -> bool:
+        """Write attributes of the profile, null removes; tell whether they were written: nothing too large is."""
+        is_written = write_profile(self.user.profile, changes)
+        self.out.too_large += not is_written
+        return is_written
 
     def journal(
-        self,
-        kind: str,
-        *,
-        reason: str | None = None,
-        detail: dict[str, Any] | None = None,
+        self, kind: JournalKind, *, reason: str | None = None, detail: dict[str, Any] | None = None,
         cause: Cause | None = None,
-        step: bool = True,
+    ) -> None:  # fmt: skip
+        """Write a journal record of this step."""
+        self.note(kind, reason=reason, detail=detail, cause=cause, step=self.node.id)
+
+    def send(
+        self,
+        *,
+        channel: str,
+        to: str | None,
+        template: str,
+        vars: dict[str, Any],
+        category: Literal["marketing", "notification"],
+        expires_at_ms: int | None,
     ) -> None:
-        """Write a journal record; every one of them takes the user's next `seq`."""
-        user = self.user
-        user.seq += 1
-        journey = self.journey_or_none
-        record: dict[str, Any] = {
-            "at": format_ms(self.now),
-            "user_id": self.user_id,
-            "seq": user.seq,
-            "flow": self.program.name,
-            "version": self.program.version,
-            "journey_id": None if journey is None else journey.id,
-            "kind": kind,
-        }
-        if step and journey is not None:
-            record["step"] = self.node.id
-        if reason is not None:
-            record["reason"] = reason
-        if detail is not None:
-            record["detail"] = detail
-        if cause is not None:
-            record["cause"] = cause
-        self.out.journal.append(record)
+        """Emit an action and journal it as `sent`."""
+        journey, cause, step = self.journey, self.cause(), self.node.id
+        visit = journey.visits[step]
+        made = action_id(journey.id, step, visit)
+        self.journal("sent", detail={"action_id": made, "channel": channel}, cause=cause)
+        self.tally(f"sent:{channel}")
+        self.out.actions.append(
+            Action(
+                action_id=made,
+                channel=channel,
+                user_id=self.user_id,
+                to=to,
+                flow=journey.flow,
+                version=journey.version,
+                journey_id=journey.id,
+                step=step,
+                visit=visit,
+                template=template,
+                vars=vars,
+                category=category,
+                at=format_ms(self.now),
+                expires_at=None if expires_at_ms is None else format_ms(expires_at_ms),
+                seq=self.user.seq,
+                cause=cause,
+            )
+        )
+
+    def suppress(self, channel: str, reason: SendReason, detail: dict[str, Any]) -> None:
+        """Journal that a message is not sent on *channel*, with what was compared."""
+        self.journal("suppressed", reason=reason, detail={"channel": channel, **detail}, cause=self.cause())
+        self.tally(f"suppressed:{reason}")

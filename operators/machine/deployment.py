@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from operators.conditions.index import Hits, MatchIndex
 from operators.conditions.tree import Condition
+from operators.conditions.wanted import Wanted
 from operators.language.values import DAY
 from operators.machine.memory import Memory
-from operators.program.build import Interest
-from operators.program.compile import Alternative, Program
+from operators.program.program import Program
+from operators.triggers.event import Alternative
 from state.user import NEVER, User
 
-PLANS_MAX = 20_000  # Distinct sets of interests that events satisfy; a few hundred in practice.
+REACTIONS_MAX: Final = 20_000  # Distinct sets of interests that events satisfy; a few hundred in practice.
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +30,10 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class Reaction:
     """What an event that satisfies a certain set of interests sets in motion."""
 
+    satisfied: frozenset[str]
     windows: tuple[Window, ...]
     triggers: tuple[tuple[Program, tuple[Alternative, ...]], ...]
 
@@ -39,7 +42,8 @@ class Deployment:
     """All programs that run together.
 
     `programs` has every version that is not a draft, by (flow, version); `entering` the one version per flow that new
-    journeys start in, by priority downwards, then name.
+    journeys start in, by priority downwards, then name. The numbers that the match index gives to interests belong to
+    the deployment: programs know interests by what they are.
     """
 
     def __init__(self, programs: Iterable[Program]) -> None:
@@ -48,68 +52,42 @@ class Deployment:
         self.entering = sorted(_entering(running), key=lambda program: (-program.priority, program.name))
         self.entering_by_name = {program.name: program for program in self.entering}
         self.paused = sorted(program.label for program in running if program.is_paused)
-        self._windows: dict[int, list[Window]] = {}
-        self._alternatives: dict[int, list[tuple[int, Alternative]]] = {}
-        self.plans: dict[Hits, Plan] = {}  # What `plan` has answered before.
-        self.index = self._number_interests(running)
-        self._collect_windows(running)
-        reaches: dict[str, int | None] = {
-            window.id: window.reach_ms for windows in self._windows.values() for window in windows
-        }
+        self.reactions: dict[Hits, Reaction] = {}
+        """What `reaction` has answered before."""
+        interests = _interests(running, set(self.entering))
+        self._interests = list(interests)
+        self.index = MatchIndex((wanted.event, wanted.fixed) for wanted in interests.values())
+        windows = _windows(running)
+        self._windows: dict[str, list[Window]] = {}
+        for interest, window in windows:
+            self._windows.setdefault(interest, []).append(window)
+        self._alternatives: dict[str, list[tuple[int, Alternative]]] = {}
+        for order, program in enumerate(self.entering):
+            for alternative in program.alternatives:
+                self._alternatives.setdefault(alternative.wanted.interest, []).append((order, alternative))
+        reaches: dict[str, int | None] = {window.id: window.reach_ms for _, window in windows}
         for program in self.entering:
             reaches.update({alternative.counter: alternative.within for alternative in program.alternatives})
         self.memory = Memory(running, self.entering_by_name, reaches)
-        for order, program in enumerate(self.entering):
-            for alternative in program.alternatives:
-                number = alternative.ask.interest.number
-                self._alternatives.setdefault(number, []).append((order, alternative))
 
-    def _number_interests(self, running: list[Program]) -> MatchIndex:
-        numbers: dict[str, int] = {}
-        interests: list[Interest] = []
-        entering = set(self.entering)
-        for program in running:
-            triggers = {id(alternative.ask) for alternative in program.alternatives}
-            for ask in program.asks:
-                if id(ask) in triggers and program not in entering:
-                    continue  # Nobody enters there, so nobody is interested in its trigger.
-                number = numbers.get(ask.interest.key)
-                if number is None:
-                    number = numbers[ask.interest.key] = len(interests)
-                    interests.append(ask.interest)
-                ask.interest.number = number
-        return MatchIndex((interest.event, interest.fixed) for interest in interests)
+    def reaction(self, hits: Hits) -> Reaction:
+        """Return what an event with these *hits* of the match index sets in motion."""
+        reaction = self.reactions.get(hits)
+        if reaction is None:
+            if len(self.reactions) >= REACTIONS_MAX:
+                self.reactions.clear()
+            reaction = self.reactions[hits] = self._react(hits)
+        return reaction
 
-    def _collect_windows(self, running: list[Program]) -> None:
-        found: dict[str, tuple[int, Window]] = {}
-        for program in running:
-            for clause, ask in program.windows:
-                keep, reach = clause.enough, clause.within or 0
-                if clause.window_id in found:
-                    other = found[clause.window_id][1]
-                    keep, reach = max(keep, other.keep), max(reach, other.reach_ms)
-                window = Window(clause.window_id, ask.live, keep, reach, program)
-                found[clause.window_id] = (ask.interest.number, window)
-        for number, window in found.values():
-            self._windows.setdefault(number, []).append(window)
-
-    def plan(self, hits: Hits) -> Plan:
-        """Return what an event that satisfies *hits* sets in motion."""
-        plan = self.plans.get(hits)
-        if plan is None:
-            if len(self.plans) >= PLANS_MAX:
-                self.plans.clear()
-            plan = self.plans[hits] = self._make_plan(hits)
-        return plan
-
-    def _make_plan(self, hits: Hits) -> Plan:
-        windows = tuple(window for number in hits for window in self._windows.get(number, ()))
+    def _react(self, hits: Hits) -> Reaction:
+        satisfied = [self._interests[number] for number in hits]
+        windows = tuple(window for interest in satisfied for window in self._windows.get(interest, ()))
         by_program: dict[int, list[Alternative]] = {}
-        for number in hits:
-            for order, alternative in self._alternatives.get(number, ()):
+        for interest in satisfied:
+            for order, alternative in self._alternatives.get(interest, ()):
                 by_program.setdefault(order, []).append(alternative)
         triggers = tuple((self.entering[order], tuple(found)) for order, found in sorted(by_program.items()))
-        return Plan(windows, triggers)
+        return Reaction(frozenset(satisfied), windows, triggers)
 
     def program(self, flow: str, version: int) -> Program:
         """Return the program of a journey; a state whose journeys lack theirs is refused before it runs."""
@@ -150,3 +128,29 @@ def _entering(programs: list[Program]) -> list[Program]:
         if other is None or rank > (other.state == "live", other.version):
             best[program.name] = program
     return list(best.values())
+
+
+def _interests(running: Iterable[Program], entering: set[Program]) -> dict[str, Wanted]:
+    """Return one of those who want it for each interest; what the match index calls its number is its place here."""
+    found: dict[str, Wanted] = {}
+    for program in running:
+        triggers = {id(alternative.wanted) for alternative in program.alternatives}
+        for wanted in program.wants:
+            if id(wanted) in triggers and program not in entering:
+                continue  # Nobody enters there, so nobody is interested in its trigger.
+            found.setdefault(wanted.interest, wanted)
+    return found
+
+
+def _windows(running: Iterable[Program]) -> list[tuple[str, Window]]:
+    """Return every rolling window with the interest that enters it; who asks the same of it shares it."""
+    found: dict[str, tuple[str, Window]] = {}
+    for program in running:
+        for clause, wanted in program.windows:
+            keep, reach = clause.enough, clause.within or 0
+            if clause.window_id in found:
+                other = found[clause.window_id][1]
+                keep, reach = max(keep, other.keep), max(reach, other.reach_ms)
+            window = Window(clause.window_id, wanted.live, keep, reach, program)
+            found[clause.window_id] = (wanted.interest, window)
+    return list(found.values())

@@ -5,43 +5,61 @@ from __future__ import annotations
 from typing import Any
 
 from operators.conditions.tree import dig, equal
-from operators.ids import Key, is_key, key_text, share_of
+from operators.ids import Key, is_key, key_name, share_of
 from operators.language.flow import ReentryAfter, ReentryAtMost
 from operators.limits import ENTRIES_MAX, JOURNEYS_MAX, TOLD_BYTES_MAX, fits, make_room, told
-from operators.machine.context import Visit
-from operators.machine.journey import begin
+from operators.machine.context import InJourney, Moment
+from operators.machine.journey import begin, fail
 from operators.machine.outbox import REFUSED
-from operators.program.compile import Program
+from operators.program.program import Program
 from state.iso import format_ms
+from state.outgoing import EntryReason
 from state.user import User
 
 
-def try_to_enter(visit: Visit) -> None:
-    """Begin a journey for the trigger that *visit* has heard, or journal the first reason why not."""
-    program, user = visit.program, visit.user
-    key = _key(visit)
-    refusal = _refusal(visit, key)
+def try_to_enter(moment: Moment) -> None:
+    """Begin a journey for the trigger that *moment* has heard, or journal the first reason why not."""
+    program, user = moment.program, moment.user
+    key = _key(moment)
+    refusal = _refusal(moment, key)
     if refusal is None:
-        _remember(user, program, key, visit.now)
-        begin(visit, key)
+        _remember(user, program, key, moment.now)
+        begin(moment, key)
         return
     reason, detail = refusal
-    message_id, event = visit.heard_cause
-    program.tally(visit.out, f"{REFUSED}:{reason}")
-    visit.journal("refused", reason=reason, detail=detail, cause={"message_id": message_id, "event": event})
+    _refuse(moment, reason, detail)
 
 
-def _key(visit: Visit) -> Key:
-    path = visit.program.key_path
+def refuse_for_error(moment: Moment, error: Exception, begun: int) -> None:
+    """Journal that entry went wrong, a mistake of ours; a journey that had begun is closed as failed.
+
+    Args:
+        begun: how many journeys of the user had begun before entry was tried.
+    """
+    for journey in moment.user.journeys:
+        if journey.number > begun:
+            inside = InJourney(moment.user_id, moment.user, moment.program, moment.now, moment.out, journey)
+            fail(inside, error, "entry")
+            return
+    _refuse(moment, "error", {"error": type(error).__name__})
+
+
+def _refuse(moment: Moment, reason: EntryReason, detail: dict[str, Any] | None) -> None:
+    moment.tally(f"{REFUSED}:{reason}")
+    moment.note("refused", reason=reason, detail=detail, cause=moment.heard_cause)
+
+
+def _key(moment: Moment) -> Key:
+    path = moment.program.key_path
     if path is None:
         return None
-    value = dig(visit.heard, path)
+    value = dig(moment.heard, path)
     return value if is_key(value) else None
 
 
-def _refusal(visit: Visit, key: Key) -> tuple[str, dict[str, Any] | None] | None:
+def _refusal(moment: Moment, key: Key) -> tuple[EntryReason, dict[str, Any] | None] | None:
     """Return the first reason against entry with what was compared, or None."""
-    program, user, now = visit.program, visit.user, visit.now
+    program, user, now = moment.program, moment.user, moment.now
     if program.is_paused:
         return "paused", None
     if program.active_from is not None and now < program.active_from:
@@ -49,10 +67,10 @@ def _refusal(visit: Visit, key: Key) -> tuple[str, dict[str, Any] | None] | None
     if program.active_until is not None and now >= program.active_until:
         return "inactive", {"active_until": format_ms(program.active_until)}
     if program.key_path is not None and key is None:
-        return "no_key", {"path": ".".join(program.key_path), "value": told(dig(visit.heard, program.key_path))}
+        return "no_key", {"path": ".".join(program.key_path), "value": told(dig(moment.heard, program.key_path))}
     rules = program.rules
-    if rules.when is not None and not rules.when.holds(visit):
-        failure = rules.when.failure(visit)
+    if rules.when is not None and not rules.when.holds(moment):
+        failure = rules.when.failure(moment)
         if not fits(failure, TOLD_BYTES_MAX):
             failure = {"left_out": f"what was found has more than {TOLD_BYTES_MAX} bytes"}
         return "condition", failure
@@ -68,7 +86,7 @@ def _refusal(visit: Visit, key: Key) -> tuple[str, dict[str, Any] | None] | None
         return "already_inside", {"open": open_journeys, "concurrent": rules.concurrent}
     if len(user.journeys) >= JOURNEYS_MAX:
         return "already_inside", {"open_in_all_flows": len(user.journeys), "at_most": JOURNEYS_MAX}
-    if rules.holdout and share_of(program.name, visit.user_id, "holdout") < rules.holdout:
+    if rules.holdout and share_of(program.name, moment.user_id, "holdout") < rules.holdout:
         return "holdout", None
     return None
 
@@ -91,9 +109,7 @@ def memory_key(program: Program, key: Key) -> str:
     """Return the name under which a user remembers entries: per flow, or per flow and key value."""
     if program.key_path is None:
         return program.name
-    # The type leads, because the text "1" and the number 1 are not the same value.
-    kind = "t" if isinstance(key, str) else "v"
-    return f"{program.name}\x1f{kind}{key_text(key)}"
+    return f"{program.name}\x1f{key_name(key)}"
 
 
 def _remember(user: User, program: Program, key: Key, now: int) -> None:

@@ -1,31 +1,31 @@
-"""One user, one record or wake-up: everything that follows from it, in the order that the language promises.
+"""An event or profile update of one user: everything that follows from it, in the order that the language promises.
 
-For a record at stream time `now`: wake-ups due at or before it; duplicates are dropped; traits are merged; counters
-take the event in; open journeys look at it; triggers fire. Pure: it changes the one user it is given and adds to the
-outbox it is given, and nothing else.
+Wake-ups due by then have fired (`operators/machine/wakeup.py`). Then duplicates are dropped; traits are merged;
+counters take the event in; open journeys look at it; triggers fire. Pure: it changes the one user it is given and adds
+to the outbox it is given, and nothing else.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right, insort
 from typing import Final
 
 from operators.conditions.tree import dig
-from operators.ids import is_key, key_text
-from operators.language.values import DAY, HOUR
-from operators.limits import COUNTERS_MAX, make_room, write_profile
-from operators.machine.context import Visit
-from operators.machine.deployment import Deployment, Plan, Window
-from operators.machine.entry import try_to_enter
-from operators.machine.journey import fail, hear, leave, wake
+from operators.ids import Key, is_key
+from operators.language.values import DAY
+from operators.limits import write_profile
+from operators.machine.context import InJourney, Moment
+from operators.machine.deployment import Deployment, Reaction, Window
+from operators.machine.entry import refuse_for_error, try_to_enter
+from operators.machine.journey import fail, hear, leave
 from operators.machine.memory import REPEAT_MS, forget_oldest_ids
-from operators.machine.outbox import REFUSED, InternalError, Outbox
-from operators.program.compile import Alternative, Program
+from operators.machine.outbox import InternalError, Outbox
+from operators.program.program import Program
+from operators.triggers.event import Alternative, counts_up
+from operators.windows import insert
 from state.records import Input
-from state.user import Branch, Journey, User
+from state.user import User
 
 SEEN_PRUNED_AT: Final = 32
-POSTPONED_MS: Final = HOUR
 
 
 def on_record(deployment: Deployment, user: User, record: Input, out: Outbox) -> None:
@@ -51,121 +51,55 @@ def on_record(deployment: Deployment, user: User, record: Input, out: Outbox) ->
         out.too_large += 1
     if not hits:
         return
-    plan = deployment.plans.get(hits) or deployment.plan(hits)
-    for window in plan.windows:
+    reaction = deployment.reactions.get(hits) or deployment.reaction(hits)
+    for window in reaction.windows:
         try:
-            _enter_window(user, record, window, out)
+            _enter_window(user, record, reaction, window, out)
         except Exception as error:  # A mistake of ours must not take the rest of what the event does with it.
             _note(out, "window", window.program, record, error)
-    fired = _fired(user, record, plan, out) if plan.triggers else None
+    fired = _fired(user, record, reaction, out) if reaction.triggers else None
     if user.journeys:
-        _tell_journeys(deployment, user, record, out)
+        _tell_journeys(deployment, user, record, reaction, out)
     if fired:
         for program in fired:
-            visit = _visit(user, record, program, out)
+            moment = Moment(record.user_id, user, program, now, out, record, reaction.satisfied)
+            begun = user.journeys_begun
             try:
-                try_to_enter(visit)
+                try_to_enter(moment)
             except Exception as error:
                 _note(out, "entry", program, record, error)
-                _refuse(visit, error)
-
-
-def on_due(deployment: Deployment, user_id: str, user: User, now: int, out: Outbox) -> None:
-    """Fire the wake-ups of *user* that are due by *now*: by due time, priority, entry; each as of its time."""
-    while True:
-        first: tuple[int, int, int, int] | None = None
-        found: tuple[Program, Journey, Branch] | None = None
-        for journey in user.journeys:
-            program = deployment.program(journey.flow, journey.version)
-            if program.is_paused:
-                continue
-            for branch in journey.branches:
-                if branch.wake_ms <= now:
-                    rank = (branch.wake_ms, -program.priority, journey.number, branch.number)
-                    if first is None or rank < first:
-                        first, found = rank, (program, journey, branch)
-        if first is None or found is None:
-            break
-        program, journey, branch = found
-        wake(Visit(user_id, user, program, first[0], out), journey, branch)
-    if not user.journeys and deployment.memory.due(user) <= now:
-        deployment.memory.forget(user, now)
-
-
-def postpone(deployment: Deployment, user: User, now: int) -> None:
-    """Put off what is due for *user* by now: waking it went wrong, before any journey was there to be failed.
-
-    So nothing is lost and nobody else has to wait; the next software may be able to do it.
-    """
-    for journey in user.journeys:
-        for branch in journey.branches:
-            if branch.wake_ms <= now:
-                branch.wake_ms = now + POSTPONED_MS
-    if not user.journeys:
-        user.day = now // DAY + 1 + deployment.memory.days
+                refuse_for_error(moment, error, begun)
 
 
 def _note(out: Outbox, place: str, program: Program, record: Input, error: Exception) -> None:
     out.errors.append(InternalError(place, program.label, error, record.source, record.offset))
 
 
-def _refuse(visit: Visit, error: Exception) -> None:
-    """Journal that entry went wrong; a journey that had begun is closed as failed."""
-    if visit.journey_or_none is not None:
-        fail(visit, visit.journey_or_none, error, "entry")
-        return
-    message_id, event = visit.heard_cause
-    visit.program.tally(visit.out, f"{REFUSED}:error")
-    cause = {"message_id": message_id, "event": event}
-    visit.journal("refused", reason="error", detail={"error": type(error).__name__}, cause=cause)
-
-
-def _visit(user: User, record: Input, program: Program, out: Outbox) -> Visit:
-    visit = Visit(record.user_id, user, program, record.now, out)
-    visit.heard = record.properties
-    visit.heard_cause = (record.message_id, record.name)
-    visit.hits = record.hits
-    return visit
-
-
 # ---- counters ------------------------------------------------------------------------------------------------------
 
 
-def _enter_window(user: User, record: Input, window: Window, out: Outbox) -> None:
+def _enter_window(user: User, record: Input, reaction: Reaction, window: Window, out: Outbox) -> None:
     """Let the window of a `did` take the event in: the latest times, as many as anybody asks for."""
-    if window.live is not None and not window.live.holds(_visit(user, record, window.program, out)):
-        return
-    at = min(record.at_ms, record.now)
+    if window.live is not None:
+        moment = Moment(record.user_id, user, window.program, record.now, out, record, reaction.satisfied)
+        if not window.live.holds(moment):
+            return
     times = user.windows.setdefault(window.id, [])
     assert isinstance(times, list)
-    _insert(times, at, record.now - window.reach_ms)
+    insert(times, min(record.at_ms, record.now), record.now - window.reach_ms)
     del times[: -window.keep]
     if not times:
         del user.windows[window.id]
 
 
-def _insert(times: list[int], at: int, since: int) -> None:
-    """Insert *at* into the sorted *times* and drop those at or before *since*, which no window reaches any more."""
-    if not times or at >= times[-1]:
-        times.append(at)
-    else:
-        insort(times, at)
-    if times[0] <= since:
-        del times[: bisect_right(times, since)]
-
-
-def _fired(user: User, record: Input, plan: Plan, out: Outbox) -> list[Program] | None:
+def _fired(user: User, record: Input, reaction: Reaction, out: Outbox) -> list[Program] | None:
     """Return the programs whose trigger fires; every alternative that fires uses its events up."""
     fired: list[Program] | None = None
-    for program, alternatives in plan.triggers:
+    for program, alternatives in reaction.triggers:
         fires = False
         for alternative in alternatives:
             try:
-                live = alternative.ask.live
-                if live is not None and not live.holds(_visit(user, record, program, out)):
-                    continue
-                if not alternative.counter or _counted(user, record, program, alternative):
-                    fires = True
+                fires |= _fires(user, record, reaction, program, alternative, out)
             except Exception as error:
                 _note(out, "trigger", program, record, error)
         if fires:
@@ -176,80 +110,57 @@ def _fired(user: User, record: Input, plan: Plan, out: Outbox) -> list[Program] 
     return fired
 
 
-def _counted(user: User, record: Input, program: Program, alternative: Alternative) -> bool:
-    """Count the event, and tell whether that makes the number the trigger asks for."""
-    name = alternative.counter
+def _fires(
+    user: User, record: Input, reaction: Reaction, program: Program, alternative: Alternative, out: Outbox
+) -> bool:
+    live = alternative.wanted.live
+    if live is not None:
+        moment = Moment(record.user_id, user, program, record.now, out, record, reaction.satisfied)
+        if not live.holds(moment):
+            return False
+    if not alternative.counter:
+        return True
+    key: Key = None
     if program.key_path is not None:
         value = dig(record.properties, program.key_path)
-        if is_key(value):
-            name = f"{name}\x1f{'t' if isinstance(value, str) else 'v'}{key_text(value)}"
-    windows = user.windows
-    if len(windows) >= COUNTERS_MAX and name not in windows:
-        make_room(windows, COUNTERS_MAX)
-    if alternative.within is None:
-        count = windows.get(name, 0)
-        assert isinstance(count, int)
-        if count + 1 < alternative.at_least:
-            windows[name] = count + 1
-            return False
-        windows.pop(name, None)
-        return True
-    now, at = record.now, record.at_ms
-    at = min(at, now)
-    since = now - alternative.within
-    times = windows.get(name)
-    if times is None:
-        if at <= since:
-            return False  # Older than the window: it never counts.
-        if alternative.at_least > 1:
-            windows[name] = [at]
-            return False
-        return True
-    assert times.__class__ is list
-    _insert(times, at, since)
-    if len(times) >= alternative.at_least:
-        del windows[name]
-        return True
-    if not times:
-        del windows[name]
-    return False
+        key = value if is_key(value) else None
+    return counts_up(user.windows, alternative, key, record.now, min(record.at_ms, record.now))
 
 
 # ---- open journeys -------------------------------------------------------------------------------------------------
 
 
-def _tell_journeys(deployment: Deployment, user: User, record: Input, out: Outbox) -> None:
+def _tell_journeys(deployment: Deployment, user: User, record: Input, reaction: Reaction, out: Outbox) -> None:
     """Let the open journeys of *user* take the event in: their own counts, then exits, then the steps they wait in."""
-    listening: list[tuple[int, int, Journey, Visit]] = []
-    failing: list[tuple[Journey, Visit, Exception]] | None = None
+    listening: list[tuple[int, int, InJourney]] = []
+    failing: list[tuple[InJourney, Exception]] | None = None
     for journey in user.journeys:
         program = deployment.program(journey.flow, journey.version)
         if record.name not in program.hears:
             continue
-        visit = _visit(user, record, program, out)
-        visit.journey_or_none = journey
+        inside = InJourney(record.user_id, user, program, record.now, out, journey, record, reaction.satisfied)
         try:
-            if not visit.hears_key():
+            if not inside.hears_key():
                 continue
-            for name, ask in program.tallies:
-                if visit.satisfies(ask):
-                    journey.tallies[name] = journey.tallies.get(name, 0) + 1
+            for tally in program.tallies:
+                if inside.satisfies(tally.wanted):
+                    journey.tallies[tally.name] = journey.tallies.get(tally.name, 0) + 1
         except Exception as error:
-            failing = [*(failing or ()), (journey, visit, error)]
+            failing = [*(failing or ()), (inside, error)]
         else:
-            listening.append((-program.priority, journey.number, journey, visit))
-    for journey, visit, wrong in failing or ():  # Not while the journeys are gone through.
-        fail(visit, journey, wrong, "tally")
+            listening.append((-program.priority, journey.number, inside))
+    for inside, wrong in failing or ():  # Not while the journeys are gone through.
+        fail(inside, wrong, "tally")
     if len(listening) > 1:
         listening.sort(key=lambda one: one[:2])
-    for _, _, journey, visit in listening:
+    for _, _, inside in listening:
         try:
-            for rule in visit.program.exits:
-                if visit.satisfies(rule.ask):
-                    leave(visit, journey, rule)
+            for rule in inside.program.exits:
+                if inside.satisfies(rule.wanted):
+                    leave(inside, rule)
                     break
             else:
-                if not visit.program.is_paused:
-                    hear(visit, journey)
+                if not inside.program.is_paused:
+                    hear(inside)
         except Exception as error:
-            fail(visit, journey, error, "exit")
+            fail(inside, error, "exit")

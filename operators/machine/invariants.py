@@ -7,8 +7,7 @@ from typing import Final
 
 from operators.machine.deployment import Deployment
 from operators.machine.outbox import ENDED, ENTERED, EXITED, FAILED
-from operators.program.compile import Program
-from operators.steps.wait_for import WaitForStep
+from operators.program.program import Program
 from state.iso import format_ms
 from state.user import NEVER, Journey, User
 
@@ -84,7 +83,7 @@ def _look_at_journey(journey: Journey, program: Program, problems: list[Problem]
             continue
         if branch.wake_ms >= NEVER:
             problems.append(("wake-up-missing", f"nothing will wake a journey of {program} in '{branch.step}'"))
-        if branch.memo.__class__ is not dict and isinstance(node.step, WaitForStep):
+        if node.step.has_lost_its_memo(branch.memo):
             text = f"a journey of {program} in '{branch.step}' has lost what it counts its events in"
             problems.append(("subscription-lost", text))
     if len(branches) > 1 and len({branch.number for branch in branches}) < len(branches):

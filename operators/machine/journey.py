@@ -8,96 +8,102 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from msgspec import UNSET, UnsetType
+
 from operators.ids import Key, journey_id
-from operators.machine.context import Visit
+from operators.machine.context import AtStep, InJourney, Moment
 from operators.machine.outbox import CONVERTED, ENDED, ENTERED, EXITED, FAILED, InternalError
-from operators.program.compile import Exit
-from operators.steps.base import GO_ON, STAY, End, Heard, Hold, Node, Outcome, To
+from operators.program.program import Exit
+from operators.steps.base import GO_ON, End, Hold, Node, Outcome, Stay, To
 from state.iso import TIME_MS_MAX, format_ms
+from state.outgoing import Cause, JournalKind
 from state.user import NEVER, Branch, Journey
 
 VISITS_MAX: Final = 1000
 
 
-def begin(visit: Visit, key: Key) -> None:
-    """Begin a journey for the trigger that *visit* has heard, and run it until it holds or ends."""
-    user, program = visit.user, visit.program
+def begin(moment: Moment, key: Key) -> None:
+    """Begin a journey for the trigger that *moment* has heard, and run it until it holds or ends."""
+    user, program, record = moment.user, moment.program, moment.record
+    assert record is not None, "a journey begins with an event"
+    assert program.first is not None, "a flow has a step"
     user.journeys_begun += 1
-    message_id, _ = visit.heard_cause
-    visit.journey_or_none = Journey(
+    journey = Journey(
         flow=program.name,
         version=program.version,
-        id=journey_id(program.name, visit.user_id, key, message_id),
+        id=journey_id(program.name, moment.user_id, key, record.message_id),
         key=key,
         number=user.journeys_begun,
-        entered_ms=visit.now,
-        entry=visit.heard,
+        entered_ms=moment.now,
+        entry=record.properties,
         event=None,
-        cause=visit.heard_cause,
-        branches=[Branch(0, "", NEVER, visit.now)],
+        cause=(record.message_id, record.name),
+        branches=[Branch(0, "", NEVER, moment.now)],
         visits={},
         tallies={},
     )
-    user.journeys.append(visit.journey)
-    visit.branch = visit.journey.branches[0]
-    program.tally(visit.out, ENTERED)
-    visit.journal("entered", cause=visit.cause(), step=False)
-    _guarded(visit, To(program.first))
+    inside = InJourney(moment.user_id, user, program, moment.now, moment.out, journey, record, moment.satisfied)
+    user.journeys.append(journey)
+    inside.tally(ENTERED)
+    inside.note("entered", cause=inside.cause())
+    _guarded(AtStep(inside, journey.branches[0], program.first), To(program.first))
 
 
-def wake(visit: Visit, journey: Journey, branch: Branch) -> None:
+def wake(inside: InJourney, branch: Branch) -> None:
     """Go on from the step in which *branch* stands: its wake-up falls due now."""
-    visit.journey_or_none = journey
     try:
-        _stand(visit, journey, branch)
+        visit = AtStep(inside, branch, inside.program.nodes[branch.step])
         branch.wake_ms = NEVER
         outcome = visit.node.step.wake(visit)
     except Exception as error:  # One user's step must never stop the others.
-        _fail(visit, error)
+        fail(inside, error, "step", step=branch.step)
         return
     _guarded(visit, outcome)
 
 
-def hear(visit: Visit, journey: Journey) -> None:
-    """Let each open branch of *journey* look at the event; it moves a branch at most once."""
+def hear(inside: InJourney) -> None:
+    """Let each open branch of the journey look at the event; it moves a branch at most once."""
+    journey, nodes = inside.journey, inside.program.nodes
     for branch in list(journey.branches):
-        if branch not in journey.branches or journey not in visit.user.journeys:
+        if branch not in journey.branches or journey not in inside.user.journeys:
             return
         try:
-            _stand(visit, journey, branch)
-            outcome: Heard = visit.node.step.hear(visit)
+            visit = AtStep(inside, branch, nodes[branch.step])
+            outcome = visit.node.step.hear(visit)
         except Exception as error:
-            _fail(visit, error)
+            fail(inside, error, "step", step=branch.step)
             return
-        if outcome is not STAY:
-            _guarded(visit, outcome)  # type: ignore[arg-type]
+        if not isinstance(outcome, Stay):
+            _guarded(visit, outcome)
 
 
-def leave(visit: Visit, journey: Journey, rule: Exit) -> None:
-    """End *journey* since *rule* says so: a goal counts as converted."""
-    visit.journey_or_none = journey
-    message_id, event = visit.heard_cause
-    by = {"by": {"message_id": message_id, "event": event}}
+def leave(inside: InJourney, rule: Exit) -> None:
+    """End the journey since *rule* says so: a goal counts as converted."""
+    heard = inside.heard_cause
+    by = {"by": {"message_id": heard.message_id, "event": heard.event}}
     if rule.goal:
-        visit.program.tally(visit.out, CONVERTED)
-        visit.journal("converted", reason=rule.label, detail=by, cause=visit.cause(), step=False)
-    _close(visit, "exited", EXITED, rule.label, detail=by, cause=visit.cause())
+        inside.tally(CONVERTED)
+        inside.note("converted", reason=rule.label, detail=by, cause=inside.cause())
+    _close(inside, "exited", EXITED, rule.label, detail=by, cause=inside.cause())
 
 
-def _stand(visit: Visit, journey: Journey, branch: Branch) -> None:
-    visit.node = visit.program.nodes[branch.step]
-    visit.journey_or_none = journey
-    visit.branch = branch
+def fail(inside: InJourney, error: Exception, place: str, step: str | UnsetType = UNSET) -> None:
+    """Close the journey, since looking after it went wrong at *place*, a mistake of ours; nothing to close is fine."""
+    if inside.journey not in inside.user.journeys:
+        return
+    inside.out.errors.append(InternalError(place, inside.program.label, error))
+    detail = {"error": f"{type(error).__name__}: {error}"[:500]}
+    _close(inside, "failed", FAILED, "error", detail=detail, step=step)
 
 
-def _guarded(visit: Visit, outcome: Outcome) -> None:
+def _guarded(visit: AtStep, outcome: Outcome) -> None:
     try:
         _run(visit, outcome)
     except Exception as error:
-        _fail(visit, error)
+        fail(visit, error, "step", step=visit.node.id)
 
 
-def _run(visit: Visit, outcome: Outcome) -> None:
+def _run(visit: AtStep, outcome: Outcome) -> None:
     """Follow *outcome*, and whatever the steps on the way answer, until the branch holds or the journey ends."""
     branch, visits = visit.branch, visit.journey.visits
     while True:
@@ -121,7 +127,7 @@ def _run(visit: Visit, outcome: Outcome) -> None:
         visit.node = node
         times = visits.get(node.id, 0) + 1
         if times > VISITS_MAX:
-            _close(visit, "failed", FAILED, "loop", step=True)
+            _close(visit, "failed", FAILED, "loop", step=node.id)
             return
         visits[node.id] = times
         branch.step = node.id
@@ -130,31 +136,17 @@ def _run(visit: Visit, outcome: Outcome) -> None:
         outcome = node.step.enter(visit)
 
 
-def fail(visit: Visit, journey: Journey, error: Exception, place: str) -> None:
-    """Close *journey*, since looking after it went wrong at *place*, a mistake of ours; nothing to close is fine."""
-    visit.journey_or_none = journey
-    if journey in visit.user.journeys:
-        _fail(visit, error, place)
-
-
-def _fail(visit: Visit, error: Exception, place: str = "step") -> None:
-    visit.out.errors.append(InternalError(place, visit.program.label, error))
-    detail = {"error": f"{type(error).__name__}: {error}"[:500]}
-    # Before a journey has come to its first step there is no step to name.
-    _close(visit, "failed", FAILED, "error", detail=detail, step=hasattr(visit, "node"))
-
-
 def _close(
-    visit: Visit,
-    kind: str,
+    inside: InJourney,
+    kind: JournalKind,
     total: str,
     reason: str | None,
     *,
-    cause: dict[str, str | None] | None = None,
+    cause: Cause | None = None,
     detail: dict[str, Any] | None = None,
-    step: bool = False,
+    step: str | UnsetType = UNSET,
 ) -> None:
     """End the journey: exactly once, and for a reason that the journal has."""
-    visit.user.journeys.remove(visit.journey)
-    visit.program.tally(visit.out, total if reason is None else f"{total}:{reason}")
-    visit.journal(kind, reason=reason, cause=cause, detail=detail, step=step)
+    inside.user.journeys.remove(inside.journey)
+    inside.tally(total if reason is None else f"{total}:{reason}")
+    inside.note(kind, reason=reason, cause=cause, detail=detail, step=step)

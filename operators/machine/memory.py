@@ -8,16 +8,14 @@ the user and not reckoned anew, so that a deployment which asks further back lea
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from operators.language.flow import ReentryAfter, ReentryAtMost
 from operators.language.values import DAY
 from operators.limits import IDS_MAX
+from operators.program.program import Program
+from operators.windows import drop
 from state.user import NEVER, User
-
-if TYPE_CHECKING:
-    from operators.program.compile import Program
 
 REPEAT_MS: Final = DAY  # So long is a message id remembered.
 
@@ -70,7 +68,7 @@ class Memory:
             if reach is None:
                 continue
             if isinstance(times, list) and reach:
-                del times[: bisect_right(times, now - reach)]
+                drop(times, now - reach)
             if not reach or not times:
                 del user.windows[name]
             else:

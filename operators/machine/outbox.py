@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from state.outgoing import Action, JournalRecord
 
 # What is counted per flow and version, as `what` or `what:detail`. Conservation is
 # entered = ended + exited + failed + inside.
@@ -41,8 +43,8 @@ class Outbox:
     __slots__ = ("actions", "duplicates", "errors", "ids_forgotten", "journal", "too_large", "totals")
 
     def __init__(self, totals: Totals | None = None) -> None:
-        self.actions: list[dict[str, Any]] = []
-        self.journal: list[dict[str, Any]] = []
+        self.actions: list[Action] = []
+        self.journal: list[JournalRecord] = []
         self.totals: Totals = {} if totals is None else totals
         self.duplicates = 0
         self.errors: list[InternalError] = []

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from operators.steps.base import StepModel
 from operators.steps.branch import BranchModel
+from operators.steps.build import StepModel
 from operators.steps.end import EndModel
 from operators.steps.goto import GotoModel
 from operators.steps.send import SendModel

@@ -1,4 +1,4 @@
-"""What a kind of step is: a model of what may be written, and a runtime step that the journey machine drives.
+"""What a step is while it runs, and how its answers move a journey.
 
 A runtime step is built once per program. It holds no state: what a visit has to remember is in the journey. The
 machine calls `enter` when a journey begins the step, `wake` when a wake-up of the step has fallen due, and `hear` for
@@ -8,17 +8,11 @@ each event while the journey stands in it. Each answers with an outcome.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final
+from typing import Any, ClassVar, Final
 
 from msgspec import Struct
-from pydantic import Field
 
-from operators.language.flow import Model
-from operators.language.values import Name
-
-if TYPE_CHECKING:
-    from operators.machine.context import Visit
-    from operators.program.build import Build
+from operators.visit import Visit
 
 
 class Hold(Struct, frozen=True, gc=False):
@@ -40,19 +34,19 @@ class End(Struct, frozen=True, gc=False):
     reason: str | None = None
 
 
-class _GoOn:
+class GoOn(Struct, frozen=True, gc=False):
     """Go on with the step after this one."""
 
 
-class _Stay:
+class Stay(Struct, frozen=True, gc=False):
     """Nothing changes: only an answer of `hear`."""
 
 
-GO_ON: Final = _GoOn()
-STAY: Final = _Stay()
+GO_ON: Final = GoOn()
+STAY: Final = Stay()
 
-Outcome = Hold | To | End | _GoOn
-Heard = Hold | To | End | _GoOn | _Stay
+Outcome = Hold | To | End | GoOn
+Heard = Hold | To | End | GoOn | Stay
 
 
 class Step:
@@ -72,12 +66,16 @@ class Step:
         return GO_ON
 
     def hear(self, visit: Visit) -> Heard:
-        """Look at the event `visit.heard` while standing here."""
+        """Look at the event that is being handled while standing here."""
         return STAY
 
     def hears(self) -> Iterator[str]:
         """Yield the names of the events that `hear` wants."""
         return iter(())
+
+    def has_lost_its_memo(self, memo: Any) -> bool:
+        """Tell whether *memo* is not what this step remembers while it holds."""
+        return False
 
     def ways(self, node: Node) -> Iterator[Node | None]:
         """Yield every node at which a journey may go on after this step; None is the end of the flow."""
@@ -97,14 +95,3 @@ class Node:
 
     def __repr__(self) -> str:
         return f"<{self.step.kind} {self.id}>"
-
-
-class StepModel(Model):
-    """What may be written for one kind of step; the kind is the name of its first key."""
-
-    kind: ClassVar[str]
-    id: Annotated[Name | None, Field(description="unique in the flow; default: the path of the step")] = None
-
-    def build(self, build: Build) -> Step | None:
-        """Return the runtime step, or None after noting why not."""
-        raise NotImplementedError

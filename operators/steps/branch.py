@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Final
 
 from pydantic import Field, WithJsonSchema
 
 from operators.conditions.tree import Condition
-from operators.language.flow import Model, RawSteps, RawWhen
+from operators.language.model import Model, RawSteps, RawWhen
 from operators.language.values import Name
-from operators.machine.context import Visit
-from operators.program.build import Build
-from operators.steps.base import GO_ON, Node, Outcome, Step, StepModel, To
+from operators.steps.base import GO_ON, Node, Outcome, Step, To
+from operators.steps.build import Build, StepModel
+from operators.visit import Visit
+
+_STEPS: Final = "a list of steps, one after the other"
 
 
 class ArmModel(Model):
     """One arm: a condition and what to do when it holds."""
 
-    when: RawWhen
-    label: Name | None = None
-    steps: RawSteps = []
+    when: Annotated[RawWhen, Field(description="The condition.")]
+    label: Annotated[
+        Name | None, Field(description="The name of this arm in the journal. Default: its number from 0.")
+    ] = None
+    steps: Annotated[RawSteps, Field(description=_STEPS)] = []
 
 
 class ElseModel(Model):
     """The last arm: what to do when no condition holds."""
 
-    else_: Annotated[RawSteps, Field(alias="else")]
+    else_: Annotated[RawSteps, Field(alias="else", description=_STEPS)]
 
 
 _ARMS = {"type": "array", "minItems": 1, "items": {"anyOf": [{"$ref": "#/$defs/Arm"}, {"$ref": "#/$defs/Else"}]}}
@@ -36,7 +40,15 @@ class BranchModel(StepModel):
     """Go down the first arm whose condition holds."""
 
     kind: ClassVar[str] = "branch"
-    branch: Annotated[list[Any], Field(min_length=1), WithJsonSchema(_ARMS)]
+    parts: ClassVar[tuple[type[Model], ...]] = (ArmModel, ElseModel)
+    branch: Annotated[
+        list[Any],
+        WithJsonSchema(_ARMS),
+        Field(
+            min_length=1,
+            description="Arms with a condition each; the first that holds wins. The last may be else.",
+        ),
+    ]
 
     def build(self, build: Build) -> Step | None:
         arms: list[tuple[str, Condition | None, Node | None]] = []

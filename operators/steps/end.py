@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import Annotated, ClassVar
+
+from pydantic import Field
 
 from operators.language.values import Name
-from operators.machine.context import Visit
-from operators.program.build import Build
-from operators.steps.base import End, Node, Outcome, Step, StepModel
+from operators.steps.base import End, Node, Outcome, Step
+from operators.steps.build import Build, StepModel
+from operators.visit import Visit
 
 
 class EndModel(StepModel):
     """End the journey here."""
 
     kind: ClassVar[str] = "end"
-    end: Name | None = None
+    end: Annotated[Name | None, Field(description="A label for the journal; may be left out.")] = None
 
     def build(self, build: Build) -> Step:
         return EndStep(self.end)

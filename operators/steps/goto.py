@@ -7,16 +7,16 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from operators.machine.context import Visit
-from operators.program.build import Build, Reference
-from operators.steps.base import Node, Outcome, Step, StepModel, To
+from operators.steps.base import Node, Outcome, Step, To
+from operators.steps.build import Build, Reference, StepModel
+from operators.visit import Visit
 
 
 class GotoModel(StepModel):
     """Continue at the step with this id."""
 
     kind: ClassVar[str] = "goto"
-    goto: Annotated[str, Field(strict=True)]
+    goto: Annotated[str, Field(strict=True, description="The id of the step to go on at. A loop needs a wait on it.")]
 
     def build(self, build: Build) -> Step:
         return GotoStep(build.reference(self.goto, "goto"))

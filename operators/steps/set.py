@@ -6,19 +6,27 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from operators.language.flow import JsonValue
-from operators.limits import told, write_profile
-from operators.machine.context import Visit
-from operators.program.build import Build, Value
-from operators.steps.base import GO_ON, Outcome, Step, StepModel
+from operators.json_template import JsonTemplate
+from operators.language.model import JsonValue
+from operators.limits import told
+from operators.steps.base import GO_ON, Outcome, Step
+from operators.steps.build import Build, StepModel
 from operators.templates import MISSING
+from operators.visit import Visit
 
 
 class SetModel(StepModel):
     """Write profile attributes; null removes one."""
 
     kind: ClassVar[str] = "set"
-    set: Annotated[dict[str, JsonValue], Field(min_length=1)]
+    set: Annotated[
+        dict[str, JsonValue],
+        Field(
+            min_length=1,
+            description="Attributes of the profile; null removes one.",
+            json_schema_extra={"propertyNames": {"pattern": r"^[^.]+$"}},
+        ),
+    ]
 
     def build(self, build: Build) -> Step:
         values = []
@@ -34,7 +42,7 @@ class SetStep(Step):
     __slots__ = ("_values",)
     kind: ClassVar[str] = "set"
 
-    def __init__(self, values: list[tuple[str, Value]]) -> None:
+    def __init__(self, values: list[tuple[str, JsonTemplate]]) -> None:
         self._values = values
 
     def enter(self, visit: Visit) -> Outcome:
@@ -43,8 +51,7 @@ class SetStep(Step):
             rendered = value.rendered(visit)
             if rendered is MISSING:
                 continue  # The attribute stays as it is.
-            if not write_profile(visit.user.profile, {name: rendered}):
-                visit.out.too_large += 1
+            if not visit.write_profile({name: rendered}):
                 rendered = "too large: the attribute stays as it is"
             written[name] = told(rendered)
         visit.journal("set", detail=written)

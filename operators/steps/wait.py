@@ -2,48 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from datetime import date
 from typing import Annotated, Any, ClassVar, Final, Literal
 
-from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema
 
-from operators.language.flow import Model
-from operators.language.localtime import first_time_of_day_from, moment_of_local, next_time_of_day
+from operators.language.localtime import first_time_of_day_from, moment_of_wall, next_time_of_day
+from operators.language.model import Model
 from operators.language.problems import BadValue
-from operators.language.values import DAY, SECOND, Days, Offset, TimeOfDay, WaitDuration, parse_time_of_day, shown
-from operators.machine.context import Visit
-from operators.program.build import Build
-from operators.steps.base import GO_ON, End, Hold, Node, Outcome, Step, StepModel
+from operators.language.values import DURATION_PATTERN, Days, Offset, TimeOfDay, WaitDuration, parse_time_of_day, shown
+from operators.steps.base import GO_ON, End, Hold, Outcome, Step
+from operators.steps.build import Build, StepModel
 from operators.templates import MISSING, Template
+from operators.visit import Visit
 from state.iso import parse_local, parse_time_value
 
-_EPOCH_ORDINAL: Final = date(1970, 1, 1).toordinal()
-_UNTIL: Final = {
-    "type": "string",
-    "description": "a moment, a quoted time of day, or a template such as {{ profile.due }}",
-}
-_FORM: Final = {"anyOf": [{"type": "string", "pattern": r"^([0-9]+[smhdw])+$"}, {"$ref": "#/$defs/WaitForm"}]}
+_FORM: Final = {"anyOf": [{"type": "string", "pattern": DURATION_PATTERN}, {"$ref": "#/$defs/WaitForm"}]}
 
 
 class WaitForm(Model):
     """The written-out forms of `wait`."""
 
-    for_: Annotated[WaitDuration | None, Field(alias="for")] = None
-    at: TimeOfDay | None = None
-    until: Annotated[str | None, Field(strict=True), WithJsonSchema(_UNTIL)] = None
-    offset: Offset | None = None
-    if_missing: Literal["skip", "end"] | None = None
-    if_past: Literal["skip", "end"] | None = None
-    days: Days | None = None
+    model_config = ConfigDict(json_schema_extra={"anyOf": [{"required": ["for"]}, {"required": ["until"]}]})
+
+    for_: Annotated[WaitDuration | None, Field(alias="for", description="So long.")] = None
+    at: Annotated[TimeOfDay | None, Field(description="With for: the first such local time at or after that.")] = None
+    until: Annotated[
+        str | None,
+        WithJsonSchema({"type": ["string", "null"]}),
+        Field(
+            strict=True,
+            description='A moment, a local time such as "09:00", or a template such as {{ profile.renewal }}.',
+        ),
+    ] = None
+    offset: Annotated[Offset | None, Field(description="With a template: so much later, or earlier such as -3d.")] = (
+        None
+    )
+    if_missing: Annotated[
+        Literal["skip", "end"] | None,
+        Field(description="With a template, required there: what happens when there is no such date."),
+    ] = None
+    if_past: Annotated[
+        Literal["skip", "end"] | None,
+        Field(description="With a template: what happens when the date is past. Default: skip."),
+    ] = None
+    days: Annotated[Days | None, Field(description="Only on these weekdays; with a local time.")] = None
 
 
 class WaitModel(StepModel):
     """Hold the journey for a duration, or until a moment."""
 
     kind: ClassVar[str] = "wait"
+    parts: ClassVar[tuple[type[Model], ...]] = (WaitForm,)
     wait: Annotated[
-        WaitForm, BeforeValidator(lambda raw: raw if isinstance(raw, dict) else {"for": raw}), WithJsonSchema(_FORM)
+        WaitForm,
+        BeforeValidator(lambda raw: raw if isinstance(raw, dict) else {"for": raw}),
+        WithJsonSchema(_FORM),
+        Field(description="A duration such as 30m, or one of the forms with for or until."),
     ]
 
     def build(self, build: Build) -> Step | None:
@@ -179,11 +193,7 @@ class WaitMoment(_Waiting):
 
 def _moment(local_ms: int, offset_ms: int | None, visit: Visit) -> int:
     """Return the moment of a written date and time; without an offset it is local time where the user is."""
-    if offset_ms is not None:
-        return local_ms - offset_ms
-    days, in_day = divmod(local_ms, DAY)
-    seconds, millis = divmod(in_day, SECOND)
-    return moment_of_local(visit.zone(), days + _EPOCH_ORDINAL, seconds) + millis
+    return moment_of_wall(visit.zone(), local_ms) if offset_ms is None else local_ms - offset_ms
 
 
 class WaitDate(_Waiting):
@@ -211,6 +221,3 @@ class WaitDate(_Waiting):
         if until < visit.now:
             return End("past") if self._end_if_past else GO_ON
         return Hold(until) if until > visit.now else GO_ON
-
-    def ways(self, node: Node) -> Iterator[Node | None]:
-        yield node.next

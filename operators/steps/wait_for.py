@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Final
 
 from pydantic import Field, StrictInt, WithJsonSchema
 
-from operators.language.flow import Asked, RawSteps
+from operators.conditions.wanted import Wanted
+from operators.language.model import EventModel, RawSteps
 from operators.language.values import Name, WaitDuration
-from operators.machine.context import Visit
-from operators.program.build import Ask, Build
-from operators.steps.base import STAY, Heard, Hold, Node, Outcome, Step, StepModel, To
+from operators.steps.base import STAY, Heard, Hold, Node, Outcome, Step, To
+from operators.steps.build import Build, StepModel
+from operators.visit import Visit
 
 LABELS_MAX: Final = 8
 TIMEOUT: Final = "timeout"
@@ -19,19 +21,30 @@ TIMEOUT: Final = "timeout"
 _THEN = {"type": "object", "additionalProperties": {"type": "array", "items": {"$ref": "#/$defs/Step"}}}
 
 
-class AwaitedModel(Asked):
+class AwaitedModel(EventModel):
     """An event to wait for, and how many of it."""
 
-    at_least: Annotated[StrictInt, Field(ge=1)] = 1
+    at_least: Annotated[StrictInt, Field(ge=1, description="So many of them.")] = 1
 
 
 class WaitForModel(StepModel):
     """Wait for the first of up to 8 events, at most until the timeout."""
 
     kind: ClassVar[str] = "wait_for"
-    wait_for: Annotated[dict[Name, AwaitedModel], Field(min_length=1, max_length=LABELS_MAX)]
-    timeout: WaitDuration
-    then: Annotated[dict[str, RawSteps], WithJsonSchema(_THEN)] = {}
+    wait_for: Annotated[
+        dict[Name, AwaitedModel],
+        Field(
+            min_length=1,
+            max_length=LABELS_MAX,
+            description="Up to 8 labels with an event each; the first that comes wins.",
+        ),
+    ]
+    timeout: Annotated[WaitDuration, Field(description="The most to wait. At most 366d.")]
+    then: Annotated[
+        dict[str, RawSteps],
+        WithJsonSchema(_THEN),
+        Field(description="What happens next, by label, or at timeout. Labels that are not here just go on."),
+    ] = {}
 
     def build(self, build: Build) -> Step | None:
         if TIMEOUT in self.wait_for:
@@ -41,10 +54,20 @@ class WaitForModel(StepModel):
             return None
         build.known_labels(self.then, [*self.wait_for, TIMEOUT])
         awaited = []
-        for label, asked in self.wait_for.items():
-            ask = build.ask(asked, "wait_for", label)
-            awaited.append((label, ask, asked.at_least, build.arm(self.then, label)))
+        for label, written in self.wait_for.items():
+            wanted = build.wanted(written, "wait_for", label)
+            awaited.append(Awaited(label, wanted, written.at_least, build.arm(self.then, label)))
         return WaitForStep(awaited, self.timeout, build.arm(self.then, TIMEOUT))
+
+
+@dataclass(frozen=True, slots=True)
+class Awaited:
+    """One label: the event, how many of it, and where the journey goes on when they have come."""
+
+    label: str
+    wanted: Wanted
+    at_least: int
+    then: Node | None
 
 
 class WaitForStep(Step):
@@ -52,7 +75,7 @@ class WaitForStep(Step):
     kind: ClassVar[str] = "wait_for"
     holds: ClassVar[bool] = True
 
-    def __init__(self, awaited: list[tuple[str, Ask, int, Node | None]], timeout_ms: int, late: Node | None) -> None:
+    def __init__(self, awaited: list[Awaited], timeout_ms: int, late: Node | None) -> None:
         self._awaited = awaited
         self._timeout_ms = timeout_ms
         self._late = late
@@ -65,25 +88,28 @@ class WaitForStep(Step):
         return To(self._late)
 
     def hears(self) -> Iterator[str]:
-        return (ask.interest.event for _, ask, _, _ in self._awaited)
+        return (one.wanted.event for one in self._awaited)
 
     def hear(self, visit: Visit) -> Heard:
         if not visit.hears_key():
             return STAY
         counts: dict[str, Any] = visit.branch.memo
-        won: tuple[str, Node | None] | None = None
-        for label, ask, at_least, node in self._awaited:
-            if visit.satisfies(ask):
-                counts[label] = counts.get(label, 0) + 1
-                if won is None and counts[label] >= at_least:
-                    won = label, node
+        won: Awaited | None = None
+        for one in self._awaited:
+            if visit.satisfies(one.wanted):
+                counts[one.label] = counts.get(one.label, 0) + 1
+                if won is None and counts[one.label] >= one.at_least:
+                    won = one
         if won is None:
             return STAY
         visit.moved_by_event()
-        visit.journal("moved", reason=won[0])
-        return To(won[1])
+        visit.journal("moved", reason=won.label)
+        return To(won.then)
+
+    def has_lost_its_memo(self, memo: Any) -> bool:
+        return memo.__class__ is not dict  # The events that were counted so far, by label.
 
     def ways(self, node: Node) -> Iterator[Node | None]:
-        for _, _, _, arm in self._awaited:
-            yield arm
+        for one in self._awaited:
+            yield one.then
         yield self._late

@@ -11,13 +11,13 @@ from typing import Any, Final, NamedTuple
 import msgspec
 import orjson
 
-from dataflow.flows import FlowText, compile_texts
 from operators.conditions.codegen import compile_condition
 from operators.conditions.index import MatchIndex
 from operators.conditions.tree import NOWHERE, parse_condition
-from operators.language.flow import Workspace
-from operators.language.problems import PROBLEMS_MAX, Problem, Problems, Source, render
+from operators.language.problems import PROBLEMS_MAX, Document, Problem, Problems, render
+from operators.language.workspace import Workspace
 from operators.machine.deployment import Deployment
+from operators.program.flows import FlowText, compile_texts
 from operators.templates import MISSING, TemplateFailed, TemplateSyntaxError, parse_template
 from tests.fuzz.bounds import cpu_at_most
 from tests.test_match import Judged
@@ -223,7 +223,7 @@ def any_where(choices: Choices, depth: int = 3) -> dict[str, Any]:
 def check_condition(choices: Choices) -> None:
     """A condition is a problem, or holds alike as a tree, as generated code and through the index."""
     where = any_where(choices)
-    problems = Problems(Source("fuzz", where))
+    problems = Problems(Document("fuzz", where))
     with cpu_at_most(ONE_CPU_S):
         condition = parse_condition(where, (), problems, NOWHERE)
         if condition is None or any(one.code != "impossible-condition" for one in problems.found):

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from dataflow.cli import main
-from dataflow.flows import FlowText, compile_texts
-from operators.language.flow import Workspace
 from operators.language.problems import PROBLEMS_MAX, TEXT_SHOWN_MAX
+from operators.language.workspace import Workspace
 from operators.machine.deployment import Deployment
+from operators.program.flows import FlowText, compile_texts
 from tests.fuzz.bounds import cpu_at_most
 from tests.fuzz.corpus_files import built, examples
 from tests.jobs import REPO

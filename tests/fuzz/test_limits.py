@@ -9,7 +9,6 @@ import orjson
 import pytest
 
 from connectors.formats.native import MESSAGE_ID_CHARACTERS_MAX, decode
-from dataflow.flows import FlowText, compile_texts
 from dataflow.read.scanner import NativeFormat
 from dataflow.shard import Shard
 from dataflow.simulate import Simulation
@@ -17,8 +16,8 @@ from operators import limits
 from operators.conditions.codegen import compile_condition
 from operators.conditions.index import MatchIndex
 from operators.conditions.tree import MATCHED_MAX_CHARS, NOWHERE, parse_condition
-from operators.language.flow import Workspace
-from operators.language.problems import Problems, Source
+from operators.language.problems import Document, Problems
+from operators.language.workspace import Workspace
 from operators.limits import (
     ADDRESS_CHARACTERS_MAX,
     COUNTERS_MAX,
@@ -33,10 +32,12 @@ from operators.limits import (
 )
 from operators.machine.deployment import Deployment
 from operators.machine.memory import REPEAT_MS, forget_oldest_ids
+from operators.program.flows import FlowText, compile_texts
 from state.records import Reject
 from state.user import dump_user, load_user
 from tests.fuzz.bounds import cpu_at_most
 from tests.intake import taken
+from tests.records import plain
 from tests.test_match import Judged
 
 NOON = "2026-11-23T12:00:00Z"
@@ -51,7 +52,11 @@ def simulated(flow: str, events: list[dict[str, Any]], folder: Path) -> tuple[li
     assert not checked.has_errors, checked.problems
     actions: list[Any] = []
     journal: list[Any] = []
-    simulation = Simulation(Deployment(checked.programs), action=actions.append, journal=journal.append)
+    simulation = Simulation(
+        Deployment(checked.programs),
+        action=lambda one: actions.append(plain(one)),
+        journal=lambda one: journal.append(plain(one)),
+    )
     simulation.run(file, NativeFormat(), 1_795_435_200_000)
     assert simulation.errors == 0
     return actions, journal, simulation._shard
@@ -159,7 +164,7 @@ def test_open_journeys_of_one_user_are_bounded(tmp_path: Path) -> None:
 
 def test_counters_and_entries_per_key_value_forget_the_oldest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert min(COUNTERS_MAX, ENTRIES_MAX) >= 10_000  # Who has so many orders open is no user but a test.
-    for module in ("machine.event.COUNTERS_MAX", "machine.entry.ENTRIES_MAX"):
+    for module in ("triggers.event.COUNTERS_MAX", "machine.entry.ENTRIES_MAX"):
         monkeypatch.setattr(f"operators.{module}", 50)
     flow = """
 flow: f
@@ -201,7 +206,7 @@ def test_ids_go_after_a_day_and_not_before() -> None:
 
 
 def test_a_regular_expression_does_not_look_at_texts_without_end() -> None:
-    problems = Problems(Source("test", None))
+    problems = Problems(Document("test", None))
     condition = parse_condition({"x": {"matches": "b$"}}, (), problems, NOWHERE)
     assert condition is not None
     for length, found in ((MATCHED_MAX_CHARS, True), (MATCHED_MAX_CHARS + 1, False)):

@@ -16,15 +16,16 @@ from typing import Any
 
 import msgspec
 
-from dataflow.flows import FlowText, compile_texts
 from dataflow.shard import OPEN, Delivery, Shard
-from operators.language.flow import Workspace
+from operators.language.workspace import Workspace
 from operators.machine.deployment import Deployment
+from operators.program.flows import FlowText, compile_texts
 from state.iso import format_ms, parse_iso_ms
 from state.records import Input
 from state.store import STORE_FORMAT, MemoryBackend, ShardStore
 from state.user import USER_FORMAT, load_user
 from tests.jobs import RunningJob, in_folder
+from tests.records import actions_of, journal_of
 
 SAMPLES = Path(__file__).parent
 START = 1_795_435_200_000
@@ -135,7 +136,7 @@ def deliveries(deployed: Deployment, recorded: list[Json]) -> list[Delivery]:
 
 def emitted(shard: Shard) -> list[Json]:
     """Return what a shard has emitted, in order of user and number."""
-    return sorted([*shard.out.actions, *shard.out.journal], key=lambda one: (one["user_id"], one["seq"], "to" in one))
+    return sorted([*actions_of(shard), *journal_of(shard)], key=lambda one: (one["user_id"], one["seq"], "to" in one))
 
 
 def _recorded_shard() -> Json:

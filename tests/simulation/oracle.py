@@ -11,6 +11,7 @@ from dataflow.shard import Shard
 from operators.machine.outbox import Totals
 from state.records import Input, unpacked
 from state.store import MemoryBackend, ShardStore
+from tests.records import actions_of, journal_of
 from tests.simulation.scenario import loaded
 
 _pack = msgspec.msgpack.Encoder().encode
@@ -115,7 +116,7 @@ class History:
 
 
 def _collect(shard: Shard, made: Expected) -> None:
-    for action in shard.out.actions:
+    for action in actions_of(shard):
         made.records.append((f"actions.{action['channel']}", action))
-    made.records.extend(("journal", record) for record in shard.out.journal)
+    made.records.extend(("journal", record) for record in journal_of(shard))
     shard.out.actions, shard.out.journal = [], []

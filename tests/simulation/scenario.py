@@ -8,9 +8,11 @@ from functools import lru_cache
 from random import Random
 from zlib import crc32
 
-from dataflow.flows import FlowText, Loaded, compile_texts, read_workspace
+from dataflow.flows import Loaded
 from operators.language.values import HOUR, MINUTE, SECOND
+from operators.language.workspace import read_workspace
 from operators.machine.deployment import Deployment
+from operators.program.flows import FlowText, compile_texts
 from tests.simulation.broker import SourcePartition, SourceRecord
 
 START = 1_795_435_200_000

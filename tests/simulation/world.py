@@ -17,8 +17,8 @@ from dataflow.job.worker import Worker
 from dataflow.keep.recovery import Cut, forget_from, read_cut
 from dataflow.read.clock import SteadyClock
 from dataflow.urls import SinkUrl, SourceUrl
-from operators.language.flow import Workspace
 from operators.language.values import HOUR, MINUTE
+from operators.language.workspace import Workspace
 from operators.machine.deployment import Deployment
 from state.store import Backend
 from tests.simulation.broker import Clock, SimulatedReader, SimulatedSink, SinkRecord, SinkTopics

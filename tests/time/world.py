@@ -25,6 +25,7 @@ from operators.machine.deployment import Deployment
 from state.iso import format_ms
 from state.records import unpacked
 from state.store import MemoryBackend, ShardStore
+from tests.records import actions_of, journal_of
 
 START = 1_795_435_200_000  # Monday 2026-11-23T12:00:00Z.
 SECOND, MINUTE, HOUR = 1000, 60_000, 3_600_000
@@ -197,7 +198,7 @@ class World:
             for shard, source, mark, phase, inputs, _ in partition.step():
                 self.shards[shard].take([(source, mark, phase, unpacked(inputs))])
         for shard in self.shards:
-            for record in [*shard.out.actions, *shard.out.journal]:
+            for record in [*actions_of(shard), *journal_of(shard)]:
                 key = (record["user_id"], record.get("channel", "journal"), record["seq"])
                 assert self.emitted.setdefault(key, record) == record, "a replay decided otherwise"
                 self.seen_at.setdefault(key, self.now)

@@ -1,66 +1,48 @@
-"""Builds the steps of one program out of what an author wrote, and notes every problem on the way."""
+"""How a step is built: what may be written for it (`StepModel`), and what it may ask for meanwhile (`Build`).
+
+All steps of a flow are built with one `Build`, which notes every problem on the way, and what the steps want to hear of
+and to count.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Final
 
-from operators.conditions.tree import NOWHERE, Condition, key_text, parse_condition, parse_value_template, parse_where
+from pydantic import Field
+
+from operators.conditions.tree import NOWHERE, Condition, parse_condition, parse_value_template, parse_where
+from operators.conditions.wanted import Wanted, wanted
 from operators.conditions.when import Clause, parse_when
-from operators.language.flow import Asked, Flow, M, Workspace, checked
+from operators.json_template import JsonTemplate
+from operators.language.channels import DEFAULT_ADDRESSES, Channel, channel_of
+from operators.language.model import EventModel, M, Model, checked
 from operators.language.problems import BadValue, Path, Problems, did_you_mean
-from operators.language.values import shown
-from operators.templates import MISSING, Template, TemplateFailed
-
-if TYPE_CHECKING:
-    from operators.machine.context import Visit
-    from operators.steps.base import Node, StepModel
+from operators.language.values import Name, shown
+from operators.language.workspace import Workspace
+from operators.steps.base import Node, Step
+from operators.templates import Template
 
 STEPS_MAX: Final = 10_000  # Of one flow; all of them are looked at together.
 
-DEFAULT_ADDRESSES: Final[dict[str, str | None]] = {
-    "sms": "phone",
-    "email": "email",
-    "push": "push_token",
-    "wechat": "openid",
-    "webhook": None,
-    "kafka": None,
-    "coupon": None,
-    "ads": None,
-}
 
+class StepModel(Model):
+    """What may be written for one kind of step; the kind is the name of its first key.
 
-class Interest:
-    """An event name and what is asked of it for everybody; the deployment gives it the number of the match index."""
+    `parts` are the models of mappings inside it which its own model leaves as plain data.
+    """
 
-    __slots__ = ("event", "fixed", "number")
+    kind: ClassVar[str]
+    parts: ClassVar[tuple[type[Model], ...]] = ()
 
-    def __init__(self, event: str, fixed: Condition | None) -> None:
-        self.event = event
-        self.fixed = fixed
-        self.number = -1
+    id: Annotated[
+        Name | None,
+        Field(description="Unique in the flow; default: the path of the step, such as steps.2."),
+    ] = None
 
-    @property
-    def key(self) -> str:
-        """What identifies the interest: flows that ask the same share it."""
-        return f"{self.event}\x1f{key_text(self.fixed)}"
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """An event that somebody wants: the interest, and what is asked beyond it of the one it is judged for."""
-
-    interest: Interest
-    live: Condition | None
-
-
-@dataclass(frozen=True, slots=True)
-class ChannelPlan:
-    """A channel: its topic, and the profile attribute that is the user's address there, None when none is needed."""
-
-    name: str
-    topic: str
-    address: str | None
+    def build(self, build: Build) -> Step | None:
+        """Return the runtime step, or None after noting why not."""
+        raise NotImplementedError
 
 
 class Reference:
@@ -74,68 +56,33 @@ class Reference:
         self.node: Node | None = None
 
 
-class Value:
-    """A JSON value whose texts may be templates."""
-
-    __slots__ = ("_raw", "_template")
-
-    def __init__(self, raw: Any) -> None:
-        self._raw = raw
-        self._template = raw if isinstance(raw, Template) else None
-
-    def render(self, visit: Visit) -> Any:
-        """Return the value here, `MISSING` when a template in it gives nothing; raises `TemplateFailed`."""
-        return visit.render(self._template) if self._template is not None else _filled(self._raw, visit)
-
-    def rendered(self, visit: Visit) -> Any:
-        """As `render`, with a failure taken for `MISSING`."""
-        try:
-            return self.render(visit)
-        except TemplateFailed:
-            return MISSING
-
-
-def _filled(raw: Any, visit: Visit) -> Any:
-    if isinstance(raw, Template):
-        return visit.render(raw)
-    if isinstance(raw, list):
-        items = [_filled(item, visit) for item in raw]
-        return MISSING if any(item is MISSING for item in items) else items
-    if isinstance(raw, dict):
-        values = {key: _filled(item, visit) for key, item in raw.items()}
-        return MISSING if any(item is MISSING for item in values.values()) else values
-    return raw
-
-
-def channel_plan(name: str, workspace: Workspace) -> ChannelPlan | None:
-    """Return the channel *name*, or None when nobody knows it."""
-    written = workspace.channels.get(name)
-    if written is None and name not in DEFAULT_ADDRESSES:
-        return None
-    address = DEFAULT_ADDRESSES.get(name)
-    topic = f"actions.{name}"
-    if written is not None:
-        if "address" in written.model_fields_set:
-            address = written.address
-        topic = written.topic or topic
-    return ChannelPlan(name, topic, address)
-
-
 class Build:
     """What the steps of one flow ask for while they are built.
 
-    Places are given relative to the step that is being built.
+    Places are given relative to the step that is being built. `nodes` are the steps by id. `wants` has every event that
+    somebody wants, `clauses` every `did` with the event that it counts.
+
+    Args:
+        kinds: the models of the kinds of steps that there are.
+        not_yet: kinds that are part of the language, but not of this version.
     """
 
-    def __init__(self, flow: Flow, workspace: Workspace, problems: Problems) -> None:
-        self.flow = flow
-        self.workspace = workspace
+    def __init__(
+        self,
+        workspace: Workspace,
+        problems: Problems,
+        kinds: Mapping[str, type[StepModel]],
+        not_yet: frozenset[str] = frozenset(),
+    ) -> None:
         self.problems = problems
         self.nodes: dict[str, Node] = {}
-        self.references: list[Reference] = []
+        self.wants: list[Wanted] = []
+        self.clauses: list[tuple[Clause, Wanted]] = []
+        self._workspace = workspace
+        self._kinds = kinds
+        self._not_yet = not_yet
+        self._references: list[Reference] = []
         self._steps = 0
-        self.asks: list[Ask] = []
-        self.clauses: list[tuple[Clause, Ask]] = []
         self._path: Path = ()
         self._after: Node | None = None
         self._ids: dict[str, Path] = {}  # Every id that is taken: a step with one of its own keeps its path, too.
@@ -154,14 +101,16 @@ class Build:
         """Return a condition on the user."""
         return parse_when(raw, (*self._path, *place), self.problems, note=self._note_clause, at_entry=at_entry)
 
-    def ask(self, asked: Asked, *place: str | int, templates: bool = True) -> Ask:
-        """Return what *asked* wants, noted as an interest of this program."""
+    def wanted(self, written: EventModel, *place: str | int, templates: bool = True) -> Wanted:
+        """Return the event that *written* says, noted as one that this flow wants."""
         because = "a trigger is judged before there is a journey"
         path = (*self._path, *place, "where")
-        if asked.where is None and "where" in asked.model_fields_set:
+        if written.where is None and "where" in written.model_fields_set:
             parse_condition(None, path, self.problems, NOWHERE)  # A `where` with nothing behind it lets all through.
-        where = parse_where(asked.where, path, self.problems, templates=templates, because=because)
-        return self._ask(asked.event, where.fixed, where.live)
+        where = parse_where(written.where, path, self.problems, templates=templates, because=because)
+        found = wanted(written.event, where)
+        self.wants.append(found)
+        return found
 
     def template(self, text: str, *place: str | int) -> Template | None:
         """Return a template, or None after noting why it cannot be read."""
@@ -171,23 +120,23 @@ class Build:
             self.problems.add_bad((*self._path, *place), bad)
             return None
 
-    def value(self, raw: Any, *place: str | int) -> Value:
+    def value(self, raw: Any, *place: str | int) -> JsonTemplate:
         """Return a JSON value whose texts may be templates."""
-        return Value(self._parsed(raw, place))
+        return JsonTemplate(self._parsed(raw, place))
 
-    def channel(self, name: str, *place: str | int) -> ChannelPlan | None:
+    def channel(self, name: str, *place: str | int) -> Channel | None:
         """Return a channel, or None after noting that there is none of this name."""
-        plan = channel_plan(name, self.workspace)
-        if plan is None:
-            hint = did_you_mean(name, [*DEFAULT_ADDRESSES, *self.workspace.channels])
+        channel = channel_of(name, self._workspace)
+        if channel is None:
+            hint = did_you_mean(name, [*DEFAULT_ADDRESSES, *self._workspace.channels])
             hint = f"{hint}; other channels need an entry under 'channels' in nudge.yaml"
             self.problem("unknown-channel", f"there is no channel '{name}'", hint, *place)
-        return plan
+        return channel
 
     def reference(self, name: str, *place: str | int) -> Reference:
         """Return a reference to the step *name*."""
         reference = Reference(name, (*self._path, *place))
-        self.references.append(reference)
+        self._references.append(reference)
         return reference
 
     def known_labels(self, then: dict[str, Any], labels: list[str]) -> None:
@@ -208,12 +157,12 @@ class Build:
 
     # ---- building ----------------------------------------------------------------------------------------------
 
-    def program_steps(self) -> Node | None:
-        """Build all steps and return the first."""
-        if not self.flow.steps and not self.problems.has_errors:
+    def flow_steps(self, raw: list[Any]) -> Node | None:
+        """Build all steps of the flow and return the first."""
+        if not raw and not self.problems.has_errors:
             self.problems.add(("steps",), "too-few", "a flow needs at least one step")
-        first = self._list(self.flow.steps, ("steps",), None)
-        for reference in self.references:
+        first = self._list(raw, ("steps",), None)
+        for reference in self._references:
             if self.problems.is_full:
                 break
             reference.node = self.nodes.get(reference.name)
@@ -253,26 +202,22 @@ class Build:
                 self._ids[name] = path
 
     def _step(self, raw: Any, path: Path, after: Node | None) -> Node | None:
-        from operators.steps import KINDS, NOT_YET
-        from operators.steps.base import Node
-
         if raw == "end":
             raw = {"end": None}
         if not isinstance(raw, dict):
-            hint = "write - wait: 2h; the kinds are " + ", ".join(KINDS)
+            hint = "write - wait: 2h; the kinds are " + ", ".join(self._kinds)
             self.problems.add(path, "wrong-type", f"a step is a mapping with its kind as key, not {shown(raw)}", hint)
             return None
-        later = [key for key in raw if key in NOT_YET]
-        kinds = [key for key in raw if key in KINDS]
+        later = [key for key in raw if key in self._not_yet]
+        kinds = [key for key in raw if key in self._kinds]
         if later:
             message = f"'{later[0]}' is part of the language, but this version cannot run it yet"
             self.problems.add((*path, later[0]), "not-yet-supported", message, at_key=True)
             return None
         if len(kinds) != 1:
-            self._bad_kind(raw, path, kinds, list(KINDS))
+            self._bad_kind(raw, path, kinds)
             return None
-        model_type: type[StepModel] = KINDS[kinds[0]]
-        model = checked(model_type, raw, path, self.problems)
+        model = checked(self._kinds[kinds[0]], raw, path, self.problems)
         if model is None:
             return None
         outer = self._path, self._after
@@ -286,7 +231,7 @@ class Build:
         self.nodes.setdefault(id, node)
         return node
 
-    def _bad_kind(self, raw: dict[str, Any], path: Path, kinds: list[str], known: list[str]) -> None:
+    def _bad_kind(self, raw: dict[str, Any], path: Path, kinds: list[str]) -> None:
         if kinds:
             message = f"a step has one kind, not {' and '.join(kinds)}"
             self.problems.add(path, "several-kinds", message, "make two steps of it")
@@ -295,7 +240,7 @@ class Build:
         name = str(written[0]) if written else ""
         message = f"'{name}' is not a kind of step" if name else "this step has no kind"
         place = (*path, written[0]) if written else path
-        self.problems.add(place, "unknown-kind", message, did_you_mean(name, known), at_key=True)
+        self.problems.add(place, "unknown-kind", message, did_you_mean(name, self._kinds), at_key=True)
 
     def _parsed(self, raw: Any, place: Path) -> Any:
         if isinstance(raw, str):
@@ -306,10 +251,7 @@ class Build:
             return {key: self._parsed(item, (*place, key)) for key, item in raw.items()}
         return raw
 
-    def _ask(self, event: str, fixed: Condition | None, live: Condition | None) -> Ask:
-        ask = Ask(Interest(event, fixed), live)
-        self.asks.append(ask)
-        return ask
-
     def _note_clause(self, clause: Clause) -> None:
-        self.clauses.append((clause, self._ask(clause.event, clause.where.fixed, clause.where.live)))
+        counted = wanted(clause.event, clause.where)
+        self.wants.append(counted)
+        self.clauses.append((clause, counted))

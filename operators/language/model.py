@@ -1,0 +1,143 @@
+"""What all models of the language have in common: unknown keys are errors, and every problem is told at its place.
+
+A model says what may be written at one place of a flow file or of `nudge.yaml`, with the sentence that an editor shows
+for each key. What needs more than one place (step names, loops, conditions) is checked in `operators/program`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Final, TypeVar, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, ValidationError, WithJsonSchema
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from operators.language.problems import Path, Problems, did_you_mean
+from operators.language.values import shown
+
+EVENT_NAME_MAX: Final = 128
+CLAUSES_MAX: Final = 8  # Of one trigger, and of one `did`.
+COUNTED_MAX: Final = 10_000  # In a window, of which each user keeps so many times.
+
+_NOT_YET: Final = "not-yet-supported"
+
+
+def _not_yet(value: Any) -> Any:
+    raise PydanticCustomError(
+        _NOT_YET,
+        "this is part of the language, but this version cannot run it yet",
+        {"hint": "docs/flow-language.md lists what is not supported yet"},
+    )
+
+
+RawSteps = Annotated[list[Any], WithJsonSchema({"type": "array", "items": {"$ref": "#/$defs/Step"}})]
+"""A list of steps as it was read: each kind of step has a model of its own, found by `operators/program/build.py`."""
+RawWhere = Annotated[Any, WithJsonSchema({"$ref": "#/$defs/Where"})]
+RawWhen = Annotated[Any, WithJsonSchema({"$ref": "#/$defs/When"})]
+NotYet = Annotated[Any, BeforeValidator(_not_yet), WithJsonSchema({"not": {}, "description": "not supported yet"})]
+"""A key that is part of the language, but not of this version."""
+EventName = Annotated[str, Field(min_length=1, max_length=EVENT_NAME_MAX, strict=True)]
+PositiveInt = Annotated[StrictInt, Field(ge=1)]
+JsonValue = Annotated[Any, WithJsonSchema({"description": "any JSON value; texts in it may be templates"})]
+
+
+class Model(BaseModel):
+    """A mapping of the language. Nothing changes after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=False)
+
+
+class EventModel(Model):
+    """An event, and what is asked of its properties."""
+
+    event: Annotated[EventName, Field(description="The name of the event.")]
+    where: Annotated[RawWhere, Field(description="Conditions on its properties.")] = None
+
+
+M = TypeVar("M", bound=Model)
+
+
+def checked(model: type[M], raw: object, path: Path, problems: Problems) -> M | None:
+    """Return *raw* as *model*, or None after noting every problem at the path the author wrote."""
+    if not isinstance(raw, dict):
+        problems.add(path, "wrong-type", f"a mapping is needed here, not {shown(raw)}")
+        return None
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        for detail in error.errors(include_url=False, include_context=True, include_input=True):
+            if problems.is_full:
+                break
+            _note(detail, model, path, problems)
+        return None
+
+
+def keys_of(model: type[Model]) -> set[str]:
+    """Return the keys of *model*, as authors write them."""
+    return {field.alias or name for name, field in model.model_fields.items()}
+
+
+_CODES: Final = {
+    "greater_than_equal": ("out-of-range", "at least {ge} is needed here, not {value}"),
+    "less_than_equal": ("out-of-range", "at most {le} is allowed here, not {value}"),
+    "too_long": ("too-many", "at most {max_length} are allowed here, not {actual_length}"),
+    "too_short": ("too-few", "at least {min_length} is needed here"),
+    "string_too_long": ("too-long", "at most {max_length} characters are allowed here"),
+    "string_too_short": ("empty-text", "this text is empty"),
+    "string_pattern_mismatch": ("bad-name", "{value} has characters that are not allowed here"),
+    "literal_error": ("unknown-value", "{value} is not one of {expected}"),
+    "string_type": ("wrong-type", "a text is needed here, not {value}"),
+    "int_type": ("wrong-type", "a whole number is needed here, not {value}"),
+    "int_from_float": ("wrong-type", "a whole number is needed here, not {value}"),
+    "bool_type": ("wrong-type", "true or false is needed here, not {value}"),
+    "list_type": ("wrong-type", "a list is needed here, not {value}"),
+    "dict_type": ("wrong-type", "a mapping is needed here, not {value}"),
+    "model_type": ("wrong-type", "a mapping is needed here, not {value}"),
+    "model_attributes_type": ("wrong-type", "a mapping is needed here, not {value}"),
+}
+"""Code and message for each error of pydantic that an author can cause."""
+
+
+def _note(detail: ErrorDetails, model: type[Model], base: Path, problems: Problems) -> None:
+    marks = problems.document.marks
+    path: Path = base
+    for part in detail["loc"]:
+        if (*path, part) in marks:  # Names of union members and aliases of ours are no part of what was written.
+            path = (*path, part)
+    kind, context = detail["type"], detail.get("ctx") or {}
+    if kind == "missing":
+        problems.add(path, "missing-key", f"'{detail['loc'][-1]}' is missing", "it is required here")
+    elif kind == "extra_forbidden":
+        key = str(detail["loc"][-1])
+        hint = did_you_mean(key, _known_at(model, detail["loc"][:-1]))
+        problems.add(path, "unknown-key", f"'{key}' is not a key here", hint, at_key=True)
+    elif "-" in kind:  # A code of ours: those of pydantic have underscores.
+        extra = context.get("path", ())
+        problems.add((*path, *extra), kind, str(context.get("text", detail["msg"])), str(context.get("hint", "")))
+    else:
+        code, text = _CODES.get(
+            kind, ("wrong-type", detail["msg"].replace("{", "(").replace("}", ")") + ", not {value}")
+        )
+        problems.add(path, code, text.format(value=shown(detail["input"]), **context))
+
+
+def _known_at(model: type[Model], place: tuple[str | int, ...]) -> set[str]:
+    """Return the keys that are known at *place* below *model*."""
+    models = [model]
+    for part in place:
+        fields = [
+            field.annotation
+            for one in models
+            for name, field in one.model_fields.items()
+            if part == (field.alias or name)
+        ]
+        if fields:  # Else it is a number in a list, a free name, or the tag of a union.
+            models = [found for annotation in fields for found in _models_in(annotation)]
+    return {key for one in models for key in keys_of(one)}
+
+
+def _models_in(annotation: Any) -> Iterator[type[Model]]:
+    if isinstance(annotation, type) and issubclass(annotation, Model):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _models_in(argument)

@@ -1,0 +1,90 @@
+"""All flows of a deployment together: each is compiled, and what only several of them show is told.
+
+Here are the rules on versions, too: two files may not hold the same one, one that was deployed may not come back with
+other content, and one may not be left out while users are in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from operators.language.flowfile import read_document
+from operators.language.problems import FlowError, Problem
+from operators.language.workspace import Workspace
+from operators.program.compile import compile_flow
+from operators.program.program import Program
+
+
+@dataclass(frozen=True, slots=True)
+class FlowText:
+    """A flow file as it was read: what is compiled is what was checked, also in another process."""
+
+    file: str
+    text: str
+
+
+@dataclass(slots=True)
+class Checked:
+    """What came out of reading flows: the programs, and every problem.
+
+    `titles` says what to call the flow of a file; `texts` has the files by the label of their program.
+    """
+
+    programs: list[Program] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    titles: dict[str, str] = field(default_factory=dict)
+    texts: dict[str, FlowText] = field(default_factory=dict)
+
+    @property
+    def has_errors(self) -> bool:
+        return any(problem.severity == "error" for problem in self.problems)
+
+
+def compile_texts(texts: Iterable[FlowText], workspace: Workspace) -> Checked:
+    """Return the programs of *texts* and everything that is wrong with them, together."""
+    result = Checked()
+    places: dict[str, str] = {}
+    for text in texts:
+        document, problems = read_document(text.file, text.text.encode(errors="surrogateescape"))
+        if isinstance(document.data, dict):
+            name, version = document.data.get("flow"), document.data.get("version", 1)
+            if isinstance(name, str) and isinstance(version, int):
+                result.titles[text.file] = f"{name} v{version}"
+        program = compile_flow(problems, workspace) if document.data is not None else None
+        if program is not None:
+            if program.label in places:
+                message = f"{program} is in {places[program.label]} too"
+                problems.add(("version",), "duplicate-version", message, "give one of them another version")
+            else:
+                places[program.label] = text.file
+                result.programs.append(program)
+                result.texts[program.label] = text
+        result.problems.extend(problems.found)
+    return result
+
+
+def refuse_reused_versions(checked: Checked, deployed: Mapping[str, str]) -> None:
+    """Refuse versions that were deployed before and do something else now.
+
+    Args:
+        deployed: by the label of a version, the content of what was deployed.
+
+    Raises:
+        FlowError: there are some.
+    """
+    problems = []
+    for program in checked.programs:
+        if deployed.get(program.label, program.content) != program.content:
+            where = checked.texts[program.label].file
+            message = f"{program} was deployed in this state with other content"
+            hint = "give the new content a new version"
+            problems.append(Problem(where, 1, 1, "version", "version-reused", message, hint))
+    if problems:
+        raise FlowError(problems, checked.titles)
+
+
+def left_out(checked: Checked, in_force: Iterable[str]) -> list[str]:
+    """Return those of the labels *in_force* that the new flows lack, or make a draft: nobody may be inside them."""
+    running = {program.label for program in checked.programs if program.state != "draft"}
+    return [label for label in in_force if label not in running]

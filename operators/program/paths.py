@@ -1,0 +1,76 @@
+"""The ways through the steps of a flow: steps that no journey reaches, and loops on which nothing waits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from operators.language.problems import PROBLEMS_MAX, Problems
+from operators.steps.base import Node
+
+LOOP_SHOWN_MAX: Final = 12  # Steps of an endless loop that are named.
+_DONE: Final = object()
+
+
+def check_paths(first: Node | None, nodes: Mapping[str, Node], problems: Problems) -> None:
+    """Note steps that no journey reaches, and loops on which nothing waits."""
+    reached: set[Node] = set()
+    todo = [first] if first is not None else []
+    while todo:
+        node = todo.pop()
+        if node in reached:
+            continue
+        reached.add(node)
+        todo.extend(following for following in node.step.ways(node) if following is not None)
+    dead = [node for node in nodes.values() if node not in reached]
+    inside = {following for node in dead for following in node.step.ways(node) if following is not node}
+    for node in dead:
+        if node not in inside:  # Only where a dead part begins is worth a message.
+            hint = "remove it, or let a step lead here"
+            problems.add(node.path, "unreachable-step", f"no way leads to '{node.id}'", hint)
+    order = {node: number for number, node in enumerate(sorted(nodes.values(), key=_document_order))}
+    for found in _loops(nodes):
+        start = min(range(len(found)), key=lambda index: order[found[index]])
+        loop = found[start:] + found[:start]
+        names = [node.id for node in loop]
+        if len(names) > LOOP_SHOWN_MAX:
+            names[LOOP_SHOWN_MAX - 1 : -1] = ["..."]
+        way = " -> ".join([*names, names[0]])
+        hint = "put a wait on it, or end one of these paths"
+        problems.add(loop[0].path, "endless-loop", f"{way}: nothing on this loop waits", hint)
+
+
+def _document_order(node: Node) -> tuple[tuple[int, int, str], ...]:
+    return tuple((0, part, "") if isinstance(part, int) else (1, 0, part) for part in node.path)
+
+
+def _loops(nodes: Mapping[str, Node]) -> list[list[Node]]:
+    """Return one loop for each knot of steps on which nothing waits; no more than anybody is told of."""
+    found: list[list[Node]] = []
+    done: set[Node] = set()
+    for start in nodes.values():
+        if start in done or start.step.holds or len(found) >= PROBLEMS_MAX:
+            continue
+        path: list[Node] = []
+        on_path: dict[Node, int] = {}
+        stack: list[tuple[Node, Iterator[Node | None]]] = [(start, start.step.ways(start))]
+        path.append(start)
+        on_path[start] = 0
+        while stack:
+            node, ways = stack[-1]
+            following = next(ways, _DONE)
+            if following is _DONE:
+                stack.pop()
+                path.pop()
+                del on_path[node]
+                done.add(node)
+            elif isinstance(following, Node) and not following.step.holds:
+                if following in on_path:
+                    if len(found) >= PROBLEMS_MAX:
+                        continue
+                    found.append(path[on_path[following] :])
+                elif following not in done:
+                    stack.append((following, following.step.ways(following)))
+                    on_path[following] = len(path)
+                    path.append(following)
+    return found

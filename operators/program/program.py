@@ -1,0 +1,78 @@
+"""A program: one version of one flow, compiled, ready to run. Nothing in it changes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from zoneinfo import ZoneInfo
+
+from operators.conditions.tree import Condition
+from operators.conditions.wanted import Wanted
+from operators.conditions.when import Clause
+from operators.language.flow import ReentryAfter, ReentryAtMost
+from operators.steps.base import Node
+from operators.triggers.event import Alternative
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """An event that ends a journey."""
+
+    wanted: Wanted
+    goal: bool
+    label: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class EntryRules:
+    """Who may enter; times in ms, `holdout` a share from 0 to 1."""
+
+    when: Condition | None
+    reentry: str | ReentryAfter | ReentryAtMost
+    concurrent: int
+    holdout: float
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What each journey counts for itself (`did .. since: entry`), under a name that follows from what it counts."""
+
+    name: str
+    wanted: Wanted
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Program:
+    """One version of one flow.
+
+    `label` is what counts and reports call it: `<flow> 0x1F <version>`. `key_path` is where a trigger event has the
+    entry key, None for a flow without one. `tallies` are what each journey counts; `tally_names` says which of them
+    answers a clause. `windows` are the clauses that the user's rolling windows answer. `wants` has every event that the
+    flow wants, `hears` the names of those that an open journey may want. `content` identifies what the flow does:
+    title, owner and state aside.
+    """
+
+    name: str
+    version: int
+    state: str
+    title: str
+    priority: int
+    zone: ZoneInfo
+    active_from: int | None
+    active_until: int | None
+    key_path: tuple[str, ...] | None
+    rules: EntryRules
+    alternatives: tuple[Alternative, ...]
+    exits: tuple[Exit, ...]
+    first: Node | None
+    nodes: dict[str, Node]
+    wants: tuple[Wanted, ...]
+    windows: tuple[tuple[Clause, Wanted], ...]
+    tallies: tuple[Tally, ...]
+    tally_names: dict[Clause, str]
+    hears: frozenset[str]
+    content: str
+    label: str
+    is_paused: bool
+
+    def __repr__(self) -> str:
+        return f"{self.name} v{self.version}"
