@@ -8,11 +8,12 @@ PYTHON ?= $(shell for python in python3.12 python3.11 python3 /usr/bin/python3; 
 VENV := .venv
 BIN := $(VENV)/bin
 SCANNER := dataflow/read/scanner
+MERMAID := .cache/mermaid
 SECONDS_OF_SOAK ?= 3600
 SECONDS_OF_FUZZ ?= 600
 SEEDS ?= 100000
 
-.PHONY: demo test test-fast check check-scanner fix bench soak fuzz fuzz-sim clean
+.PHONY: demo test test-fast check check-scanner docs fix bench soak fuzz fuzz-sim clean
 
 demo: $(VENV)/.installed ## a broker, a shop, three flows, and what they do
 	$(BIN)/nudge demo $(if $(SECONDS),--seconds $(SECONDS))
@@ -40,6 +41,10 @@ fix: $(VENV)/.installed ## what the formatter and the linter can mend by themsel
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+docs: $(VENV)/.installed $(MERMAID)/.installed ## links, paths, flows and diagrams of the documentation; wants Node 20.19 or newer
+	$(BIN)/python -m pytest tests/test_docs.py
+	node tests/mermaid.mjs $(MERMAID) README.md docs/*.md
+
 bench: $(VENV)/.installed ## Kafka to Kafka against the bare loop; see benchmarks/README.md
 	$(BIN)/python -m benchmarks.kafka_to_kafka $(ARGS)
 
@@ -58,6 +63,13 @@ $(VENV)/.installed: pyproject.toml constraints.txt $(SCANNER)/Cargo.toml $(SCANN
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	rm -rf dataflow/read/_scanner*.so build  # If what is new cannot be compiled, nobody shall run what is old.
 	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+$(MERMAID)/.installed: tests/mermaid.json
+	@command -v npm >/dev/null || { echo "no npm found: parsing the diagrams wants Node 20.19 or newer"; exit 1; }
+	mkdir -p $(MERMAID)
+	cp tests/mermaid.json $(MERMAID)/package.json
+	npm install --prefix $(MERMAID) --ignore-scripts --no-audit --no-fund --loglevel error
 	touch $@
 
 clean: ## remove the environment and caches
