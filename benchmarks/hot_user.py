@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from dataflow.shard import OPEN, Shard
+from dataflow.shard import OPEN, Delivery, Shard
 from operators.language.workspace import Workspace
 from operators.machine.deployment import Deployment
 from operators.program.flows import FlowText, compile_texts
@@ -55,7 +55,7 @@ def seconds(deployed: Deployment, folder: Path, number: int, users: int, hot_sha
         since = 0
         began = time.process_time()
         for batch in events(deployed, number // 2, users, hot_share, half * number // 2):
-            shard.take([(0, batch[-1].now, OPEN, batch)])
+            shard.take([Delivery(0, batch[-1].now, OPEN, batch)])
             shard.out.actions, shard.out.journal = [], []
             since += len(batch)
             if since >= commit_every:

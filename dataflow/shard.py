@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from heapq import heappop, heappush
 from itertools import chain
-from operator import attrgetter, itemgetter
-from typing import Any, Final
+from operator import attrgetter
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -33,12 +33,19 @@ CLOSED: Final = 1
 HALTED: Final = 2
 """Reading stopped here for now: the watermark stands."""
 
-# What a source partition sends to a shard: its number, watermark and phase, and the records for this shard.
-Delivery = tuple[int, int, int, list[Input]]
+
+class Delivery(NamedTuple):
+    """What a source partition sends to a shard: its number, watermark (ms) and phase, and the shard's records."""
+
+    source: int
+    mark_ms: int
+    phase: int
+    records: list[Input]
+
 
 WAKES_BETWEEN_SPILLS: Final = 1000
 
-_records_of: Final = itemgetter(3)
+_records_of: Final = attrgetter("records")
 _user_id_of: Final = attrgetter("user_id")
 
 

@@ -87,8 +87,8 @@ class Simulation:
         finally:
             events.close()
         self._end_instant()
-        self._shard.advance_to(intake.stream_ms)
-        self._run_on(intake.stream_ms, until_ms)
+        self._shard.advance_to(intake.time.now_ms)
+        self._run_on(intake.time.now_ms, until_ms)
         self._flush(None)
         self.records = intake.counts.records
         self.dead = intake.counts.dead

@@ -42,6 +42,17 @@ def key_name(key: Key) -> str:
     return f"{'t' if isinstance(key, str) else 'v'}{key_text(key)}"
 
 
+def label_of(flow: str, version: int) -> str:
+    """Return what counts and states call a version of a flow."""
+    return f"{flow}\x1f{version}"
+
+
+def of_label(label: str) -> tuple[str, str]:
+    """Return the name and the version of the flow that *label* stands for."""
+    flow, _, version = label.partition("\x1f")
+    return flow, version
+
+
 def journey_id(flow: str, user_id: str, key: Key, message_id: str) -> str:
     """Return the id of the journey that the record *message_id* started."""
     return _digest(f"{flow}\x1f{user_id}\x1f{key_text(key)}\x1f{message_id}")

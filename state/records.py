@@ -89,6 +89,11 @@ pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder(list[Input]).decode
 
 
+def packed(inputs: Inputs) -> bytes:
+    """Return *inputs* as bytes."""
+    return inputs if isinstance(inputs, bytes) else pack(inputs)
+
+
 def unpacked(inputs: Inputs) -> list[Input]:
     """Return *inputs* as they are."""
     return _unpack(inputs) if isinstance(inputs, bytes) else inputs

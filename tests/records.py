@@ -7,10 +7,10 @@ from typing import Any
 import orjson
 
 from dataflow.shard import Shard
-from state.outgoing import Action, JournalRecord, dump
+from state.outgoing import Action, DeadLetter, JournalRecord, dump
 
 
-def plain(record: Action | JournalRecord) -> dict[str, Any]:
+def plain(record: Action | JournalRecord | DeadLetter) -> dict[str, Any]:
     """Return *record* as its JSON is read."""
     found: dict[str, Any] = orjson.loads(dump(record))
     return found

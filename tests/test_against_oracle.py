@@ -6,7 +6,6 @@ import json
 import os
 from pathlib import Path
 
-import orjson
 import pytest
 
 from dataflow.read.scanner import NativeFormat
@@ -18,6 +17,7 @@ from operators.program.flows import FlowText, compile_texts
 from tests.oracle.compare import difference
 from tests.oracle.engine import simulate
 from tests.oracle.generate import random_case
+from tests.records import plain
 
 CASES = int(os.environ.get("NUDGE_ORACLE_CASES", "300"))
 GROUPS = 10
@@ -43,12 +43,10 @@ def against_oracle(seed: int, folder: Path) -> None:
     deployment = Deployment(compiled.programs)
     simulation = Simulation(
         deployment,
-        action=actions.append,
-        journal=journal.append,
-        dead_letter=lambda letter: dead.append(orjson.loads(letter.dump())),
+        action=lambda one: actions.append(plain(one)),
+        journal=lambda one: journal.append(plain(one)),
+        dead_letter=lambda one: dead.append(plain(one)),
     )
     simulation.run(events, NativeFormat(deployment.index.table()))
-    found = difference(
-        simulate(flows, lines), orjson.loads(orjson.dumps(actions)), orjson.loads(orjson.dumps(journal)), dead
-    )
+    found = difference(simulate(flows, lines), actions, journal, dead)
     assert found is None, f"seed {seed}: {found}"

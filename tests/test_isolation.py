@@ -12,7 +12,7 @@ import pytest
 from dataflow.job import mistakes as reporting
 from dataflow.job.mistakes import KINDS_LOGGED, ErrorReport
 from dataflow.read.scanner import NativeFormat
-from dataflow.shard import CLOSED, OPEN, Shard
+from dataflow.shard import CLOSED, OPEN, Delivery, Shard
 from dataflow.simulate import Simulation
 from operators.conditions import tree as conditions
 from operators.language.values import HOUR, MINUTE
@@ -99,7 +99,7 @@ def run(deployed: Deployment, records: list[Input], *, crash_after: int | None =
     at = 0
     while at < len(records):
         record = records[at]
-        shard.take([(0, record.now, OPEN, [record])])
+        shard.take([Delivery(0, record.now, OPEN, [record])])
         if at == crash_after and not crashed:
             crashed = True
             commit = shard.store.commit_number
@@ -112,7 +112,7 @@ def run(deployed: Deployment, records: list[Input], *, crash_after: int | None =
         shard.settle()
         shard.store.commit()
         at += 1
-    shard.take([(0, START + 1000 * HOUR, CLOSED, [])])
+    shard.take([Delivery(0, START + 1000 * HOUR, CLOSED, [])])
     return shard, [*told, *actions_of(shard), *journal_of(shard)]
 
 
@@ -230,13 +230,13 @@ def test_a_wake_up_that_cannot_even_begin_is_tried_again_later(monkeypatch: pyte
     deployed = deployment()
     records = history(deployed)[:3]
     shard = Shard(ShardStore(MemoryBackend(), due_of=deployed.due_of), deployed, sources=1)
-    shard.take([(0, records[-1].now, OPEN, records)])
+    shard.take([Delivery(0, records[-1].now, OPEN, records)])
     with monkeypatch.context() as patched:
         patched.setattr(wakeup, "wake", poisons(wakeup, "wake", of_visit))
-        shard.take([(0, START + 40 * MINUTE, OPEN, [])])
+        shard.take([Delivery(0, START + 40 * MINUTE, OPEN, [])])
         assert [one.place for one in shard.out.errors] == ["wake-up"]
         conserved(shard)
-    shard.take([(0, START + 300 * HOUR, CLOSED, [])])
+    shard.take([Delivery(0, START + 300 * HOUR, CLOSED, [])])
     ended = {one["user_id"] for one in journal_of(shard) if one["kind"] == "ended" and one["flow"] == "cart"}
     assert ended == {"ann", POISONED, "zoe"}
     conserved(shard)
@@ -304,10 +304,10 @@ def test_a_user_whose_row_cannot_be_read_stops_the_shard_with_what_to_do() -> No
 def test_a_journey_whose_step_is_gone_fails_and_says_so() -> None:
     deployed = deployment()
     shard = Shard(ShardStore(MemoryBackend(), due_of=deployed.due_of), deployed, sources=1)
-    shard.take([(0, START, OPEN, history(deployed)[:1])])
+    shard.take([Delivery(0, START, OPEN, history(deployed)[:1])])
     found: list[Journey] = shard.store.slot("ann").user.journeys
     found[0].branches[0].step = "gone"
-    shard.take([(0, START + HOUR, OPEN, [])])
+    shard.take([Delivery(0, START + HOUR, OPEN, [])])
     last = journal_of(shard)[-1]
     assert (last["kind"], last["reason"], last["detail"]) == ("failed", "error", {"error": "KeyError: 'gone'"})
     conserved(shard)

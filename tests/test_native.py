@@ -18,6 +18,7 @@ from connectors.formats.native import decode, parse_object, record_of
 from connectors.sources import Batch
 from dataflow.read.intake import Intake
 from dataflow.read.scanner import MISSING, NativeFormat
+from dataflow.read.streamtime import StreamTime
 from operators.conditions.index import MatchIndex
 from operators.conditions.tree import Condition, parse_where
 from operators.language.problems import Document, Problems
@@ -487,7 +488,7 @@ def everything(
     index: MatchIndex, records: NativeFormat, values: list[bytes], arrived_ms: list[int] | None
 ) -> list[Any]:
     """Return everything that comes of *values*, as text, to the type of every number."""
-    intake = Intake(index, records, topic="t", partition=3, source=7, shards=4, stream_ms=5, head_ms=9)
+    intake = Intake(index, records, topic="t", partition=3, source=7, shards=4, time=StreamTime(5), head_ms=9)
     found: list[Any] = []
     half = len(values) // 2
     for part in (slice(half), slice(half, None)):  # What is remembered between batches counts, too.
@@ -496,7 +497,7 @@ def everything(
         inputs = {shard: unpacked(some) for shard, some in sorted(by_shard.items())}
         for one in chain.from_iterable(inputs.values()):
             one.body = one.properties
-        found += [repr(dead), intake.stream_ms, repr(intake.counts), repr(inputs)]
+        found += [repr(dead), intake.time.now_ms, repr(intake.counts), repr(inputs)]
     return found
 
 

@@ -11,6 +11,7 @@ from dataflow.keep.files import DiskFolder
 from dataflow.read.intake import Intake
 from dataflow.read.progress import ProgressLog, read_progress
 from dataflow.read.scanner import NativeFormat
+from dataflow.read.streamtime import StreamTime
 from operators.conditions.index import MatchIndex
 from state.records import unpacked
 
@@ -56,7 +57,7 @@ def test_what_a_dead_run_noted_ahead_of_the_replay_stays_until_the_replay_is_pas
 def intake(raises: list[tuple[int, int]], stream_ms: int = -1) -> Intake:
     index = MatchIndex([("hello", None)])
     records = NativeFormat(index.table())
-    return Intake(index, records, topic="t", partition=0, source=0, shards=1, stream_ms=stream_ms, raises=raises)
+    return Intake(index, records, topic="t", partition=0, source=0, shards=1, time=StreamTime(stream_ms, raises or ()))
 
 
 def taken(one: Intake, offsets: range, arrived_ms: list[int]) -> list[tuple[int, int]]:
@@ -81,7 +82,7 @@ def test_records_stamped_beyond_the_year_9999_are_dead_letters_and_move_no_time(
 def test_time_is_raised_at_the_same_offsets_as_before_the_crash() -> None:
     first = intake([])
     before = taken(first, range(3), [100, 110, 120])
-    first.stream_ms = 500  # The wall clock, at the end of the partition, noted as (3, 500).
+    first.time.reach(500)  # The wall clock, at the end of the partition, noted as (3, 500).
     before += taken(first, range(3, 6), [400, 450, 600])
     replay = intake([(3, 120), (3, 500), (6, 600)])
     assert taken(replay, range(6), [100, 110, 120, 400, 450, 600]) == before
@@ -99,7 +100,7 @@ def test_records_that_interest_nobody_move_time_and_dead_letters_do_not() -> Non
     found, dead = one.take(Batch(values, [100, 900, 50, 200], range(4)))
     assert [(letter.offset, letter.reason) for letter in dead] == [(1, "not_json")]
     assert [record.now for record in unpacked(found[0])] == [100]
-    assert one.stream_ms == 200
+    assert one.time.now_ms == 200
 
 
 def test_the_log_of_a_partition_with_a_very_long_name_has_a_short_one(tmp_path: Path) -> None:

@@ -140,13 +140,13 @@ def test_a_crash_loses_and_repeats_nothing_when_its_replay_is_told_apart_by_seq(
             size = chance.randint(1, 4)
             part = copied(records[position : min(stop, position + size)])
             position += len(part)
-            shard.take([(0, part[-1].now, OPEN, part)])
+            shard.take([Delivery(0, part[-1].now, OPEN, part)])
             if chance.random() < 0.3:
                 shard.settle()
                 committed, resumed = store.commit(), position
         if last:
             mark = records[-1].now if records else START
-            shard.take([(0, mark, CLOSED, [])])
+            shard.take([Delivery(0, mark, CLOSED, [])])
         for one in [*actions_of(shard), *journal_of(shard)]:
             key = (one.get("channel", "journal"), one["user_id"], one["seq"])
             assert found.setdefault(key, one) == one, "a replay decided otherwise"
@@ -172,7 +172,7 @@ def test_records_of_several_topics_are_taken_in_order_of_time_topic_and_offset(
         source = chance.choice([number for number in (0, 1) if left[number]])
         size = chance.randint(1, 3)
         part, left[source] = left[source][:size], left[source][size:]
-        shard.take([(source, part[-1].now, OPEN, part)])
+        shard.take([Delivery(source, part[-1].now, OPEN, part)])
         if chance.random() < 0.2:
             shard.settle()
             shard.store.commit()
@@ -180,17 +180,17 @@ def test_records_of_several_topics_are_taken_in_order_of_time_topic_and_offset(
             shard = Shard(shard.store, deployed, sources=2, ordered=False, until_ms=START + 1000 * HOUR)
             shard.out.actions, shard.out.journal = out.actions, out.journal
     end = max((one.now for one in records), default=START)
-    shard.take([(0, end, CLOSED, []), (1, end, CLOSED, [])])
+    shard.take([Delivery(0, end, CLOSED, []), Delivery(1, end, CLOSED, [])])
     assert emitted(shard) == run(deployed, whole(expected))
 
 
 def test_time_waits_for_the_slowest_partition() -> None:
     deployed = deployment()
     shard = Shard(ShardStore(MemoryBackend()), deployed, sources=2)
-    shard.take([(0, START, OPEN, [record(deployed, "a", "view", START, 0)])])
-    shard.take([(0, START + 10 * HOUR, OPEN, [])])
+    shard.take([Delivery(0, START, OPEN, [record(deployed, "a", "view", START, 0)])])
+    shard.take([Delivery(0, START + 10 * HOUR, OPEN, [])])
     assert shard.out.actions == []
-    shard.take([(1, START + HOUR, OPEN, [])])
+    shard.take([Delivery(1, START + HOUR, OPEN, [])])
     assert [(one["user_id"], one["at"]) for one in actions_of(shard)] == [("a", "2026-11-23T12:45:00.000Z")]
 
 
@@ -198,19 +198,19 @@ def test_a_paused_flow_stands_still_and_its_wake_ups_act_as_of_the_resume() -> N
     backend = MemoryBackend()
     live, paused = deployment(), deployment(view="paused")
     shard = Shard(ShardStore(backend, due_of=live.due_of), live, sources=1)
-    shard.take([(0, START, OPEN, [record(live, "a", "view", START, 0)])])
+    shard.take([Delivery(0, START, OPEN, [record(live, "a", "view", START, 0)])])
     shard.settle()
     shard.store.commit()
 
     shard = Shard(ShardStore(backend, due_of=paused.due_of), paused, sources=1)
-    shard.take([(0, START + 5 * HOUR, OPEN, [record(paused, "b", "view", START + 5 * HOUR, 1)])])
+    shard.take([Delivery(0, START + 5 * HOUR, OPEN, [record(paused, "b", "view", START + 5 * HOUR, 1)])])
     assert shard.out.actions == []
     assert [one["reason"] for one in journal_of(shard) if one["kind"] == "refused"] == ["paused"]
     shard.settle()
     shard.store.commit()
 
     shard = Shard(ShardStore(backend, due_of=live.due_of), live, sources=1)
-    shard.take([(0, START + 6 * HOUR, OPEN, [])])
+    shard.take([Delivery(0, START + 6 * HOUR, OPEN, [])])
     assert [(one["user_id"], one["at"]) for one in actions_of(shard)] == [("a", "2026-11-23T17:00:00.000Z")]
 
 
@@ -223,7 +223,7 @@ def test_a_flow_resumed_after_idle_days_acts_as_of_the_resume_though_the_job_was
         shard = Shard(ShardStore(backend, due_of=deployed.due_of), deployed, sources=1)
         for at in times:
             records = [record(deployed, "a", "view", START, 0)] if at == START else []
-            shard.take([(0, at, OPEN, records)])
+            shard.take([Delivery(0, at, OPEN, records)])
             shard.settle()
             shard.store.commit()
     assert [one["at"] for one in actions_of(shard)] == [format_ms(days[-1])]
@@ -232,8 +232,8 @@ def test_a_flow_resumed_after_idle_days_acts_as_of_the_resume_though_the_job_was
 def test_a_watermark_beyond_all_time_hangs_nobody() -> None:
     deployed = deployment()
     shard = Shard(ShardStore(MemoryBackend(), due_of=deployed.due_of), deployed, sources=1)
-    shard.take([(0, START, OPEN, [record(deployed, "a", "view", START, 0)])])
-    shard.take([(0, 2**62, OPEN, [])])
+    shard.take([Delivery(0, START, OPEN, [record(deployed, "a", "view", START, 0)])])
+    shard.take([Delivery(0, 2**62, OPEN, [])])
     assert [one["template"] for one in actions_of(shard)] == ["seen"]
     assert shard.next_due() is None
 
@@ -251,8 +251,8 @@ def test_a_step_that_raises_ends_its_journey_as_failed_and_nobody_elses(monkeypa
 
     monkeypatch.setattr(SendStep, "enter", broken)
     shard = Shard(ShardStore(MemoryBackend()), deployed, sources=1)
-    shard.take([(0, START, OPEN, [record(deployed, user, "view", START, n) for n, user in enumerate("ab")])])
-    shard.take([(0, START + HOUR, CLOSED, [])])
+    shard.take([Delivery(0, START, OPEN, [record(deployed, user, "view", START, n) for n, user in enumerate("ab")])])
+    shard.take([Delivery(0, START + HOUR, CLOSED, [])])
     failed = [one for one in journal_of(shard) if one["kind"] == "failed"]
     assert [(one["user_id"], one["reason"], one["step"]) for one in failed] == [("a", "error", "steps.2")]
     assert "made to fail" in failed[0]["detail"]["error"]
@@ -265,12 +265,12 @@ def test_of_an_idle_user_only_what_has_no_end_stays() -> None:
     shard = Shard(ShardStore(backend, due_of=deployed.due_of), deployed, sources=1)
     first, second = record(deployed, "a", "cart", START, 0), record(deployed, "b", "view", START, 1)
     first.id_sent = second.id_sent = True
-    shard.take([(0, START, OPEN, [first, second])])
+    shard.take([Delivery(0, START, OPEN, [first, second])])
     shard.settle()
     shard.store.commit()
     assert {user_id for user_id, _ in shard.store.scan_users()} == {"a", "b"}
     shard = Shard(ShardStore(backend, due_of=deployed.due_of), deployed, sources=1)
-    shard.take([(0, START + 100 * HOUR, CLOSED, [])])
+    shard.take([Delivery(0, START + 100 * HOUR, CLOSED, [])])
     shard.settle()
     shard.store.commit()
     left = dict(shard.store.scan_users())
@@ -309,7 +309,7 @@ def test_what_fell_due_during_a_pause_goes_on_at_the_resume_although_no_record_c
     for state, mark, records, actions in lives:
         now = deployment(view=state)
         shard = Shard(ShardStore(backend, due_of=now.due_of), now, sources=1)
-        shard.take([(0, mark, OPEN, records)])
+        shard.take([Delivery(0, mark, OPEN, records)])
         assert [one["template"] for one in actions_of(shard)] == actions
         shard.settle()
         shard.store.commit()
@@ -349,9 +349,9 @@ def test_every_user_has_the_one_timer_row_they_need_whatever_is_deployed_paused_
             at, offset = at + wait, offset + 1
             one = record(now, user, name, at, offset)
             one.id_sent = True
-            shard.take([(0, at, OPEN, [one])])
+            shard.take([Delivery(0, at, OPEN, [one])])
         at += pause
-        shard.take([(0, at, OPEN, [])])
+        shard.take([Delivery(0, at, OPEN, [])])
         if crashes:
             continue
         shard.settle()
@@ -368,11 +368,11 @@ def test_time_that_ran_on_behind_the_last_record_is_remembered_also_where_nothin
     deployed = deployment()
     backend = MemoryBackend()
     shard = Shard(ShardStore(backend), deployed, sources=1, until_ms=START + HOUR)
-    shard.take([(0, START, CLOSED, [])])
+    shard.take([Delivery(0, START, CLOSED, [])])
     shard.settle()
     shard.store.commit()
     again = Shard(ShardStore(backend), deployed, sources=1)
-    again.take([(0, START, OPEN, [record(deployed, "a", "view", START, 0)])])
+    again.take([Delivery(0, START, OPEN, [record(deployed, "a", "view", START, 0)])])
     assert {one["at"] for one in journal_of(again)} == {"2026-11-23T13:00:00.000Z"}
 
 
@@ -381,7 +381,9 @@ def test_a_journey_that_no_user_holds_and_one_that_nobody_counted_are_noticed_at
 
     def difference(damage: Any) -> int:
         shard = Shard(ShardStore(MemoryBackend(), due_of=deployed.due_of), deployed, sources=1)
-        shard.take([(0, START, OPEN, [record(deployed, user, "view", START, n) for n, user in enumerate("ab")])])
+        shard.take(
+            [Delivery(0, START, OPEN, [record(deployed, user, "view", START, n) for n, user in enumerate("ab")])]
+        )
         shard.store.commit()
         assert shard.difference() == 0
         slot = shard.store.slot("a")

@@ -22,10 +22,11 @@ from bytewax.operators import StatefulBatchLogic
 from bytewax.outputs import DynamicSink, StatelessSinkPartition
 from bytewax.recovery import RecoveryConfig, init_db_dir
 
-from dataflow.job.ports import Parcel, PartitionStep, ShardStep
+from dataflow.job.ports import PartitionPort, ShardPort
 from dataflow.job.worker import Worker, is_unexpected
 from dataflow.keep.recovery import FLOW_ID, SHARD_STEP, SOURCE_STEP
 from dataflow.keep.statedir import StateDir
+from dataflow.read.partition import Parcel
 from state.errors import StateRefused
 
 IDLE_MS: Final = 5  # How long to leave a partition alone that had nothing: a part of the latency of every action.
@@ -57,21 +58,21 @@ def _logged(method: F) -> F:
 class _Partition(StatefulSourcePartition[tuple[str, Parcel], list[int]]):
     def __init__(self, worker: Worker, number: int, resumed: list[int] | None) -> None:
         self.worker = worker
-        self._step = PartitionStep(worker, number, resumed)
+        self._port = PartitionPort(worker, number, resumed)
 
     @_logged
     def next_batch(self) -> list[tuple[str, Parcel]]:
-        return self._step.next_batch()
+        return self._port.next_batch()
 
     def next_awake(self) -> datetime | None:
-        return datetime.now(UTC) + timedelta(milliseconds=IDLE_MS) if self._step.is_idle else None
+        return datetime.now(UTC) + timedelta(milliseconds=IDLE_MS) if self._port.is_idle else None
 
     @_logged
     def snapshot(self) -> list[int]:
-        return self._step.snapshot()
+        return self._port.snapshot()
 
     def close(self) -> None:
-        self._step.close()
+        self._port.close()
 
 
 class _Source(FixedPartitionedSource[tuple[str, Parcel], list[int]]):
@@ -90,16 +91,16 @@ class _Source(FixedPartitionedSource[tuple[str, Parcel], list[int]]):
 class _ShardLogic(StatefulBatchLogic[Parcel, None, list[Any]]):
     def __init__(self, worker: Worker, resumed: list[Any] | None) -> None:
         self.worker = worker
-        self._step = ShardStep(worker, resumed)
+        self._port = ShardPort(worker, resumed)
 
     @_logged
     def on_batch(self, values: list[Parcel]) -> tuple[list[None], bool]:
-        self._step.on_batch(values)
+        self._port.on_batch(values)
         return [], self.RETAIN
 
     @_logged
     def snapshot(self) -> list[Any]:
-        return self._step.snapshot()
+        return self._port.snapshot()
 
 
 class _Nothing(StatelessSinkPartition[Any]):

@@ -33,10 +33,11 @@ from dataflow.keep.statedir import (
 )
 from dataflow.read.progress import has_progress, read_progress
 from dataflow.urls import SinkUrl, SourceUrl
-from operators.language.problems import FlowError, Problem
+from operators.ids import of_label
 from operators.language.workspace import DEAD_LETTERS, JOURNAL, Workspace
 from operators.machine.deployment import Deployment
 from operators.machine.outbox import inside
+from operators.program.flows import left_out, refuse_reused_versions
 from state.errors import StateRefused
 from state.store import Backend, ShardStore
 
@@ -209,18 +210,7 @@ class Course:
                     raise StateRefused(
                         f"--state {place}: progress/ lacks the log of {key}, which the interrupted run needs: {RESTORE}"
                     )
-        by_label = {f"{one.flow}\x1f{one.version}": one for one in file.flows}
-        problems = []
-        for program in job.loaded.checked.programs:
-            known = by_label.get(program.label)
-            if known is not None and known.content != program.content:
-                where = job.loaded.checked.texts[program.label].file
-                message = f"{program} was deployed in this state with other content"
-                problems.append(
-                    Problem(where, 1, 1, "version", "version-reused", message, "give the new content a new version")
-                )
-        if problems:
-            raise FlowError(problems, job.loaded.checked.titles)
+        refuse_reused_versions(job.loaded.checked, {one.label: one.content for one in file.flows})
         self._check_users_inside(file, cut)
 
     def _check_partitions(self, file: StateFile, cut: Cut, partitions: list[PartitionPlan]) -> None:
@@ -244,13 +234,12 @@ class Course:
 
     def _check_users_inside(self, file: StateFile, cut: Cut) -> None:
         """Refuse flows that lack a version, or make it a draft, while users are in it."""
-        running = {program.label for program in self.job.loaded.checked.programs if program.state != "draft"}
-        gone = [one for one in file.flows if one.in_force and f"{one.flow}\x1f{one.version}" not in running]
+        gone = left_out(self.job.loaded.checked, [one.label for one in file.flows if one.in_force])
         if not gone:
             return
         totals = self._totals(file, cut)
-        stuck = [(one, inside(totals.get(f"{one.flow}\x1f{one.version}", {}))) for one in gone]
-        listed = [f"{one.flow} v{one.version}: {number} inside" for one, number in stuck if number > 0]
+        stuck = [(label, inside(totals.get(label, {}))) for label in gone]
+        listed = [f"{' v'.join(of_label(label))}: {number} inside" for label, number in stuck if number > 0]
         if listed:
             raise UsageError(
                 "users are still in versions that these flows lack: " + "; ".join(listed) + ": "

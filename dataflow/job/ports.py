@@ -1,4 +1,4 @@
-"""What the engine calls, without the engine: the step of a source partition, and that of a shard.
+"""The ports of the engine: what it calls for a source partition, and for a shard, without knowing more of either.
 
 Both take and return plain values, so another engine, or a simulation of one, can drive the same code.
 """
@@ -8,14 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 from dataflow.job.worker import Worker
-from dataflow.read.partition import Outgoing
+from dataflow.read.partition import Parcel
 from dataflow.shard import Delivery, Shard
-from state.records import pack, unpacked
-
-# What goes from a source partition to a shard: the shard's number, then the partition's number, watermark, phase,
-# records and dead letters. Between processes the records travel as one piece of bytes, since the engine pickles item
-# by item.
-Parcel = Outgoing
+from state.records import packed, unpacked
 
 
 def shard_key(number: int) -> str:
@@ -23,7 +18,7 @@ def shard_key(number: int) -> str:
     return str(number)
 
 
-class PartitionStep:
+class PartitionPort:
     """One source partition: brings what it says to the shards."""
 
     def __init__(self, worker: Worker, number: int, resumed: list[int] | None) -> None:
@@ -50,10 +45,9 @@ class PartitionStep:
         out = partition.wait() if self.worker.holds_too_much(partition) else partition.step()
         self.worker.note_position(self._name, partition)
         if self._packs:
-            return [
-                (keys[one[0]], (*one[:4], pack(one[4]) if isinstance(one[4], list) else one[4], one[5])) for one in out
-            ]
-        return [(keys[one[0]], one) for one in out]
+            # Between processes the records travel as one piece of bytes, since the engine pickles item by item.
+            return [(keys[one.shard], one._replace(records=packed(one.records))) for one in out]
+        return [(keys[one.shard], one) for one in out]
 
     def snapshot(self) -> list[int]:
         """Return where to go on, `[next offset, stream time]`, at the end of an epoch."""
@@ -63,10 +57,10 @@ class PartitionStep:
         self._partition.close()
 
 
-class ShardStep:
+class ShardPort:
     """One shard of the users: translates, decides nothing.
 
-    The engine does not say which key it builds a step for; the first parcel does.
+    The engine does not say which key it builds a port for; the first parcel does.
 
     Args:
         resumed: what `snapshot` returned at the cut to go on from, None for a shard that has none.
@@ -81,13 +75,13 @@ class ShardStep:
     def on_batch(self, values: list[Parcel]) -> None:
         shard = self._shard
         if shard is None:
-            self._number = values[0][0]
+            self._number = values[0].shard
             shard = self._shard = self.worker.open_shard(self._number, self._resumed[0] if self._resumed else 0)
         deliveries: list[Delivery] = []
-        for _, source, mark, phase, records, dead in values:
-            deliveries.append((source, mark, phase, unpacked(records)))
-            if dead:
-                self.worker.emitter.emit_dead(dead)
+        for one in values:
+            deliveries.append(Delivery(one.source, one.mark_ms, one.phase, unpacked(one.records)))
+            if one.dead:
+                self.worker.emitter.emit_dead(one.dead)
         shard.take(deliveries)
         self.worker.emit(shard)
 

@@ -31,6 +31,7 @@ from dataflow.read.intake import Counts, Intake, dead_shard, head_time
 from dataflow.read.partition import Partition
 from dataflow.read.progress import ProgressLog, read_progress
 from dataflow.read.scanner import MISSING, NativeFormat
+from dataflow.read.streamtime import StreamTime
 from dataflow.shard import Shard
 from operators.language.workspace import DEAD_LETTERS, JOURNAL
 from operators.machine.outbox import Totals
@@ -176,12 +177,11 @@ class Worker:
             partition=plan.partition,
             source=number,
             shards=self.plan.shards,
-            stream_ms=stream_ms,
-            raises=noted,
+            time=StreamTime(stream_ms, noted),
             is_file=is_file,
             head_ms=head_time(Path(plan.topic), self._format) if is_file and stream_ms <= 0 else 0,
         )
-        intake.raise_at(position)
+        intake.time.reach_at(position)
         self.counts[plan.key] = intake.counts
         return Partition(
             number,
@@ -207,11 +207,11 @@ class Worker:
         """
         if self.plan.ordered or self._replays or sum(shard.held for shard in self.shards.values()) < self.held_max:
             return False
-        return partition.intake.stream_ms > min(shard.time_ms for shard in self.shards.values())
+        return partition.time.now_ms > min(shard.time_ms for shard in self.shards.values())
 
     def note_position(self, name: str, partition: Partition) -> None:
         """Note how far *partition* has come, for the next report."""
-        self.positions[name] = (partition.position, partition.lag, partition.intake.stream_ms)
+        self.positions[name] = (partition.position, partition.lag, partition.time.now_ms)
         self.disagreements[name] = (partition.ahead_ms, partition.late_ms)
 
     # ---- telling the parent ------------------------------------------------------------------------------------

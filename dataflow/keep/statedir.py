@@ -20,6 +20,7 @@ import msgspec
 
 from dataflow.flows import UsageError
 from dataflow.keep.files import DiskFolder, Folder
+from operators.ids import label_of
 
 STATE_FORMAT: Final = 1
 STATE_FILE: Final = "nudge.json"
@@ -37,6 +38,11 @@ class DeployedFlow(msgspec.Struct):
     file: str
     text: str
     in_force: bool = True
+
+    @property
+    def label(self) -> str:
+        """What counts call the version: `<flow> 0x1F <version>`."""
+        return label_of(self.flow, self.version)
 
 
 class RunNote(msgspec.Struct):

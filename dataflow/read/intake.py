@@ -15,6 +15,7 @@ import msgspec
 
 from connectors.file_source import FilePartition
 from connectors.sources import Batch
+from dataflow.read.streamtime import StreamTime
 from operators.conditions.index import NO_HITS, MatchIndex
 from state.iso import TIME_MS_MAX
 from state.outgoing import RAW_KEPT_BYTES, DeadLetter
@@ -76,9 +77,7 @@ class Intake:
     Args:
         topic: the topic's name, or the file's.
         source: the number of the partition in the job.
-        stream_ms: the stream time at which to go on.
-        raises: (offset, stream time) pairs by offset: from this offset on time had come at least so far in an earlier
-            attempt, and what was decided then must come out the same.
+        time: the partition's stream time, which the records move on.
         is_file: default message ids are `<name>-<line>` instead of `<topic>-<partition>-<offset>`.
         head_ms: the stream time of records without any, before the first that has one.
     """
@@ -92,8 +91,7 @@ class Intake:
         partition: int,
         source: int,
         shards: int,
-        stream_ms: int = -1,
-        raises: list[tuple[int, int]] | None = None,
+        time: StreamTime | None = None,
         is_file: bool = False,
         head_ms: int = 0,
     ) -> None:
@@ -106,30 +104,25 @@ class Intake:
         self._prefix = f"{topic}-" if is_file else f"{topic}-{partition}-"
         self._head_ms = head_ms
         self._scanner = records.scanner(prefix=self._prefix, source=source, shards=shards, head_ms=head_ms)
-        self._raises = sorted(raises or [], reverse=True)  # The next one is last.
-        self.stream_ms = stream_ms
+        self.time = time or StreamTime()
         self.counts = Counts()
-
-    def raise_at(self, position: int) -> None:
-        """Raise stream time to where it had come at *position* in an earlier attempt."""
-        raises = self._raises
-        while raises and raises[-1][0] <= position:
-            self.stream_ms = max(self.stream_ms, raises.pop()[1])
 
     def take(self, batch: Batch) -> tuple[dict[int, Inputs], list[DeadLetter]]:
         """Return what each shard gets of *batch*, and what could not be read."""
         dead: list[DeadLetter] = []
         by_shard: dict[int, Inputs] = {}
         self.counts.records += len(batch.values)
-        if self._scanner is not None and not self._raises:
+        time = self.time
+        if self._scanner is not None and not time.is_replayed:
 
             def slowly(position: int, stream_ms: int) -> tuple[int, bytes, int]:
-                self.stream_ms = stream_ms
+                time.reach(stream_ms)
                 one = self._take_one(batch, position, dead)
-                return self.stream_ms, b"" if one is None else pack(one), 0 if one is None else self._shard_of(one)
+                return time.now_ms, b"" if one is None else pack(one), 0 if one is None else self._shard_of(one)
 
             values, arrived_ms, offsets = batch
-            packed, self.stream_ms, relevant = self._scanner.take(values, arrived_ms, offsets, self.stream_ms, slowly)
+            packed, stream_ms, relevant = self._scanner.take(values, arrived_ms, offsets, time.now_ms, slowly)
+            time.reach(stream_ms)
             self.counts.relevant += relevant
             by_shard.update(packed)
             return by_shard, dead
@@ -148,12 +141,12 @@ class Intake:
         """Return what comes of the record at *position*: this says what the scanner has to do with a batch."""
         raw, offset = batch.values[position], batch.offsets[position]
         arrived_ms = None if batch.arrived_ms is None else batch.arrived_ms[position]
-        self.raise_at(offset)
+        self.time.reach_at(offset)
         record = self._decode(raw) if arrived_ms is None or arrived_ms <= TIME_MS_MAX else _NO_TIME
         if isinstance(record, Reject):
             dead.append(self._dead_letter(offset, raw, record))  # It does not move time.
             return None
-        now = self.stream_ms = max(self.stream_ms, self._own_time(record) if arrived_ms is None else arrived_ms)
+        now = self.time.reach(self._own_time(record) if arrived_ms is None else arrived_ms)
         if record.kind == EVENT:
             matcher = self._matchers.get(record.name)
             hits = NO_HITS if matcher is None else matcher(record.properties)
@@ -185,7 +178,7 @@ class Intake:
         at_ms = record.at_ms if record.received_ms is None else record.received_ms
         if at_ms is None:
             # It is 0 as long as no record had any, in earlier runs too.
-            return self._head_ms if self.stream_ms <= 0 else self.stream_ms
+            return self._head_ms if self.time.now_ms <= 0 else self.time.now_ms
         return at_ms
 
     def _dead_letter(self, offset: int, value: bytes, reject: Reject) -> DeadLetter:

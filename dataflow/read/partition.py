@@ -7,7 +7,7 @@ the progress log has where it ends and what time it is, so that a replay gives e
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from connectors.sources import SourcePartition
 from dataflow.read.clock import SteadyClock
@@ -22,8 +22,19 @@ BIG_BATCH: Final = 1_000
 MARK_EVERY_S: Final = 0.05  # How often all shards hear of time that moves on without records for them.
 WARN_EVERY_MS: Final = 600_000
 
-# What goes to one shard: its number, then the partition's number, watermark, phase, records and dead letters.
-Outgoing = tuple[int, int, int, int, Inputs, list[DeadLetter]]
+
+class Parcel(NamedTuple):
+    """What one source partition says to one shard: its watermark (ms) and phase, and the shard's records.
+
+    Dead letters of the partition go through one shard, too.
+    """
+
+    shard: int
+    source: int
+    mark_ms: int
+    phase: int
+    records: Inputs
+    dead: list[DeadLetter]
 
 
 class Partition:
@@ -56,6 +67,7 @@ class Partition:
         warn: Callable[[str], object] = lambda _: None,
     ) -> None:
         self.intake = intake
+        self.time = intake.time
         self.is_idle = False
         self.is_finished = False
         self.position = reader.position
@@ -80,7 +92,7 @@ class Partition:
         self._by_clock_ms = -1  # What the clock said, as long as no record came since.
         self._warned_at = -WARN_EVERY_MS
 
-    def step(self) -> list[Outgoing]:
+    def step(self) -> list[Parcel]:
         """Read what is there and return what goes out."""
         reader, intake, end = self._reader, self.intake, self._end
         batch = reader.poll(RECORDS_AT_ONCE)
@@ -92,20 +104,20 @@ class Partition:
         dead: list[DeadLetter] = []
         read = len(batch.values)
         if read:
-            if intake.stream_ms > self._noted[1]:
+            if self.time.now_ms > self._noted[1]:
                 # The clock has moved time since the last note, and these records are raised to it.
-                self._note(self.position, intake.stream_ms)
+                self._note(self.position, self.time.now_ms)
             by_shard, dead = intake.take(batch)
             if end is None and batch.arrived_ms is not None:
                 self._compare_with_the_clock(batch.arrived_ms)
         elif end is None:
             self._follow_the_clock()
-        intake.raise_at(position)
+        self.time.reach_at(position)
         self.is_idle = not read
         self.position = position
         return self._outgoing(by_shard, dead, read)
 
-    def wait(self) -> list[Outgoing]:
+    def wait(self) -> list[Parcel]:
         """Read nothing for now; only say what time it is."""
         self.is_idle = True
         return self._outgoing({}, [], 0)
@@ -118,12 +130,12 @@ class Partition:
     def _follow_the_clock(self) -> None:
         """At the end of the partition time goes with the clock, less the slack for records on their way."""
         reached = self._reader.reached_end()
-        if reached is not None and reached.at_ms - self._slack_ms > self.intake.stream_ms:
-            self.intake.stream_ms = self._by_clock_ms = reached.at_ms - self._slack_ms
+        if reached is not None and reached.at_ms - self._slack_ms > self.time.now_ms:
+            self._by_clock_ms = self.time.reach(reached.at_ms - self._slack_ms)
 
     def _compare_with_the_clock(self, stamps_ms: list[int]) -> None:
         """Measure how far stamps and clock disagree: both decide when waits end."""
-        stream_ms, now = self.intake.stream_ms, self._clock.wall_ms()
+        stream_ms, now = self.time.now_ms, self._clock.wall_ms()
         self._clock.confirm(stream_ms)
         self.ahead_ms = max(0, stream_ms - now)
         self.late_ms = max(0, self._by_clock_ms - min(stamps_ms))
@@ -143,8 +155,8 @@ class Partition:
         self._progress.note(position, stream_ms)
         self._noted = (position, stream_ms)
 
-    def _outgoing(self, by_shard: dict[int, Inputs], dead: list[DeadLetter], read: int) -> list[Outgoing]:
-        mark = self.intake.stream_ms
+    def _outgoing(self, by_shard: dict[int, Inputs], dead: list[DeadLetter], read: int) -> list[Parcel]:
+        mark = self.time.now_ms
         phase = OPEN if not self.is_finished else CLOSED if self._closes else HALTED
         now = self._monotonic_s()
         to_all = self.is_finished or (
@@ -163,14 +175,14 @@ class Partition:
             self._told_at, self._told_ms = now, mark
             shards = range(self._shards)
         return [
-            (shard, self._number, mark, phase, by_shard.get(shard, []), dead if shard == dead_to else [])
+            Parcel(shard, self._number, mark, phase, by_shard.get(shard, []), dead if shard == dead_to else [])
             for shard in shards
         ]
 
     def snapshot(self) -> list[int]:
         """Return where to go on after this epoch, and at which time."""
         self._progress.roll(self.position)
-        return [self.position, self.intake.stream_ms]
+        return [self.position, self.time.now_ms]
 
     def close(self) -> None:
         self._reader.close()

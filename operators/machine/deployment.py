@@ -9,6 +9,7 @@ from typing import Final
 from operators.conditions.index import Hits, MatchIndex
 from operators.conditions.tree import Condition
 from operators.conditions.wanted import Wanted
+from operators.ids import label_of
 from operators.language.values import DAY
 from operators.machine.memory import Memory
 from operators.program.program import Program
@@ -109,7 +110,7 @@ class Deployment:
             paused = self.paused
         due = NEVER
         for journey in journeys:
-            if paused and f"{journey.flow}\x1f{journey.version}" in paused:
+            if paused and label_of(journey.flow, journey.version) in paused:
                 continue
             for branch in journey.branches:
                 if branch.wake_ms < due:  # noqa: PLR1730 - a call of min() per branch shows in profiles.

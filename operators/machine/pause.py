@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from operators.ids import label_of
 from operators.machine.deployment import Deployment
 from state.user import User
 
@@ -31,7 +32,7 @@ class PauseChange:
 
     def concerns(self, user: User) -> bool:
         """Tell whether *user* is in a flow that pauses or goes on."""
-        return any(f"{journey.flow}\x1f{journey.version}" in self._changed for journey in user.journeys)
+        return any(label_of(journey.flow, journey.version) in self._changed for journey in user.journeys)
 
     def due_before(self, user: User) -> int:
         """Return when *user* was to be looked at while the flows stood as before, or `NEVER`."""
@@ -40,6 +41,6 @@ class PauseChange:
     def resume(self, user: User, now: int) -> None:
         """Let what fell due in flows that go on act as of *now*."""
         for journey in user.journeys:
-            if f"{journey.flow}\x1f{journey.version}" in self._resumed:
+            if label_of(journey.flow, journey.version) in self._resumed:
                 for branch in journey.branches:
                     branch.wake_ms = max(branch.wake_ms, now)

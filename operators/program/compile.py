@@ -12,6 +12,7 @@ import orjson
 from operators.conditions.tree import key_text, where_field
 from operators.conditions.wanted import Wanted
 from operators.conditions.when import Clause
+from operators.ids import label_of
 from operators.language.flow import Entry, Flow
 from operators.language.localtime import zone_of
 from operators.language.model import checked, keys_of
@@ -68,7 +69,7 @@ def compile_flow(problems: Problems, workspace: Workspace) -> Program | None:
         tally_names=tally_names,
         hears=frozenset(_heard_by(build.nodes.values(), exits, tallies)),
         content=content_hash(raw),
-        label=f"{flow.flow}\x1f{flow.version}",
+        label=label_of(flow.flow, flow.version),
         is_paused=flow.state == "paused",
     )
 

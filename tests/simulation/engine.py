@@ -17,9 +17,10 @@ from random import Random
 from typing import Any
 
 from dataflow.job.plan import Plan
-from dataflow.job.ports import Parcel, PartitionStep, ShardStep, shard_key
+from dataflow.job.ports import PartitionPort, ShardPort, shard_key
 from dataflow.job.worker import Worker
 from dataflow.keep.recovery import FLOW_ID, SHARD_STEP, SOURCE_STEP
+from dataflow.read.partition import Parcel
 from tests.simulation.fate import Fate, Killed
 
 SOURCE = f"{FLOW_ID}.{SOURCE_STEP}"
@@ -91,7 +92,7 @@ class Process:
 
     def __init__(self, worker: Worker) -> None:
         self.worker = worker
-        self.shards: dict[str, ShardStep] = {}
+        self.shards: dict[str, ShardPort] = {}
         self.arrived: dict[int, deque[tuple[str, Parcel]]] = {}
         self.awake: set[str] = set()
         self.is_alive = True
@@ -130,7 +131,7 @@ class Execution:
         self._processes = [Process(worker) for worker in workers]
         self._number, self._epoch, loaded = recovery.begin(len(workers))
         self._homes = {shard_key(shard): chance.choice(self._processes) for shard in range(plan.shards)}
-        self._partitions: dict[int, tuple[Process, PartitionStep]] = {}
+        self._partitions: dict[int, tuple[Process, PartitionPort]] = {}
         self._loaded = loaded
         self._rows: list[tuple[str, str, int, Any]] = []
         self._late_fronts: set[int] = set()
@@ -160,11 +161,11 @@ class Execution:
         for (step, key), snapshot in self._loaded.items():
             if step == SHARD:
                 home = self._homes[key]
-                home.shards[key] = ShardStep(home.worker, snapshot)
+                home.shards[key] = ShardPort(home.worker, snapshot)
         for number, partition in enumerate(self._plan.partitions):
             process = self._actor = self._chance.choice(self._processes)
             resumed = self._loaded.get((SOURCE, partition.key))
-            self._partitions[number] = (process, PartitionStep(process.worker, number, resumed))
+            self._partitions[number] = (process, PartitionPort(process.worker, number, resumed))
 
     def _run_epoch(self) -> None:
         self._ended = set()
@@ -241,7 +242,7 @@ class Execution:
                 by_key.setdefault(key, []).append(parcel)
         for key in sorted(by_key):
             if key not in process.shards:
-                process.shards[key] = ShardStep(process.worker, None)
+                process.shards[key] = ShardPort(process.worker, None)
             process.awake.add(key)
             for parcel in by_key[key]:
                 self._watch(parcel)

@@ -261,7 +261,7 @@ def do_not_note_what_the_clock_said(patch: Patch) -> None:
     step = Partition.step
 
     def as_if_noted(self: Partition) -> Any:
-        self._noted = (-2, max(self._noted[1], self.intake.stream_ms))
+        self._noted = (-2, max(self._noted[1], self.time.now_ms))
         return step(self)
 
     patch.setattr(Partition, "step", as_if_noted)

@@ -169,7 +169,7 @@ def test_a_partition_that_cannot_be_read_holds_time_back_for_all_and_is_seen_to_
     one.send(other, "buy")
     one.advance(5 * HOUR)
     assert one.actions == []
-    times = {one.broker.partition_of(user): one.partitions[one.broker.partition_of(user)].intake.stream_ms for user in
+    times = {one.broker.partition_of(user): one.partitions[one.broker.partition_of(user)].time.now_ms for user in
              (waiting, other)}  # fmt: skip
     assert START + 10 * MINUTE - 2 * SLACK <= times[one.broker.partition_of(other)] <= START + 10 * MINUTE
     assert times[one.broker.partition_of(waiting)] >= START + 5 * HOUR

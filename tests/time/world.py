@@ -20,7 +20,8 @@ from dataflow.read.intake import Intake
 from dataflow.read.partition import Partition
 from dataflow.read.progress import ProgressLog, read_progress
 from dataflow.read.scanner import NativeFormat
-from dataflow.shard import Shard
+from dataflow.read.streamtime import StreamTime
+from dataflow.shard import Delivery, Shard
 from operators.machine.deployment import Deployment
 from state.iso import format_ms
 from state.records import unpacked
@@ -147,9 +148,9 @@ class World:
             noted = [pair for pair in read_progress(self._folder, key) if pair[0] >= position]
             intake = Intake(
                 self._deployment.index, NativeFormat(self._deployment.index.table()), topic="events",
-                partition=number, source=number, shards=SHARDS, stream_ms=stream_ms, raises=noted,
+                partition=number, source=number, shards=SHARDS, time=StreamTime(stream_ms, noted),
             )  # fmt: skip
-            intake.raise_at(position)
+            intake.time.reach_at(position)
             self.partitions.append(
                 Partition(
                     number, Reader(self.broker, number, position, self.ends), intake,
@@ -196,7 +197,7 @@ class World:
                     self.ends.note("events", number, len(records), self.clock.now_ms())
         for partition in self.partitions:
             for shard, source, mark, phase, inputs, _ in partition.step():
-                self.shards[shard].take([(source, mark, phase, unpacked(inputs))])
+                self.shards[shard].take([Delivery(source, mark, phase, unpacked(inputs))])
         for shard in self.shards:
             for record in [*actions_of(shard), *journal_of(shard)]:
                 key = (record["user_id"], record.get("channel", "journal"), record["seq"])
