@@ -19,11 +19,11 @@ import msgspec
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue, models_json_schema
 from pydantic_core import core_schema
 
-from operators.conditions.tree import NEGATIONS, TESTS
-from operators.conditions.when import DidModel, LocalTime
+from operators.conditions.arguments import ISO_PATTERN, MOMENT_SCHEMA, SCALAR_SCHEMA, Schema, list_of
+from operators.conditions.tests import TESTS
+from operators.conditions.when import KEYWORDS
 from operators.language.flow import Flow
-from operators.language.model import CLAUSES_MAX, EVENT_NAME_MAX, Model
-from operators.language.values import DURATION_PATTERN
+from operators.language.model import EVENT_NAME_MAX, Model
 from operators.language.workspace import Workspace
 from operators.steps import KINDS
 from operators.triggers.event import Trigger, TriggerAny
@@ -38,69 +38,22 @@ from state.outgoing import (
     SendReason,
 )
 
-Schema = dict[str, Any]
-
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 
 
 # ---- values --------------------------------------------------------------------------------------------------------
 
 _DATE: Final = r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
-_CLOCK: Final = r"[0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]+)?)?"
-_ISO: Final = rf"^{_DATE}([T ]{_CLOCK}(Z|[+-][0-9]{{2}}:?[0-9]{{2}})?)?$"
 _PATH: Final = r"[^.]+(\.[^.]+)*"  # No part of a path is empty.
 _ID: Final = r"^[0-9a-f]{32}$"
-_TEMPLATE: Final = r"\{[{%]"
-
-_MOMENT: Final[Schema] = {
-    "type": "string",
-    "pattern": _ISO,
-    "description": "ISO 8601 with offset, such as 2026-11-01T00:00:00+08:00",
-}
-_MOMENT_OR_TEMPLATE: Final[Schema] = {"anyOf": [_MOMENT, {"type": "string", "pattern": _TEMPLATE}]}
-_DURATION: Final[Schema] = {"type": "string", "pattern": DURATION_PATTERN, "description": "such as 90s, 30m, 1d12h"}
-_SCALAR: Final[Schema] = {"type": ["string", "number", "boolean"]}
-_ORDERED: Final[Schema] = {"type": ["string", "number"]}
 _TEXT: Final[Schema] = {"type": "string"}
-_NOT_YET: Final[Schema] = {"not": {}, "description": "not supported yet"}
 
 
 def _ref(name: str) -> Schema:
     return {"$ref": f"#/$defs/{name}"}
 
 
-def _list_of(item: Schema, *, most: int | None = None) -> Schema:
-    """Return the schema of a list with at least one *item*."""
-    return {"type": "array", "minItems": 1, "items": item} | ({} if most is None else {"maxItems": most})
-
-
 # ---- conditions ----------------------------------------------------------------------------------------------------
-
-# What each test of `operators/conditions/tree.py` compares with, and when it holds.
-_ARGUMENTS: Final[dict[str, tuple[Schema, str]]] = {
-    "eq": (_SCALAR, "equal; numbers by value, true is not 1"),
-    "ne": (_SCALAR, "not equal, or missing"),
-    "in": (_list_of(_SCALAR), "one of these"),
-    "not_in": (_list_of(_SCALAR), "none of these, or missing"),
-    "gt": (_ORDERED, "greater: number with number, text with text"),
-    "gte": (_ORDERED, "greater or equal"),
-    "lt": (_ORDERED, "less: number with number, text with text"),
-    "lte": (_ORDERED, "less or equal"),
-    "between": (_list_of(_ORDERED) | {"minItems": 2, "maxItems": 2}, "from the first to the second, both included"),
-    "contains": (_SCALAR, "a text with this in it, or a list with this value"),
-    "not_contains": (_SCALAR, "the opposite of contains; holds for what is missing"),
-    "starts_with": (_TEXT, "a text that begins like this"),
-    "ends_with": (_TEXT, "a text that ends like this"),
-    "matches": (
-        {"type": "string", "not": {"pattern": _TEMPLATE}},
-        "a text in which this RE2 regular expression is found",
-    ),
-    "exists": ({"type": "boolean"}, "whether there is a value that is not null"),
-    "before": (_MOMENT_OR_TEMPLATE, "an ISO time before this moment"),
-    "after": (_MOMENT_OR_TEMPLATE, "an ISO time after this moment"),
-    "within_last": (_DURATION, "an ISO time at most so long ago"),
-    "within_next": (_DURATION, "an ISO time at most so far ahead"),
-}
 
 
 def _described(schema: Schema, description: str) -> Schema:
@@ -109,24 +62,23 @@ def _described(schema: Schema, description: str) -> Schema:
 
 def _conditions() -> Schema:
     """Return the definitions of `where`, of `when`, and of the tests in both."""
-    tests = {op: _described(*_ARGUMENTS[op]) for op in (*TESTS, *NEGATIONS)}
+    tests = {name: _described(kind.argument.schema, kind.says) for name, kind in TESTS.items()}
 
     def groups(name: str) -> Schema:
-        each = _list_of(_ref(name))
+        each = list_of(_ref(name))
         return {
             "any": _described(each, "at least one of these holds"),
             "all": _described(each, "each of these holds"),
             "not": _described(_ref(name), "this does not hold"),
         }
 
-    did = {"anyOf": [_ref("Did"), _ref("DidSeveral")]}
-    return {
+    definitions: Schema = {
         "Test": {
             "title": "test",
             "description": "a value, a list of values, or tests such as {gte: 50}; null: there is no value",
             "anyOf": [
                 {"type": ["string", "number", "boolean", "null"], "description": "equal to this; null: no value"},
-                _described(_list_of(_SCALAR), "one of these"),
+                _described(list_of(SCALAR_SCHEMA), "one of these"),
                 {"type": "object", "minProperties": 1, "additionalProperties": False, "properties": tests},
             ],
         },
@@ -148,28 +100,15 @@ def _conditions() -> Schema:
             "minProperties": 1,
             "properties": {
                 **groups("When"),
-                "did": {**did, "description": "so many such events came"},
-                "did_not": {**did, "description": "the opposite of did"},
-                "local_time": _ref("LocalTime"),
-                "cap_left": _NOT_YET,
-                "audience": _NOT_YET,
+                **{name: keyword.schema for name, keyword in KEYWORDS.items()},
             },
             "patternProperties": {rf"^(profile|entry)\.{_PATH}$": _ref("Test")},
             "additionalProperties": False,
         },
-        "DidSeveral": {
-            "title": "did any / all",
-            "description": f"up to {CLAUSES_MAX} events, of which one or each must have come",
-            "type": "object",
-            "minProperties": 1,
-            "maxProperties": 1,
-            "properties": {
-                "any": _described(_list_of(_ref("Did"), most=CLAUSES_MAX), "at least one of these"),
-                "all": _described(_list_of(_ref("Did"), most=CLAUSES_MAX), "each of these"),
-            },
-            "additionalProperties": False,
-        },
     }
+    for keyword in KEYWORDS.values():
+        definitions.update(keyword.definitions)
+    return definitions
 
 
 # ---- from the models -----------------------------------------------------------------------------------------------
@@ -217,7 +156,7 @@ def _tidied(schema: Any, short: dict[str, str]) -> Any:
     if not isinstance(schema, dict):
         return schema
     if schema.get("format") == "date-time":
-        return dict(_MOMENT)  # `date-time` would refuse a date alone, or a space instead of the T.
+        return dict(MOMENT_SCHEMA)  # `date-time` would refuse a date alone, or a space instead of the T.
     tidied = {key: _tidied(value, short) for key, value in schema.items()}
     if isinstance(schema.get("$ref"), str):
         name = schema["$ref"].rpartition("/")[2]
@@ -265,7 +204,8 @@ def _references(schema: Any) -> Iterator[str]:
 def flow_schema() -> Schema:
     """Return the JSON Schema of flow files."""
     parts = [part for kind in KINDS.values() for part in kind.parts]
-    definitions = _definitions(Flow, Trigger, TriggerAny, *KINDS.values(), *parts, DidModel, LocalTime)
+    of_keywords = [model for keyword in KEYWORDS.values() for model in keyword.models]
+    definitions = _definitions(Flow, Trigger, TriggerAny, *KINDS.values(), *parts, *of_keywords)
     kinds = []
     for kind, model in KINDS.items():
         name = model.__name__.removesuffix("Model")
@@ -294,7 +234,7 @@ def workspace_schema() -> Schema:
 
 _TIME_IN: Final[Schema] = {
     "anyOf": [
-        {"type": "string", "pattern": _ISO},
+        {"type": "string", "pattern": ISO_PATTERN},
         {"type": "number", "exclusiveMinimum": -1, "exclusiveMaximum": TIME_MS_MAX + 1},
         {"type": "null"},
     ]

@@ -8,14 +8,14 @@ from __future__ import annotations
 from typing import Any, Literal, Protocol
 from zoneinfo import ZoneInfo
 
+from operators.conditions.base import Context
 from operators.conditions.wanted import Wanted
-from operators.conditions.when import UserContext
 from operators.templates import Scope, Template
 from state.outgoing import Cause, JournalKind, SendReason
 from state.user import Branch, Journey, User
 
 
-class Visit(UserContext, Scope, Protocol):
+class Visit(Context, Scope, Protocol):
     """One user at one step of one journey, at stream time `now` (ms).
 
     Conditions ask it (`value`, `count`, ..), and templates find their fields in it (`profile`, `entry`, ..).

@@ -8,9 +8,12 @@ import orjson
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from operators.conditions.base import Condition
 from operators.conditions.codegen import compile_condition
 from operators.conditions.index import MatchIndex
-from operators.conditions.tree import Condition, Dialect, dig, parse_condition, where_field
+from operators.conditions.parse import Dialect, parse_condition
+from operators.conditions.values import dig
+from operators.conditions.where import where_field
 from operators.language.problems import Document, Problems
 from tests.intake import taken
 
@@ -73,7 +76,7 @@ class Judged:
 
 def parsed(where: dict[str, Any]) -> tuple[Condition | None, Problems]:
     problems = Problems(Document("test", where))
-    dialect = Dialect(where_field, templates=False, no_templates_because="this is a test")
+    dialect = Dialect(where_field, no_templates="this is a test")
     return parse_condition(where, ("where",), problems, dialect), problems
 
 

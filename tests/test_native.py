@@ -19,8 +19,9 @@ from connectors.sources import Batch
 from dataflow.read.intake import Intake
 from dataflow.read.scanner import MISSING, NativeFormat
 from dataflow.read.streamtime import StreamTime
+from operators.conditions.base import Condition
 from operators.conditions.index import MatchIndex
-from operators.conditions.tree import Condition, parse_where
+from operators.conditions.where import parse_where
 from operators.language.problems import Document, Problems
 from state.records import EVENT, IDENTIFY, MEMBERSHIP, RECEIPT, Record, Reject, unpacked
 from tests.intake import taken

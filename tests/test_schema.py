@@ -16,7 +16,7 @@ from jsonschema import Draft202012Validator
 from connectors.formats.native import NAME_CHARACTERS_MAX, USER_ID_CHARACTERS_MAX, decode
 from dataflow.cli import main
 from dataflow.flows import find_flows
-from operators.conditions.tree import NEGATIONS, TESTS
+from operators.conditions.tests import TESTS
 from operators.language.flowfile import read_document
 from operators.language.workspace import Workspace, read_workspace
 from operators.program.flows import FlowText, compile_texts
@@ -112,7 +112,7 @@ def test_every_kind_of_step_is_in_it() -> None:
 
 def test_a_new_test_of_conditions_cannot_be_forgotten() -> None:
     tests = SCHEMAS["flow"]()["$defs"]["Test"]["anyOf"][2]["properties"]
-    assert set(tests) == {*TESTS, *NEGATIONS}
+    assert set(tests) == set(TESTS)
 
 
 # ---- flows ---------------------------------------------------------------------------------------------------------
@@ -225,7 +225,7 @@ def test_every_test_of_a_value_can_be_written() -> None:
     flow = asking(**ALL_TESTS)
     assert codes(flow) == set()
     assert complaints(FLOW, flow) == []
-    assert set(ALL_TESTS) == {*TESTS, *NEGATIONS}
+    assert set(ALL_TESTS) == set(TESTS)
 
 
 START = "flow: f\ntrigger: {event: a}\n"

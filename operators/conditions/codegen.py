@@ -9,20 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from operators.conditions.tree import (
-    NEGATIONS,
-    TESTS,
-    All,
-    Condition,
-    Not,
-    Some,
-    Test,
-    contains,
-    dig,
-    iso_time,
-    matches,
-    pattern,
-)
+from operators.conditions.base import Condition
+from operators.conditions.tests import TESTS
+from operators.conditions.tree import All, Not, Some, Test
+from operators.conditions.values import dig
 
 Judge = Callable[[dict[str, Any]], bool]
 
@@ -43,14 +33,7 @@ def compile_condition(condition: Condition) -> Judge:
 
 class _Writer:
     def __init__(self) -> None:
-        self.names: dict[str, Any] = {
-            "NUMBERS": frozenset((int, float)),
-            "dig": dig,
-            "contains": contains,
-            "matches": matches,
-            "iso": iso_time,
-            "TESTS": TESTS,
-        }
+        self.names: dict[str, Any] = {"dig": dig}
         self.lines: list[str] = []
         self._values: dict[tuple[str, ...], str] = {}
 
@@ -63,10 +46,13 @@ class _Writer:
             return f"(not {self.expression(condition.item)})"
         if not isinstance(condition, Test) or condition.templated or condition.root != "properties":
             raise TypeError(f"cannot be compiled: {condition}")
-        positive = NEGATIONS.get(condition.op)
-        if positive is not None:
-            return f"(not {self._test(positive, condition)})"
-        return self._test(condition.op, condition)
+        kind = TESTS[condition.op]
+        if kind.needs_time:
+            raise TypeError(f"cannot be compiled: {condition}")
+        v = self._value(condition.path)
+        if kind.code is not None:
+            return kind.code(self._bind, v, condition.wanted)
+        return f"{self._bind(kind.holds)}({v}, {self._bind(condition.wanted)}, 0)"
 
     def _bind(self, value: Any) -> str:
         name = f"k{len(self.names)}"
@@ -81,49 +67,3 @@ class _Writer:
             bound = self._bind(path[0] if len(path) == 1 else path)
             self.lines.append(f"{name} = p.get({bound})" if len(path) == 1 else f"{name} = dig(p, {bound})")
         return name
-
-    def _test(self, op: str, test: Test) -> str:
-        v, wanted = self._value(test.path), test.wanted
-        if op == "eq":
-            return self._equal(v, wanted)
-        if op == "in":
-            return self._member(v, wanted)
-        if op in ("gt", "gte", "lt", "lte"):
-            sign = {"gt": ">", "gte": ">=", "lt": "<", "lte": "<="}[op]
-            kind = f"{v}.__class__ is str" if isinstance(wanted, str) else f"{v}.__class__ in NUMBERS"
-            return f"({kind} and {v} {sign} {self._bind(wanted)})"
-        if op == "between":
-            kind = f"{v}.__class__ is str" if isinstance(wanted[0], str) else f"{v}.__class__ in NUMBERS"
-            return f"({kind} and {self._bind(wanted[0])} <= {v} <= {self._bind(wanted[1])})"
-        if op == "contains":
-            return f"contains({v}, {self._bind(wanted)})"
-        if op == "starts_with":
-            return f"({v}.__class__ is str and {v}.startswith({self._bind(wanted)}))"
-        if op == "ends_with":
-            return f"({v}.__class__ is str and {v}.endswith({self._bind(wanted)}))"
-        if op == "matches":
-            return f"matches({v}, {self._bind(pattern(wanted))})"
-        if op == "exists":
-            return f"({v} is not None)" if wanted else f"({v} is None)"
-        if op in ("before", "after"):
-            return f"TESTS[{self._bind(op)}]({v}, {self._bind(wanted)}, 0)"
-        raise TypeError(f"cannot be compiled: {op}")
-
-    def _equal(self, v: str, wanted: Any) -> str:
-        if isinstance(wanted, bool):
-            return f"({v} is {wanted})"
-        if isinstance(wanted, str):
-            return f"({v} == {self._bind(wanted)})"
-        return f"({v}.__class__ in NUMBERS and {v} == {self._bind(wanted)})"
-
-    def _member(self, v: str, wanted: list[Any]) -> str:
-        texts = frozenset(one for one in wanted if isinstance(one, str))
-        truths = [one for one in wanted if isinstance(one, bool)]
-        numbers = frozenset(one for one in wanted if not isinstance(one, str | bool))
-        ways = []
-        if texts:
-            ways.append(f"({v}.__class__ is str and {v} in {self._bind(texts)})")
-        if numbers:
-            ways.append(f"({v}.__class__ in NUMBERS and {v} in {self._bind(numbers)})")
-        ways.extend(f"({v} is {truth})" for truth in truths)
-        return "(" + " or ".join(ways) + ")"

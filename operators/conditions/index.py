@@ -12,8 +12,11 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable
 from typing import Any, Final, NamedTuple
 
+from operators.conditions.base import Condition
 from operators.conditions.codegen import Judge, compile_condition
-from operators.conditions.tree import NEGATIONS, All, Condition, Not, Some, Test, conjunction, conjuncts, dig
+from operators.conditions.tests import TESTS, PlainTest
+from operators.conditions.tree import All, Not, Some, Test, conjunction, conjuncts
+from operators.conditions.values import Json, dig
 
 Hits = tuple[int, ...]
 NO_HITS: Final[Hits] = ()
@@ -23,24 +26,46 @@ Matcher = Callable[[dict[str, Any]], Hits]
 
 _Candidate = tuple[int, Judge | None]
 
-Ask = Judge | tuple[Any, ...]
-"""A condition as plain data: `(op, path, wanted)`, `("all", asks)`, `("any", asks)`, `("not", ask)`, or a function for
-what only Python can judge."""
+PlainCondition = Judge | PlainTest
+"""A condition for the scanner: tests as plain data, and functions for what only Python can judge."""
 
-EventTable = tuple[
-    list[int],
-    list[tuple[tuple[str, ...], list[tuple[Any, int, Ask | None]]]],
-    list[tuple[tuple[str, ...], list[tuple[Any, int, Ask | None]]]],
-    list[tuple[tuple[str, ...], list[tuple[Any, int, Ask | None]]]],
-    list[tuple[int, Ask]],
-]
-"""The interests in one event name: those that ask for nothing; then (value, number, what is left to ask) per path, by
-equality, by lower and by upper bound, ascending; then those that have to be tried."""
+
+class Row(NamedTuple):
+    """An interest that is found by the value of a property."""
+
+    value: Json
+    number: int
+    rest: PlainCondition | None
+    """What is left to ask."""
+
+
+class Rows(NamedTuple):
+    """The interests that are found by the property at `path`."""
+
+    path: tuple[str, ...]
+    rows: list[Row]
+
+
+class Tried(NamedTuple):
+    """An interest that nothing finds."""
+
+    number: int
+    condition: PlainCondition
+
+
+class EventTable(NamedTuple):
+    """The interests in one event name, as plain data. The scanner takes it as tuples: see `scanner.rs`."""
+
+    always: list[int]
+    """Those that ask for nothing."""
+    equalities: list[Rows]
+    lower: list[Rows]
+    """By a lower bound, ascending."""
+    upper: list[Rows]
+    tried: list[Tried]
+
 
 EXACT_MAX: Final = 2**53  # Up to here integers and doubles are the same numbers.
-_SAYABLE: Final = frozenset(
-    ("eq", "in", "gt", "gte", "lt", "lte", "contains", "starts_with", "ends_with", "exists", "before", "after")
-)
 PARTS_MAX: Final = 32  # Of a path; events that nest deeper than twice as much are refused.
 
 
@@ -101,17 +126,19 @@ class _EventIndex:
         equalities: dict[tuple[str, ...], dict[Any, list[_Candidate]]] = {}
         lower: dict[tuple[str, ...], list[tuple[float, int, Judge | None]]] = {}
         upper: dict[tuple[str, ...], list[tuple[float, int, Judge | None]]] = {}
-        for kind, number, path, values, rest, _ in self._ways:
-            judge = None if rest is None else compile_condition(rest)
-            if kind == "equality":
-                table = equalities.setdefault(path, {})
-                for value in values:
-                    table.setdefault((True, value) if value.__class__ is bool else value, []).append((number, judge))
-            elif kind in ("lower", "upper"):
-                (lower if kind == "lower" else upper).setdefault(path, []).append((values[0], number, judge))
-            elif kind == "tried":
+        for way in self._ways:
+            judge = None if way.rest is None else compile_condition(way.rest)
+            if way.kind == "equality":
+                table = equalities.setdefault(way.path, {})
+                for value in way.values:
+                    key = (True, value) if value.__class__ is bool else value
+                    table.setdefault(key, []).append((way.number, judge))
+            elif way.kind in ("lower", "upper"):
+                bounds = lower if way.kind == "lower" else upper
+                bounds.setdefault(way.path, []).append((way.values[0], way.number, judge))
+            elif way.kind == "tried":
                 assert judge is not None
-                self._tried.append((number, judge))
+                self._tried.append((way.number, judge))
         self._equalities = [(path[0], None if len(path) == 1 else path, table) for path, table in equalities.items()]
         self._lower = [_bounds(path, found) for path, found in lower.items()]
         self._upper = [_bounds(path, found) for path, found in upper.items()]
@@ -119,21 +146,22 @@ class _EventIndex:
 
     def table(self) -> EventTable:
         """Return the interests as plain data."""
-        by_kind: dict[str, dict[tuple[str, ...], list[tuple[Any, int, Ask | None]]]] = {}
-        tried: list[tuple[int, Ask]] = []
-        for kind, number, path, values, rest, whole in self._ways:
-            if whole is None:
+        by_kind: dict[str, dict[tuple[str, ...], list[Row]]] = {"equality": {}, "lower": {}, "upper": {}}
+        tried: list[Tried] = []
+        for way in self._ways:
+            if way.whole is None:
                 continue
-            if kind == "tried" or not (_is_plain_path(path) and all(map(_is_plain, values))):
-                tried.append((number, _ask(whole)))
+            if way.kind == "tried" or not (_is_plain_path(way.path) and all(map(_is_plain, way.values))):
+                tried.append(Tried(way.number, _plain(way.whole)))
                 continue
-            ask = None if rest is None else _ask(rest)
-            by_kind.setdefault(kind, {}).setdefault(path, []).extend((value, number, ask) for value in values)
+            rest = None if way.rest is None else _plain(way.rest)
+            rows = by_kind[way.kind].setdefault(way.path, [])
+            rows.extend(Row(value, way.number, rest) for value in way.values)
         for kind in ("lower", "upper"):
-            for rows in by_kind.get(kind, {}).values():
-                rows.sort(key=lambda row: row[:2])
-        equalities, lower, upper = (list(by_kind.get(kind, {}).items()) for kind in ("equality", "lower", "upper"))
-        return self._always, equalities, lower, upper, tried
+            for rows in by_kind[kind].values():
+                rows.sort(key=lambda row: (row.value, row.number))
+        equalities, lower, upper = ([Rows(*found) for found in by_kind[kind].items()] for kind in by_kind)
+        return EventTable(self._always, equalities, lower, upper, tried)
 
     def match(self, properties: dict[str, Any]) -> Hits:
         hits: list[int] | None = None
@@ -197,35 +225,30 @@ def _way(number: int, condition: Condition | None, selectivity: dict[tuple[str, 
     anchor = _anchor(parts, selectivity)
     if anchor is None:
         return _Way("tried", number, rest=condition, whole=condition)
-    if anchor.op in ("eq", "in"):
-        wanted = anchor.wanted if anchor.op == "in" else [anchor.wanted]
+    only = _equalities(anchor)
+    if only is not None:
         # True equals 1, but not here.
-        values = tuple({(one.__class__ is bool, one): one for one in wanted}.values())
+        values = tuple({(one.__class__ is bool, one): one for one in only}.values())
         rest = conjunction([part for part in parts if part is not anchor])
         return _Way("equality", number, anchor.path, values, rest, condition)
     # The bound is found by its number alone; being open or closed is left to the rest.
-    bound = anchor.wanted[0] if anchor.op == "between" else anchor.wanted
-    kind = "lower" if anchor.op in ("gt", "gte", "between") else "upper"
+    kind, bound = _bound(anchor)
     return _Way(kind, number, anchor.path, (bound,), condition, condition)
 
 
-def _ask(condition: Condition) -> Ask:
+def _plain(condition: Condition) -> PlainCondition:
     """Return *condition* as plain data, with functions for what that cannot say."""
     if isinstance(condition, All | Some):
-        return "all" if isinstance(condition, All) else "any", [_ask(item) for item in condition.items]
+        return "all" if isinstance(condition, All) else "any", [_plain(item) for item in condition.items]
     if isinstance(condition, Not):
-        return "not", _ask(condition.item)
+        return "not", _plain(condition.item)
     assert isinstance(condition, Test), "conditions with templates or time are not in the index"
-    op, path, wanted = condition.op, condition.path, condition.wanted
+    path, wanted = condition.path, condition.wanted
+    said = TESTS[condition.op].plain
     values = wanted if isinstance(wanted, list) else [wanted]
-    if _is_plain_path(path) and all(map(_is_plain, values)):
-        if op in NEGATIONS:
-            return "not", (NEGATIONS[op], path, wanted)
-        if op == "between":
-            return "all", [("gte", path, wanted[0]), ("lte", path, wanted[1])]
-        if op in _SAYABLE:
-            return op, path, wanted
-    return compile_condition(condition)
+    if said is None or not (_is_plain_path(path) and all(map(_is_plain, values))):
+        return compile_condition(condition)
+    return said(condition.op, path, wanted)
 
 
 def _is_plain_path(path: tuple[str, ...]) -> bool:
@@ -244,20 +267,33 @@ def _selectivity(interests: list[tuple[int, Condition | None]]) -> dict[tuple[st
     values: dict[tuple[str, ...], set[Any]] = {}
     for _, condition in interests:
         for part in conjuncts(condition) if condition is not None else ():
-            if isinstance(part, Test) and part.op in ("eq", "in"):
-                wanted = part.wanted if part.op == "in" else [part.wanted]
-                values.setdefault(part.path, set()).update(wanted)
+            if isinstance(part, Test) and (only := _equalities(part)) is not None:
+                values.setdefault(part.path, set()).update(only)
     return {path: len(found) for path, found in values.items()}
 
 
 def _anchor(parts: list[Condition], selectivity: dict[tuple[str, ...], int]) -> Test | None:
     """Return the test by which an interest is found, None when it has to be tried."""
     tests = [part for part in parts if isinstance(part, Test)]
-    equalities = [test for test in tests if test.op in ("eq", "in")]
+    equalities = [test for test in tests if _equalities(test) is not None]
     if equalities:
         return max(equalities, key=lambda test: (selectivity[test.path], test.path))
-    for test in tests:
-        wanted = test.wanted[0] if test.op == "between" else test.wanted
-        if test.op in ("gt", "gte", "lt", "lte", "between") and not isinstance(wanted, str | bool):
-            return test
-    return None
+    return next((test for test in tests if _bound(test)[0]), None)
+
+
+def _equalities(test: Test) -> list[Json] | None:
+    """Return the values of which the property has to equal one, None where there is no such list."""
+    only = TESTS[test.op].only(test.wanted)
+    return None if only is None or None in only else only  # What is missing equals nothing.
+
+
+def _bound(test: Test) -> tuple[str, float]:
+    """Return `lower` or `upper`, with the number that is the least or the most; "" where there is none."""
+    reach = TESTS[test.op].range
+    if reach is not None:
+        found = reach(test.wanted)
+        if not found.of_moments:
+            for kind, bound in (("lower", found.low), ("upper", found.high)):
+                if bound is not None and not isinstance(bound, str):
+                    return kind, bound
+    return "", 0

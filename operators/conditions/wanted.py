@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from operators.conditions.tree import Condition, Where, key_text
+from operators.conditions.base import Condition, Where, identity
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,4 +24,4 @@ class Wanted:
 
 def wanted(event: str, where: Where) -> Wanted:
     """Return the event *event* as it is wanted with *where*."""
-    return Wanted(event, where.fixed, where.live, f"{event}\x1f{key_text(where.fixed)}")
+    return Wanted(event, where.fixed, where.live, f"{event}\x1f{identity(where.fixed)}")

@@ -12,9 +12,9 @@ from zoneinfo import ZoneInfo
 
 from msgspec import UNSET, UnsetType
 
-from operators.conditions.tree import dig, equal
+from operators.conditions.base import Clause
+from operators.conditions.values import dig, equal
 from operators.conditions.wanted import Wanted
-from operators.conditions.when import Clause
 from operators.ids import action_id
 from operators.language.localtime import zone_of
 from operators.limits import write_profile

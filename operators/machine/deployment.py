@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from operators.conditions.base import Condition
 from operators.conditions.index import Hits, MatchIndex
-from operators.conditions.tree import Condition
 from operators.conditions.wanted import Wanted
 from operators.ids import label_of
 from operators.language.values import DAY

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from operators.conditions.tree import dig, equal
+from operators.conditions.values import dig, equal
 from operators.ids import Key, is_key, key_name, share_of
 from operators.language.flow import ReentryAfter, ReentryAtMost
 from operators.limits import ENTRIES_MAX, JOURNEYS_MAX, TOLD_BYTES_MAX, fits, make_room, told

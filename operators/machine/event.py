@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from operators.conditions.tree import dig
+from operators.conditions.values import dig
 from operators.ids import Key, is_key
 from operators.language.values import DAY
 from operators.limits import write_profile

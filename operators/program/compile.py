@@ -9,9 +9,9 @@ from zoneinfo import ZoneInfo
 
 import orjson
 
-from operators.conditions.tree import key_text, where_field
+from operators.conditions.base import Clause, identity
 from operators.conditions.wanted import Wanted
-from operators.conditions.when import Clause
+from operators.conditions.where import where_field
 from operators.ids import label_of
 from operators.language.flow import Entry, Flow
 from operators.language.localtime import zone_of
@@ -112,7 +112,7 @@ def _tallies(clauses: list[tuple[Clause, Wanted]]) -> tuple[list[Tally], dict[Cl
     for clause, wanted in clauses:
         if clause.within is None:
             # Named by what it counts, so that an edit which only moves a step leaves the count of open journeys alone.
-            text = f"{wanted.interest}\x1f{key_text(wanted.live)}"
+            text = f"{wanted.interest}\x1f{identity(wanted.live)}"
             name = names[clause] = hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
             tallies.setdefault(name, Tally(name, wanted))
     return list(tallies.values()), names

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from zoneinfo import ZoneInfo
 
-from operators.conditions.tree import Condition
+from operators.conditions.base import Clause, Condition
 from operators.conditions.wanted import Wanted
-from operators.conditions.when import Clause
 from operators.language.flow import ReentryAfter, ReentryAtMost
 from operators.steps.base import Node
 from operators.triggers.event import Alternative

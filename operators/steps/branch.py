@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Final
 
 from pydantic import Field, WithJsonSchema
 
-from operators.conditions.tree import Condition
+from operators.conditions.base import Condition
 from operators.language.model import Model, RawSteps, RawWhen
 from operators.language.values import Name
 from operators.steps.base import GO_ON, Node, Outcome, Step, To

@@ -11,9 +11,12 @@ from typing import Annotated, Any, ClassVar, Final
 
 from pydantic import Field
 
-from operators.conditions.tree import NOWHERE, Condition, parse_condition, parse_value_template, parse_where
+from operators.conditions.arguments import parse_value_template
+from operators.conditions.base import Clause, Condition
+from operators.conditions.parse import parse_condition
 from operators.conditions.wanted import Wanted, wanted
-from operators.conditions.when import Clause, parse_when
+from operators.conditions.when import parse_when
+from operators.conditions.where import NOWHERE, parse_where
 from operators.json_template import JsonTemplate
 from operators.language.channels import DEFAULT_ADDRESSES, Channel, channel_of
 from operators.language.model import EventModel, M, Model, checked

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import orjson
 from pydantic import Field
 
-from operators.conditions.tree import key_text
+from operators.conditions.base import identity
 from operators.conditions.wanted import Wanted
 from operators.ids import Key, key_name
 from operators.language.flow import Flow
@@ -95,7 +95,7 @@ def build(raw: dict[str, Any], flow: Flow, build: Build) -> list[Alternative]:
 
 def _counter_name(flow: Flow, wanted: Wanted, count: Count) -> str:
     """Return a name that follows from what is counted: a new version that counts the same goes on counting."""
-    what = [flow.flow, wanted.interest, key_text(wanted.live), count.at_least, count.within, flow.entry.key]
+    what = [flow.flow, wanted.interest, identity(wanted.live), count.at_least, count.within, flow.entry.key]
     return "t" + hashlib.blake2b(orjson.dumps(what), digest_size=6).hexdigest()
 
 

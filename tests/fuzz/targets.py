@@ -13,7 +13,8 @@ import orjson
 
 from operators.conditions.codegen import compile_condition
 from operators.conditions.index import MatchIndex
-from operators.conditions.tree import NOWHERE, parse_condition
+from operators.conditions.parse import parse_condition
+from operators.conditions.where import NOWHERE
 from operators.language.problems import PROBLEMS_MAX, Document, Problem, Problems, render
 from operators.language.workspace import Workspace
 from operators.machine.deployment import Deployment

@@ -15,7 +15,9 @@ from dataflow.simulate import Simulation
 from operators import limits
 from operators.conditions.codegen import compile_condition
 from operators.conditions.index import MatchIndex
-from operators.conditions.tree import MATCHED_MAX_CHARS, NOWHERE, parse_condition
+from operators.conditions.parse import parse_condition
+from operators.conditions.pattern import MATCHED_MAX_CHARS
+from operators.conditions.where import NOWHERE
 from operators.language.problems import Document, Problems
 from operators.language.workspace import Workspace
 from operators.limits import (

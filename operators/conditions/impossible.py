@@ -1,0 +1,61 @@
+"""Finds conditions that no value can satisfy, so that an author hears of it before anybody waits for a message."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from operators.conditions.base import Condition
+from operators.conditions.tests import TESTS
+from operators.conditions.tree import Test, conjuncts
+from operators.conditions.values import Json
+from operators.language.problems import Path, Problems
+from operators.language.values import shown
+
+TRIES_MAX: Final = 100_000  # Impossible conditions beyond this size are not found.
+
+
+def find_impossible(parts: list[Condition], path: Path, problems: Problems) -> None:
+    """Note values that would have to satisfy tests which exclude each other."""
+    by_field: dict[tuple[str, ...], list[Test]] = {}
+    for part in (one for whole in parts for one in conjuncts(whole)):
+        if isinstance(part, Test) and not part.templated:
+            by_field.setdefault((part.root, *part.path), []).append(part)
+    for field, tests in by_field.items():
+        if len(tests) > 1 and _excluded(tests):
+            said = ", ".join(f"{test.op}: {shown(test.wanted)}" for test in tests)
+            name = ".".join(field[1:])
+            problems.add(
+                path, "impossible-condition", f"no value of '{name}' satisfies {said}", "see 'any' for either-or"
+            )
+
+
+def _excluded(tests: list[Test]) -> bool:
+    """Tell whether no value satisfies all *tests* of one field."""
+    listed = [only for test in tests if (only := TESTS[test.op].only(test.wanted)) is not None]
+    if [None] in listed and not all(_holds(test, None) for test in tests):
+        return True
+    if not listed:
+        return _empty_range(tests)
+    tried = [test for test in tests if not TESTS[test.op].needs_time]
+    if len(tried) * len(listed[0]) > TRIES_MAX:
+        return False
+    return not any(all(_holds(test, value) for test in tried) for value in listed[0])
+
+
+def _holds(test: Test, value: Json) -> bool:
+    """Tell whether *value* passes; for a missing one the time makes no difference."""
+    return TESTS[test.op].holds(value, test.wanted, 0)
+
+
+def _empty_range(tests: list[Test]) -> bool:
+    ranges = [reach(test.wanted) for test in tests if (reach := TESTS[test.op].range) is not None]
+    lows = [(one.low, one.low_is_open) for one in ranges if one.low is not None]
+    highs = [(one.high, not one.high_is_open) for one in ranges if one.high is not None]
+    if not lows:
+        return False
+    if len({bound.__class__ is str for bound, _ in lows + highs}) > 1:
+        return True  # Nothing is a number and a text.
+    if not highs:
+        return False
+    (low, is_open), (high, is_closed) = max(lows), min(highs)
+    return bool(low > high or (low == high and (is_open or not is_closed)))
