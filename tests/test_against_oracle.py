@@ -17,7 +17,7 @@ from operators.program.flows import FlowText, compile_texts
 from tests.oracle.compare import difference
 from tests.oracle.engine import simulate
 from tests.oracle.generate import random_case
-from tests.records import plain
+from tests.outgoing import plain
 
 CASES = int(os.environ.get("NUDGE_ORACLE_CASES", "300"))
 GROUPS = 10

@@ -29,7 +29,7 @@ from operators.steps.wait_for import WaitForStep
 from state.records import Input
 from state.store import MemoryBackend, ShardStore, StoreError
 from state.user import NEVER, User
-from tests.records import actions_of, journal_of, plain
+from tests.outgoing import actions_of, journal_of, plain
 
 START = 1_795_435_200_000
 FLOWS = """

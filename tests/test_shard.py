@@ -19,7 +19,7 @@ from state.iso import format_ms
 from state.records import Input
 from state.store import MemoryBackend, ShardStore
 from state.user import NEVER
-from tests.records import actions_of, journal_of
+from tests.outgoing import actions_of, journal_of
 
 START = 1_795_435_200_000
 FLOWS = """

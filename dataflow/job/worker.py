@@ -30,7 +30,7 @@ from dataflow.logs import configure_logs
 from dataflow.read.intake import Counts, Intake, dead_shard, head_time
 from dataflow.read.partition import Partition
 from dataflow.read.progress import ProgressLog, read_progress
-from dataflow.read.scanner import MISSING, NativeFormat
+from dataflow.read.scanner import WHY_NOT_COMPILED, NativeFormat
 from dataflow.read.streamtime import StreamTime
 from dataflow.shard import Shard
 from operators.language.workspace import DEAD_LETTERS, JOURNAL
@@ -327,9 +327,9 @@ def main(arguments: list[str]) -> int:
     except Exception as error:
         log.error("cannot start", error=f"{type(error).__name__}: {error}", exc_info=is_unexpected(error))
         return 1
-    if MISSING and index == 0:
+    if WHY_NOT_COMPILED and index == 0:
         hint = "every event takes longer; install Rust 1.85 or newer and Nudge anew, in a checkout after `make clean`"
-        log.warning("the compiled part is missing", error=MISSING, hint=hint)
+        log.warning("the compiled part is missing", error=WHY_NOT_COMPILED, hint=hint)
     threading.Thread(target=_await_stop, args=(worker,), daemon=True).start()
     done = threading.Event()
     reporter = threading.Thread(target=_report, args=(worker, pipe, done))

@@ -20,7 +20,7 @@ except ImportError as error:  # It was installed where there is no Rust compiler
 else:
     _missing = "" if _CONTRACT == CONTRACT else "it was compiled for another version of Nudge"
 
-MISSING: Final = _missing
+WHY_NOT_COMPILED: Final = _missing
 """Why this installation is without the compiled part (`dataflow/read/scanner`); "" if it has it."""
 
 
@@ -36,7 +36,7 @@ class NativeFormat:
     """
 
     def __init__(self, table: dict[str, Any] | None = None) -> None:
-        self._table = Table(table, orjson.loads) if table is not None and not MISSING else None
+        self._table = Table(table, orjson.loads) if table is not None and not WHY_NOT_COMPILED else None
 
     def decode(self, raw: bytes) -> Record | Reject:
         """Return the record that *raw* is, or why it is none."""

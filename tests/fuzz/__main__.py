@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Sequence
 
 from tests.fuzz.targets import TARGETS
-from tests.test_native import Choices
+from tests.records import Choices
 
 HANGS_AFTER_S = 120
 

@@ -21,8 +21,10 @@ from operators.machine.deployment import Deployment
 from operators.program.flows import FlowText, compile_texts
 from operators.templates import MISSING, TemplateFailed, TemplateSyntaxError, parse_template
 from tests.fuzz.bounds import cpu_at_most
+from tests.records import Choices, any_record
 from tests.test_match import Judged
-from tests.test_native import Choices, any_record, check
+from tests.test_native import check_json
+from tests.test_scanner import same
 from tests.test_templates import FILTERS
 
 ONE_CPU_S: Final = 10.0
@@ -367,7 +369,9 @@ def check_flow(choices: Choices) -> None:
 
 def check_record(choices: Choices) -> None:
     """All ways to look at a record agree, and agree with the standard library on what is JSON."""
-    check(any_record(choices))
+    raw = any_record(choices)
+    same([raw])
+    check_json(raw)
 
 
 TARGETS: Final[dict[str, Callable[[Choices], None]]] = {

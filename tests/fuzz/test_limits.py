@@ -39,7 +39,7 @@ from state.records import Reject
 from state.user import dump_user, load_user
 from tests.fuzz.bounds import cpu_at_most
 from tests.intake import taken
-from tests.records import plain
+from tests.outgoing import plain
 from tests.test_match import Judged
 
 NOON = "2026-11-23T12:00:00Z"

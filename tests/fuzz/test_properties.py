@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests.fuzz.__main__ import main
 from tests.fuzz.targets import TARGETS
-from tests.test_native import Choices
+from tests.records import Choices
 
 # What `make fuzz` has found once, by its seed.
 FOUND: list[tuple[str, str]] = []

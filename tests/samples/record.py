@@ -25,7 +25,7 @@ from state.records import Input
 from state.store import STORE_FORMAT, MemoryBackend, ShardStore
 from state.user import USER_FORMAT, load_user
 from tests.jobs import RunningJob, in_folder
-from tests.records import actions_of, journal_of
+from tests.outgoing import actions_of, journal_of
 
 SAMPLES = Path(__file__).parent
 START = 1_795_435_200_000

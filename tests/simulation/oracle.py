@@ -11,7 +11,7 @@ from dataflow.shard import Shard
 from operators.machine.outbox import Totals
 from state.records import Input, unpacked
 from state.store import MemoryBackend, ShardStore
-from tests.records import actions_of, journal_of
+from tests.outgoing import actions_of, journal_of
 from tests.simulation.scenario import loaded
 
 _pack = msgspec.msgpack.Encoder().encode

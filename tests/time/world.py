@@ -26,7 +26,7 @@ from operators.machine.deployment import Deployment
 from state.iso import format_ms
 from state.records import unpacked
 from state.store import MemoryBackend, ShardStore
-from tests.records import actions_of, journal_of
+from tests.outgoing import actions_of, journal_of
 
 START = 1_795_435_200_000  # Monday 2026-11-23T12:00:00Z.
 SECOND, MINUTE, HOUR = 1000, 60_000, 3_600_000

@@ -111,15 +111,15 @@ fn bits(value: f64) -> u64 {
     }
 }
 
-/// What a condition asks.
-pub enum Ask {
+/// A condition, or a part of one.
+pub enum Condition {
     Test {
         slot: usize,
         test: Test,
     },
-    All(Vec<Ask>),
-    Any(Vec<Ask>),
-    Not(Box<Ask>),
+    All(Vec<Condition>),
+    Any(Vec<Condition>),
+    Not(Box<Condition>),
     /// The Python function of this number.
     Python(usize),
 }
@@ -127,7 +127,7 @@ pub enum Ask {
 /// An interest that is a candidate once it was found, and what is left to ask.
 pub struct Candidate {
     pub number: u32,
-    pub rest: Option<Ask>,
+    pub rest: Option<Condition>,
 }
 
 /// The candidates that the value of one property leads to.
@@ -268,30 +268,30 @@ impl Interests {
 }
 
 fn holds<'a, E: From<Odd>>(
-    ask: &Ask,
+    condition: &Condition,
     value: &impl Fn(usize) -> Found<'a>,
     python: &mut impl FnMut(usize) -> Result<bool, E>,
 ) -> Result<bool, E> {
-    match ask {
-        Ask::Test { slot, test } => Ok(passes(test, value(*slot))?),
-        Ask::All(asks) => {
-            for ask in asks {
-                if !holds(ask, value, python)? {
+    match condition {
+        Condition::Test { slot, test } => Ok(passes(test, value(*slot))?),
+        Condition::All(parts) => {
+            for part in parts {
+                if !holds(part, value, python)? {
                     return Ok(false);
                 }
             }
             Ok(true)
         }
-        Ask::Any(asks) => {
-            for ask in asks {
-                if holds(ask, value, python)? {
+        Condition::Any(parts) => {
+            for part in parts {
+                if holds(part, value, python)? {
                     return Ok(true);
                 }
             }
             Ok(false)
         }
-        Ask::Not(ask) => Ok(!holds(ask, value, python)?),
-        Ask::Python(number) => python(*number),
+        Condition::Not(part) => Ok(!holds(part, value, python)?),
+        Condition::Python(number) => python(*number),
     }
 }
 

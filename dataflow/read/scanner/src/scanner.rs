@@ -8,7 +8,7 @@ use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyInt, PyList};
 use rustc_hash::FxHashMap;
 
 use crate::event::{self, Event};
-use crate::index::{Ask, Bounds, Candidate, Equalities, Interests, Lookup, Test, Wanted, EXACT_MAX};
+use crate::index::{Bounds, Candidate, Condition, Equalities, Interests, Lookup, Test, Wanted, EXACT_MAX};
 use crate::json::Odd;
 use crate::pack;
 use crate::time::TIME_MS_MAX;
@@ -100,25 +100,25 @@ fn candidate(
     interests: &mut Interests,
     judges: &mut Vec<Py<PyAny>>,
 ) -> PyResult<Candidate> {
-    let rest = if rest.is_none() { None } else { Some(ask(rest, interests, judges)?) };
+    let rest = if rest.is_none() { None } else { Some(condition(rest, interests, judges)?) };
     Ok(Candidate { number, rest })
 }
 
-fn ask(found: &Bound<'_, PyAny>, interests: &mut Interests, judges: &mut Vec<Py<PyAny>>) -> PyResult<Ask> {
+fn condition(found: &Bound<'_, PyAny>, interests: &mut Interests, judges: &mut Vec<Py<PyAny>>) -> PyResult<Condition> {
     if found.is_callable() {
         judges.push(found.clone().unbind());
-        return Ok(Ask::Python(judges.len() - 1));
+        return Ok(Condition::Python(judges.len() - 1));
     }
     let kind: String = found.get_item(0)?.extract()?;
     if kind == "not" {
-        return Ok(Ask::Not(Box::new(ask(&found.get_item(1)?, interests, judges)?)));
+        return Ok(Condition::Not(Box::new(condition(&found.get_item(1)?, interests, judges)?)));
     }
     if kind == "all" || kind == "any" {
-        let mut asks = Vec::new();
+        let mut parts = Vec::new();
         for one in found.get_item(1)?.try_iter()? {
-            asks.push(ask(&one?, interests, judges)?);
+            parts.push(condition(&one?, interests, judges)?);
         }
-        return Ok(if kind == "all" { Ask::All(asks) } else { Ask::Any(asks) });
+        return Ok(if kind == "all" { Condition::All(parts) } else { Condition::Any(parts) });
     }
     let path: Vec<String> = found.get_item(1)?.extract()?;
     let slot = interests.slot(&path);
@@ -144,7 +144,7 @@ fn ask(found: &Bound<'_, PyAny>, interests: &mut Interests, judges: &mut Vec<Py<
         "after" => Test::After(argument.extract()?),
         _ => return Err(PyValueError::new_err(format!("no test is called {kind}"))),
     };
-    Ok(Ask::Test { slot, test })
+    Ok(Condition::Test { slot, test })
 }
 
 fn wanted(value: &Bound<'_, PyAny>) -> PyResult<Wanted> {
