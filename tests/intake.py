@@ -8,6 +8,7 @@ from typing import Any
 from connectors.sources import Batch
 from dataflow.read.intake import Intake
 from dataflow.read.scanner import NativeFormat
+from dataflow.read.streamtime import StreamTime
 from operators.conditions.index import MatchIndex
 from state.outgoing import DeadLetter
 from state.records import Input, Record, Reject, unpacked
@@ -38,7 +39,7 @@ def everything(
     index: MatchIndex, records: NativeFormat, values: list[bytes], arrived_ms: list[int] | None
 ) -> list[Any]:
     """Return everything that comes of *values*, as text, to the type of every number."""
-    intake = Intake(index, records, topic="t", partition=3, source=7, shards=4, stream_ms=5, head_ms=9)
+    intake = Intake(index, records, topic="t", partition=3, source=7, shards=4, time=StreamTime(5), head_ms=9)
     found: list[Any] = []
     half = len(values) // 2
     for part in (slice(half), slice(half, None)):  # What is remembered between batches counts, too.
@@ -47,7 +48,7 @@ def everything(
         inputs = {shard: unpacked(some) for shard, some in sorted(by_shard.items())}
         for one in chain.from_iterable(inputs.values()):
             one.body = one.properties
-        found += [repr(dead), intake.stream_ms, repr(intake.counts), repr(inputs)]
+        found += [repr(dead), intake.time.now_ms, repr(intake.counts), repr(inputs)]
     return found
 
 

@@ -1,54 +1,83 @@
-"""The match index and the generated functions say what the definition of the language says."""
+"""The match index, the generated functions and the scanner say what the definition of the language says.
+
+What is generated follows the table of tests: a new row is tried here without a word, and one with a new kind of
+argument fails until somebody says what its arguments look like.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import orjson
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from operators.conditions import tree
+from operators.conditions.arguments import (
+    DURATION,
+    MOMENT,
+    ORDERED,
+    PAIR,
+    PATTERN,
+    SCALAR,
+    SCALARS,
+    TEXT,
+    TRUTH,
+)
 from operators.conditions.base import Condition
 from operators.conditions.codegen import compile_condition
 from operators.conditions.index import MatchIndex
 from operators.conditions.parse import Dialect, parse_condition
+from operators.conditions.tests import TESTS
 from operators.conditions.values import dig
-from operators.conditions.where import where_field
+from operators.conditions.where import parse_where, where_field
 from operators.language.problems import Document, Problems
-from tests.intake import taken
+from tests.intake import Watched, everything, taken
 
+MOMENTS = ["2026-11-23T08:00:00Z", "2026-11-23T16:00:00+08:00", "2026-11-24T00:00:00.001Z", "2026-11-23"]
 VALUES = st.one_of(
     st.none(),
     st.booleans(),
     st.integers(-3, 3),
     st.sampled_from([1.0, 1.5, -2.0, 1e300]),
     st.sampled_from(["", "a", "ab", "b"]),
+    st.sampled_from(MOMENTS),
 )
-SCALARS = VALUES.filter(lambda value: value is not None)
+SCALAR_VALUES = VALUES.filter(lambda value: value is not None)
+NUMBERS = st.integers(-3, 3)
+TEXTS = st.sampled_from(["", "a", "b", "ab", "2026"])
 PROPERTIES = st.dictionaries(
     st.sampled_from("pqr"),
     st.one_of(VALUES, st.lists(VALUES, max_size=2), st.fixed_dictionaries({"x": VALUES})),
     max_size=3,
 )
-NUMBERS = st.integers(-3, 3)
-TESTS = st.one_of(
-    SCALARS,
-    st.lists(SCALARS, min_size=1, max_size=3),
-    st.none(),
-    st.fixed_dictionaries({"ne": SCALARS}),
-    st.fixed_dictionaries({"not_in": st.lists(SCALARS, min_size=1, max_size=2)}),
-    st.fixed_dictionaries({"gt": NUMBERS}),
-    st.fixed_dictionaries({"lte": st.one_of(NUMBERS, st.sampled_from(["a", "b"]))}),
-    st.tuples(NUMBERS, NUMBERS).map(lambda pair: {"between": sorted(pair)}),
-    st.fixed_dictionaries({"contains": SCALARS}),
-    st.fixed_dictionaries({"not_contains": st.sampled_from(["a", 1])}),
-    st.fixed_dictionaries({"starts_with": st.sampled_from(["", "a"])}),
-    st.fixed_dictionaries({"matches": st.sampled_from(["^a", "b$", "."])}),
-    st.fixed_dictionaries({"exists": st.booleans()}),
-)
+ARGUMENTS = {
+    SCALAR: SCALAR_VALUES,
+    SCALARS: st.lists(SCALAR_VALUES, min_size=1, max_size=3),
+    ORDERED: NUMBERS | TEXTS,
+    PAIR: st.one_of(st.tuples(NUMBERS, NUMBERS), st.tuples(TEXTS, TEXTS)).map(sorted),
+    TEXT: TEXTS,
+    PATTERN: st.sampled_from(["^a", "b$", ".", "23"]),
+    TRUTH: st.booleans(),
+    MOMENT: st.sampled_from(MOMENTS),
+    DURATION: st.sampled_from(["1s", "1h", "1d"]),
+}
+INDEXED = [name for name, kind in TESTS.items() if not kind.needs_time]
+
+
+def written(name: str) -> st.SearchStrategy[dict[str, Any]]:
+    """Return the ways to write the test *name*."""
+    argument = TESTS[name].argument
+    assert argument in ARGUMENTS, f"say above what can stand behind '{name}'"
+    return st.fixed_dictionaries({name: ARGUMENTS[argument]})
+
+
+ANY_TEST = st.one_of(SCALAR_VALUES, ARGUMENTS[SCALARS], st.none(), *map(written, INDEXED))
 PATHS = st.sampled_from(["p", "q", "r", "p.x", "properties.q"])
 WHERE = st.recursive(
-    st.dictionaries(PATHS, TESTS, min_size=1, max_size=3),
+    st.dictionaries(PATHS, ANY_TEST, min_size=1, max_size=3),
     lambda inner: st.one_of(
         st.fixed_dictionaries({"any": st.lists(inner, min_size=1, max_size=3)}),
         st.fixed_dictionaries({"all": st.lists(inner, min_size=1, max_size=2)}),
@@ -57,6 +86,14 @@ WHERE = st.recursive(
     ),
     max_leaves=5,
 )
+SHAPES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "alone": lambda test: {"p": test},
+    "nested": lambda test: {"p.x": test},
+    "not": lambda test: {"not": {"p": test}},
+    "any": lambda test: {"any": [{"p": test}, {"q": 1}]},
+    "all": lambda test: {"all": [{"p": test}, {"q": {"ne": 1}}]},
+    "after an equality": lambda test: {"q": 1, "p": test},
+}
 
 
 class Judged:
@@ -78,6 +115,106 @@ def parsed(where: dict[str, Any]) -> tuple[Condition | None, Problems]:
     problems = Problems(Document("test", where))
     dialect = Dialect(where_field, no_templates="this is a test")
     return parse_condition(where, ("where",), problems, dialect), problems
+
+
+def plain_record(properties: dict[str, Any]) -> bytes:
+    return orjson.dumps({"user_id": "u", "event": "e", "properties": properties})
+
+
+def check_all_ways(condition: Condition, properties: dict[str, Any]) -> None:
+    """Assert that the definition, the generated function, the index and the scanner agree."""
+    holds = condition.holds(Judged(properties))
+    index = MatchIndex([("e", condition)])
+    assert compile_condition(condition)(properties) is holds
+    assert index.match("e", properties) == ((0,) if holds else ())
+    assert len(taken(index, [plain_record(properties)])[1]) == holds
+
+
+@pytest.mark.parametrize("name", INDEXED)
+@given(data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_each_test_means_the_same_in_all_ways(name: str, data: st.DataObject) -> None:
+    test = data.draw(written(name))
+    events = data.draw(st.lists(PROPERTIES | st.fixed_dictionaries({"p": VALUES, "q": NUMBERS}), max_size=5))
+    for shape in SHAPES.values():
+        condition, _ = parsed(shape(test))
+        assert condition is not None
+        for properties in events:
+            check_all_ways(condition, properties)
+
+
+@pytest.mark.parametrize("name", [name for name in TESTS if name not in INDEXED])
+@given(data=st.data())
+@settings(max_examples=20, deadline=None)
+def test_what_asks_for_the_time_is_left_to_the_journey(name: str, data: st.DataObject) -> None:
+    problems = Problems(Document("test", None))
+    where = parse_where({"p": data.draw(written(name)), "q": 1}, (), problems, templates=False)
+    assert isinstance(where.live, tree.Test)
+    assert where.live.op == name
+    assert isinstance(where.fixed, tree.Test)
+    with pytest.raises(TypeError, match="cannot be compiled"):
+        compile_condition(where.live)
+
+
+# ---- who answers ---------------------------------------------------------------------------------------------------
+
+# Per kind of argument: arguments, each with values that the scanner can read. Lists it leaves to Python.
+DECIDED: dict[Any, list[tuple[Any, list[Any]]]] = {
+    SCALAR: [("b", ["b", "abc", "x", 1, True, None]), (1, [1, 1.0, 2, "1", True]), (True, [True, False, 1])],
+    SCALARS: [(["b", 1, True], ["b", 1, True, False, "x", None])],
+    ORDERED: [(1, [0, 1, 2, "1", None]), ("b", ["a", "b", "c", 1, True])],
+    PAIR: [([1, 2], [0, 1, 1.5, 2, 3, "1"]), (["a", "c"], ["", "a", "b", "c", "d", 1])],
+    TEXT: [("ab", ["ab", "abc", "cab", "b", 1, None])],
+    PATTERN: [("^a", ["a", "ba", 1, None])],
+    TRUTH: [(True, [0, "", None]), (False, [0, "", None])],
+    MOMENT: [(MOMENTS[0], ["2026-11-23T07:59:59.999Z", MOMENTS[0], "2026-11-23T08:00:00.001Z", 1, None])],
+}
+
+
+class Counted:
+    """A function that counts how often it is called."""
+
+    def __init__(self, judge: Callable[[dict[str, Any]], bool], calls: list[str]) -> None:
+        self._judge, self._calls = judge, calls
+
+    def __call__(self, properties: dict[str, Any]) -> bool:
+        self._calls.append("Python")
+        return self._judge(properties)
+
+
+def counted(table: Any, calls: list[str]) -> Any:
+    """Return *table* with its functions counted, wherever they stand."""
+    if callable(table):
+        return Counted(table, calls)
+    if isinstance(table, dict):
+        return {name: counted(one, calls) for name, one in table.items()}
+    if isinstance(table, list):
+        return [counted(one, calls) for one in table]
+    return tuple(counted(one, calls) for one in table) if isinstance(table, tuple) else table
+
+
+@pytest.mark.parametrize("name", INDEXED)
+def test_the_scanner_answers_what_plain_data_can_say_and_asks_python_for_the_rest(name: str) -> None:
+    kind = TESTS[name]
+    assert kind.argument in DECIDED, f"say above which values tell what '{name}' does"
+    passed = set()
+    for argument, values in DECIDED[kind.argument]:
+        for shape, where in SHAPES.items():
+            condition, _ = parsed(where({name: argument}))
+            assert condition is not None
+            index = MatchIndex([("e", condition)])
+            calls: list[str] = []
+            records = Watched(counted(index.table(), calls))
+            for value in values:
+                properties = {"p": {"x": value} if shape == "nested" else value, "q": 1}
+                holds = condition.holds(Judged(properties))
+                asked = len(calls)
+                assert ("Input(" in everything(index, records, [plain_record(properties)], None)[-1]) is holds
+                assert (len(calls) > asked) is (kind.plain is None), (name, shape, value)
+                if shape == "alone":
+                    passed.add(holds)
+            assert records.looked_at == [], (name, shape)
+    assert passed == {True, False}, f"add values of which some pass '{name}' and some do not"
 
 
 @given(WHERE, st.lists(PROPERTIES, min_size=1, max_size=5))
