@@ -11,9 +11,12 @@ from typing import Any, Final, NamedTuple
 import msgspec
 import orjson
 
+from operators.conditions import arguments
+from operators.conditions.base import Condition
 from operators.conditions.codegen import compile_condition
 from operators.conditions.index import MatchIndex
 from operators.conditions.parse import parse_condition
+from operators.conditions.tests import TESTS
 from operators.conditions.where import NOWHERE
 from operators.language.problems import PROBLEMS_MAX, Document, Problem, Problems, render
 from operators.language.workspace import Workspace
@@ -21,6 +24,7 @@ from operators.machine.deployment import Deployment
 from operators.program.flows import FlowText, compile_texts
 from operators.templates import MISSING, TemplateFailed, TemplateSyntaxError, parse_template
 from tests.fuzz.bounds import cpu_at_most
+from tests.intake import agree
 from tests.records import Choices, any_record
 from tests.test_match import Judged
 from tests.test_native import check_json
@@ -194,10 +198,8 @@ def check_template(choices: Choices) -> None:
 
 # ---- conditions ----------------------------------------------------------------------------------------------------
 
-TESTS: Final = [
-    *["eq", "ne", "in", "not_in", "gt", "gte", "lt", "lte", "between", "contains", "not_contains", "starts_with"],
-    *["ends_with", "matches", "exists", "before", "after"],
-]
+INDEXED: Final = [name for name, kind in TESTS.items() if not kind.needs_time]
+MOMENTS: Final = ["2026-11-23", "2026-11-23T08:00:00Z", "2026-11-23T16:00:00.5+08:00", "1970-01-01"]
 PATTERNS: Final = ["^a", "(x+x+)+y", "[^a]{20}", r"\pL{3}", "(a?){50}a{50}", "", "(?i)É", ".*", r"\x{10FFFF}", "$"]
 
 
@@ -211,14 +213,18 @@ def any_where(choices: Choices, depth: int = 3) -> dict[str, Any]:
         elif group == 1:
             where["not"] = any_where(choices, depth - 1)
         else:
-            op = choices.one(TESTS)
+            op = choices.one(INDEXED)
             wanted: Any = any_value(choices, 1)
-            if op in ("in", "not_in", "between"):
-                wanted = [any_value(choices, 0) for _ in range(2 if op == "between" else 1 + choices.below(4))]
-            elif op == "matches":
-                wanted = choices.one(PATTERNS)
-            elif op == "exists":
-                wanted = bool(choices.below(2))
+            match TESTS[op].argument:
+                case arguments.SCALARS | arguments.PAIR as listed:
+                    size = 2 if listed is arguments.PAIR else 1 + choices.below(4)
+                    wanted = [any_value(choices, 0) for _ in range(size)]
+                case arguments.PATTERN:
+                    wanted = choices.one(PATTERNS)
+                case arguments.TRUTH:
+                    wanted = bool(choices.below(2))
+                case arguments.MOMENT:
+                    wanted = choices.one(MOMENTS)
             where[choices.one(["a", "b", "c.a", "properties.a", "a.b", "size"])] = {op: wanted}
     return where
 
@@ -241,6 +247,31 @@ def check_condition(choices: Choices) -> None:
             orjson.dumps(condition.described(context))
             if not holds:
                 orjson.dumps(condition.failure(context))
+
+
+def check_scanner(choices: Choices) -> None:
+    """With and without the scanner the same comes of any records, whatever conditions ask of them."""
+    interests: list[tuple[str, Condition | None]] = []
+    for _ in range(1 + choices.below(4)):
+        where = any_where(choices)
+        problems = Problems(Document("fuzz", where))
+        condition = parse_condition(where, (), problems, NOWHERE)
+        if condition is not None and all(one.code == "impossible-condition" for one in problems.found):
+            interests.append((choices.one(["e", "e", "f"]), condition))
+    records = []
+    for _ in range(choices.below(8)):
+        properties = {choices.one(["a", "b", "c", "size"]): any_property(choices) for _ in range(choices.below(5))}
+        made = orjson.dumps({"user_id": "u", "event": choices.one(["e", "e", "f"]), "properties": properties})
+        records.append(choices.one([made, made, made, any_record(choices)]))
+    with cpu_at_most(ONE_CPU_S):
+        agree(MatchIndex(interests), records)
+
+
+def any_property(choices: Choices) -> Any:
+    """Return the value of a property: one that the scanner can read as often as not."""
+    if choices.below(2):
+        return choices.one([None, True, False, 0, 1, -1, 0.1, 2**53, "", "a", "0", "x" * 5000, *MOMENTS])
+    return any_value(choices)
 
 
 # ---- flows ---------------------------------------------------------------------------------------------------------
@@ -378,5 +409,6 @@ TARGETS: Final[dict[str, Callable[[Choices], None]]] = {
     "record": check_record,
     "flow": check_flow,
     "condition": check_condition,
+    "scanner": check_scanner,
     "template": check_template,
 }
