@@ -260,6 +260,14 @@ def test_a_condition_that_check_calls_impossible_never_holds(where: dict[str, An
         assert not condition.holds(Judged(properties)), (where, properties)
 
 
+@pytest.mark.parametrize("tests", [{"gt": "2026", "before": "2027-01-01"}, {"lt": "2027", "after": "2026-01-01"}])
+def test_a_text_may_be_in_an_order_of_texts_and_of_moments(tests: dict[str, Any]) -> None:
+    condition, problems = parsed({"p": tests})
+    assert problems.found == []
+    assert condition is not None
+    assert condition.holds(Judged({"p": "2026-11-23T08:00:00Z"}))
+
+
 def test_ten_thousand_conditions_on_one_event_are_told_apart_by_their_values() -> None:
     interests = [("view", parsed({"sku": f"s{number}", "amount": {"gte": number}})[0]) for number in range(10_000)]
     index = MatchIndex(interests)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from operators.conditions.base import Condition
-from operators.conditions.tests import TESTS
+from operators.conditions.tests import TESTS, Range
 from operators.conditions.tree import Test, conjuncts
 from operators.conditions.values import Json
 from operators.language.problems import Path, Problems
@@ -49,13 +49,21 @@ def _holds(test: Test, value: Json) -> bool:
 
 def _empty_range(tests: list[Test]) -> bool:
     ranges = [reach(test.wanted) for test in tests if (reach := TESTS[test.op].range) is not None]
+    if len({_is_of_text(one) for one in ranges}) > 1:
+        return True  # Nothing is a number and a text.
+    # A text and the moment that it names have no common order.
+    return any(_is_empty([one for one in ranges if one.of_moments is of_moments]) for of_moments in (False, True))
+
+
+def _is_of_text(one: Range) -> bool:
+    return one.of_moments or isinstance(one.high if one.low is None else one.low, str)
+
+
+def _is_empty(ranges: list[Range]) -> bool:
+    """Tell whether nothing is in all *ranges*, whose ends have one order."""
     lows = [(one.low, one.low_is_open) for one in ranges if one.low is not None]
     highs = [(one.high, not one.high_is_open) for one in ranges if one.high is not None]
-    if not lows:
-        return False
-    if len({bound.__class__ is str for bound, _ in lows + highs}) > 1:
-        return True  # Nothing is a number and a text.
-    if not highs:
+    if not lows or not highs:
         return False
     (low, is_open), (high, is_closed) = max(lows), min(highs)
     return bool(low > high or (low == high and (is_open or not is_closed)))
