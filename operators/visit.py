@@ -10,7 +10,8 @@ from zoneinfo import ZoneInfo
 
 from operators.conditions.base import Context
 from operators.conditions.wanted import Wanted
-from operators.templates import Scope, Template
+from operators.templates.scope import Scope
+from operators.templates.template import Template
 from state.outgoing import Cause, JournalKind, SendReason
 from state.user import Branch, Journey, User
 

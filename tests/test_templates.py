@@ -18,17 +18,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from liquid import Environment
 
-from operators import templates
-from operators.templates import (
-    LOOP_MAX,
-    MISSING,
-    OUTPUT_MAX_BYTES,
-    ROOTS,
-    SOURCE_MAX_CHARS,
-    TemplateFailed,
-    TemplateSyntaxError,
-    parse_template,
-)
+from operators.templates.bounds import LOOP_MAX, OUTPUT_MAX_BYTES, SOURCE_MAX_CHARS
+from operators.templates.errors import TemplateFailed, TemplateSyntaxError
+from operators.templates.filters import OUR_FILTERS, TEXT_FILTERS
+from operators.templates.missing import MISSING
+from operators.templates.parse import parse_template
+from operators.templates.scope import ROOTS
 
 NOW = int(datetime(2026, 11, 23, 8, 30, tzinfo=UTC).timestamp() * 1000)
 
@@ -383,7 +378,7 @@ class TestL5Dates:
 
     def test_no_clock_zone_or_language_of_the_machine_plays_a_part(self) -> None:
         code = (
-            "from types import SimpleNamespace as S; from operators.templates import parse_template;"
+            "from types import SimpleNamespace as S; from operators.templates.parse import parse_template;"
             't = \'{{ "now" | date: "%c %Z %s" }}|{{ 1700000000 | date: "%c" }}|{{ "2026-01-02" | date: "%A %s" }}\';'
             "print(parse_template(t).render(S(profile={}, entry={}, event={}, flow='', now_ms=0)))"
         )
@@ -754,7 +749,7 @@ class TestSafety:
 
     def test_plain_texts_and_references_do_without_the_library(self) -> None:
         code = (
-            "import sys; from types import SimpleNamespace as S; from operators.templates import parse_template\n"
+            "import sys; from types import SimpleNamespace as S; from operators.templates.parse import parse_template\n"
             "scope = S(profile={'a': [1]}, entry={}, event={}, flow='f', now_ms=0)\n"
             "for text in ('plain', '{{ profile.a[0] }}', \"{{ entry['x y'] }}\", '{{ now }}', '{{- flow -}}'):\n"
             "    parse_template(text).render(scope)\n"
@@ -863,4 +858,4 @@ class TestAnyTemplateAndData:
         """A new one must be looked at before it is in: is it bounded, does it read a clock, does it take text?"""
         digest = hashlib.sha256(" ".join(FILTERS).encode()).hexdigest()
         assert (len(FILTERS), digest[:16]) == (62, "ef7270e97b6f9681")
-        assert templates._OUR_FILTERS.keys() | templates._TEXT_FILTERS <= set(FILTERS)
+        assert OUR_FILTERS.keys() | TEXT_FILTERS <= set(FILTERS)

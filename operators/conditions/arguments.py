@@ -10,7 +10,9 @@ from operators.conditions.pattern import parse_pattern
 from operators.conditions.values import Json, comparable
 from operators.language.problems import BadValue
 from operators.language.values import DURATION_PATTERN, parse_duration, shown
-from operators.templates import Template, TemplateSyntaxError, parse_template
+from operators.templates.errors import TemplateSyntaxError
+from operators.templates.parse import parse_template
+from operators.templates.template import Template
 from state.iso import format_ms, parse_iso_ms
 
 Schema = dict[str, Any]

@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 import orjson
 
 from operators.conditions.values import Json
-from operators.templates import Template
+from operators.templates.template import Template
 
 
 class Context(Protocol):

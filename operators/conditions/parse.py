@@ -11,7 +11,7 @@ from operators.conditions.tests import EQ, EXISTS, IN, TESTS
 from operators.conditions.tree import All, Not, Some, Test, conjunction
 from operators.language.problems import BadValue, Path, Problems, did_you_mean
 from operators.language.values import shown
-from operators.templates import Template
+from operators.templates.template import Template
 
 LeafParser = Callable[[object, Path, Problems], Condition | None]
 

@@ -16,7 +16,9 @@ from operators.conditions.base import Condition, Context
 from operators.conditions.tests import TESTS
 from operators.conditions.values import Json
 from operators.limits import told
-from operators.templates import MISSING, Template, TemplateFailed
+from operators.templates.errors import TemplateFailed
+from operators.templates.missing import MISSING
+from operators.templates.template import Template
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,9 @@ from operators.limits import write_profile
 from operators.machine.outbox import Outbox
 from operators.program.program import Program
 from operators.steps.base import Node
-from operators.templates import MISSING, Template, TemplateFailed
+from operators.templates.errors import TemplateFailed
+from operators.templates.missing import MISSING
+from operators.templates.template import Template
 from state.iso import format_ms
 from state.outgoing import Action, Cause, JournalKind, JournalRecord, SendReason
 from state.records import Input

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from operators.limits import ADDRESS_CHARACTERS_MAX
 from operators.rules.base import Check, Message, Refusal, Sending
-from operators.templates import TemplateFailed
+from operators.templates.errors import TemplateFailed
 from operators.visit import Visit
 
 

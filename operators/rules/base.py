@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from operators.json_template import JsonTemplate
 from operators.language.channels import Channel
-from operators.templates import Template
+from operators.templates.json_template import JsonTemplate
+from operators.templates.template import Template
 from operators.visit import Visit
 from state.outgoing import SendReason
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from operators.limits import VARIABLES_BYTES_MAX, fits
 from operators.rules.base import Check, Message, Refusal, Sending
-from operators.templates import MISSING, TemplateFailed
+from operators.templates.errors import TemplateFailed
+from operators.templates.missing import MISSING
 from operators.visit import Visit
 
 

@@ -17,14 +17,14 @@ from operators.conditions.parse import parse_condition
 from operators.conditions.wanted import Wanted, wanted
 from operators.conditions.when import parse_when
 from operators.conditions.where import NOWHERE, parse_where
-from operators.json_template import JsonTemplate
 from operators.language.channels import DEFAULT_ADDRESSES, Channel, channel_of
 from operators.language.model import EventModel, M, Model, checked
 from operators.language.problems import BadValue, Path, Problems, did_you_mean
 from operators.language.values import Name, shown
 from operators.language.workspace import Workspace
 from operators.steps.base import Node, Step
-from operators.templates import Template
+from operators.templates.json_template import JsonTemplate
+from operators.templates.template import Template
 
 STEPS_MAX: Final = 10_000  # Of one flow; all of them are looked at together.
 

@@ -6,12 +6,12 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from operators.json_template import JsonTemplate
 from operators.language.model import JsonValue
 from operators.limits import told
 from operators.steps.base import GO_ON, Outcome, Step
 from operators.steps.build import Build, StepModel
-from operators.templates import MISSING
+from operators.templates.json_template import JsonTemplate
+from operators.templates.missing import MISSING
 from operators.visit import Visit
 
 

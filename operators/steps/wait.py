@@ -12,7 +12,8 @@ from operators.language.problems import BadValue
 from operators.language.values import DURATION_PATTERN, Days, Offset, TimeOfDay, WaitDuration, parse_time_of_day, shown
 from operators.steps.base import GO_ON, End, Hold, Outcome, Step
 from operators.steps.build import Build, StepModel
-from operators.templates import MISSING, Template
+from operators.templates.missing import MISSING
+from operators.templates.template import Template
 from operators.visit import Visit
 from state.iso import parse_local, parse_time_value
 

@@ -22,7 +22,9 @@ from operators.language.problems import PROBLEMS_MAX, Document, Problem, Problem
 from operators.language.workspace import Workspace
 from operators.machine.deployment import Deployment
 from operators.program.flows import FlowText, compile_texts
-from operators.templates import MISSING, TemplateFailed, TemplateSyntaxError, parse_template
+from operators.templates.errors import TemplateFailed, TemplateSyntaxError
+from operators.templates.missing import MISSING
+from operators.templates.parse import parse_template
 from tests.fuzz.bounds import cpu_at_most
 from tests.intake import agree
 from tests.records import Choices, any_record

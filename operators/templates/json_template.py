@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from operators.templates import MISSING, Scope, Template, TemplateFailed
+from operators.templates.errors import TemplateFailed
+from operators.templates.missing import MISSING
+from operators.templates.scope import Scope
+from operators.templates.template import Template
 
 
 class JsonTemplate:
