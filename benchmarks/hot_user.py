@@ -20,7 +20,8 @@ from operators.language.workspace import Workspace
 from operators.machine.deployment import Deployment
 from operators.program.flows import FlowText, compile_texts
 from state.records import Input
-from state.store import RocksBackend, ShardStore
+from state.rocks import RocksBackend
+from state.store import ShardStore
 
 START_MS = 1_795_435_200_000
 FLOW = """

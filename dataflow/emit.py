@@ -17,10 +17,10 @@ from typing import Final
 import orjson
 
 from connectors.sinks import Ends, Sink
-from dataflow.read.intake import shard_of
 from operators.language.workspace import DEAD_LETTERS, JOURNAL
 from operators.machine.outbox import Outbox
 from state.outgoing import Action, DeadLetter, JournalRecord, dump
+from state.shards import shard_of
 
 _CONTENT_TYPE: Final = ("content-type", b"application/json")
 

@@ -17,10 +17,11 @@ from operators.language.values import DAY
 from operators.machine.deployment import Deployment
 from operators.machine.order import in_one_instant, in_order_of_output
 from operators.machine.outbox import Totals
+from state.backend import MemoryBackend
 from state.iso import format_ms
 from state.outgoing import Action, DeadLetter, JournalRecord, dump
 from state.records import Input, unpacked
-from state.store import MemoryBackend, ShardStore
+from state.store import ShardStore
 
 RUN_ON_MS: Final = 400 * DAY  # With nothing said, time runs on until nothing waits, at most so long.
 RECORDS_AT_ONCE: Final = 5000

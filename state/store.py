@@ -1,238 +1,26 @@
 """The shard store: the users of one shard, their timers, and the commits that can be undone.
 
-The hot users sit in a bounded cache of slots; everything else is in a key-value backend, RocksDB or a dict. A commit
-writes what changed since the last one as one atomic, synced batch, together with what is needed to undo it, because
-the engine may resume from a cut that is a few commits old (`docs/architecture.md`, "Checkpoints"). When too much has
-changed before a commit is due, a part of it is spilled: written early, under the undo of the commit to come, so that
-memory stays bounded and a crash still takes all of it back.
-
-Keys of the backend, all bytes:
-
-    u <user_id>                 the user's row (state/user.py)
-    t <due, 8 bytes> <user_id>  timer: the earliest moment at which the user has to be looked at
-    z <commit, 8> <part, 4>     undo of one part of one commit
-    m                           the shard's own record, `Meta`
+The hot users sit in a bounded cache of slots; everything else is in a backend. A commit writes what changed since the
+last one as one atomic, synced batch, together with what is needed to undo it. When too much has changed before a commit
+is due, a part of it is spilled: written early, under the undo of the commit to come, so that memory stays bounded and a
+crash still takes all of it back.
 """
 
 from __future__ import annotations
 
-import tempfile
-from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from heapq import heappop, heappush
 from itertools import filterfalse
-from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final
 
-import msgspec
-
-from state.errors import NewerFormatError, StateRefused, StoreError
+from state.backend import Backend, Changes
+from state.errors import StateRefused
+from state.meta import dump_meta, load_meta
+from state.rows import META, USER, timer_key, timer_rows, undo_key, user_rows, users_of
+from state.undo import Undo, UndoneUser, dump_undo, outdated_undo, rows_before
 from state.user import NEVER, User, dump_user, load_user
 
-STORE_FORMAT: Final = 1
-UNDO_KEPT: Final = 3  # The engine's resume epoch may lag by one; one more for a backup taken meanwhile, one in hand.
 TIMER_ROWS_AT_ONCE: Final = 1000
-
-_META_KEY: Final = b"m"
-_UNDO_END: Final = b"{"  # Behind every undo row.
-
-
-class Changes(Protocol):
-    """A batch of writes that becomes visible as a whole."""
-
-    def put(self, key: bytes, value: bytes) -> None: ...
-
-    def delete(self, key: bytes) -> None: ...
-
-
-class Backend(Protocol):
-    """An ordered map from bytes to bytes with atomic batches."""
-
-    def get_many(self, keys: list[bytes]) -> list[bytes | None]: ...
-
-    def scan(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """Yield the rows with `start <= key < stop`, in order of the key, as they are when the scan begins."""
-        ...
-
-    def changes(self) -> Changes: ...
-
-    def write(self, changes: Changes, *, sync: bool) -> None:
-        """Apply *changes*; with *sync* they have reached the disk when this returns."""
-        ...
-
-    def close(self) -> None: ...
-
-
-class _DictChanges:
-    def __init__(self) -> None:
-        self.rows: dict[bytes, bytes | None] = {}
-
-    def put(self, key: bytes, value: bytes) -> None:
-        self.rows[key] = value
-
-    def delete(self, key: bytes) -> None:
-        self.rows[key] = None
-
-
-class MemoryBackend:
-    """A backend in a dict: for `simulate` and for tests."""
-
-    def __init__(self) -> None:
-        self.rows: dict[bytes, bytes] = {}
-
-    def get_many(self, keys: list[bytes]) -> list[bytes | None]:
-        return [self.rows.get(key) for key in keys]
-
-    def scan(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
-        yield from sorted((key, row) for key, row in self.rows.items() if start <= key < stop)
-
-    def changes(self) -> _DictChanges:
-        return _DictChanges()
-
-    def write(self, changes: Changes, *, sync: bool) -> None:
-        assert isinstance(changes, _DictChanges)
-        for key, value in changes.rows.items():
-            if value is None:
-                self.rows.pop(key, None)
-            else:
-                self.rows[key] = value
-
-    def close(self) -> None:
-        pass
-
-
-class RocksBackend:
-    """A backend in one RocksDB database.
-
-    Small write buffers, because a process has many of these databases open at once.
-
-    Args:
-        read_only: open it as it is at this moment, also beside a process that writes to it, and leave every file alone.
-
-    Raises:
-        StoreError: it cannot be opened. Read-only beside a writer that may pass: files come and go.
-    """
-
-    def __init__(self, path: Path, *, read_only: bool = False) -> None:
-        import rocksdict
-
-        self._links: tempfile.TemporaryDirectory[str] | None = None
-        options = rocksdict.Options(raw_mode=True)
-        options.create_if_missing(not read_only)
-        options.set_write_buffer_size(8 * 2**20)
-        options.set_max_write_buffer_number(3)
-        options.set_max_total_wal_size(64 * 2**20)
-        options.set_keep_log_file_num(2)
-        # Whoever only reads opens all files at once: the writer may delete any of them later.
-        options.set_max_open_files(-1 if read_only else 64)
-        options.set_compression_type(rocksdict.DBCompressionType.lz4())
-        table = rocksdict.BlockBasedOptions()
-        table.set_bloom_filter(10, False)
-        table.set_block_cache(rocksdict.Cache(2**20 if read_only else 8 * 2**20))
-        options.set_block_based_table_factory(table)
-        access = rocksdict.AccessType.read_only() if read_only else rocksdict.AccessType.read_write()
-        try:
-            folder = self._linked(path) if read_only else path
-            self._db = rocksdict.Rdict(str(folder), options, access_type=access)
-        except Exception as error:  # rocksdict raises bare Exception with RocksDB's message.
-            self._unlink()
-            # Beside a writer files come and go, and that passes; else they are missing for good.
-            raise _failure("open", path, error, may_pass=read_only) from error
-        self._path = path
-        self._rocksdict: Any = rocksdict
-        self._synced = rocksdict.WriteOptions()
-        self._synced.sync = True
-        self._unsynced = rocksdict.WriteOptions()
-
-    def get_many(self, keys: list[bytes]) -> list[bytes | None]:
-        try:
-            return self._db.get(keys)  # type: ignore[no-any-return]
-        except Exception as error:
-            raise _failure("read", self._path, error) from error
-
-    def scan(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
-        rows = self._db.iter()
-        rows.seek(start)
-        while rows.valid():
-            key = rows.key()
-            if key >= stop:
-                return
-            yield key, rows.value()
-            rows.next()
-        try:
-            rows.status()  # A block that cannot be read ends an iteration like the last row does.
-        except Exception as error:
-            raise _failure("read", self._path, error) from error
-
-    def changes(self) -> Changes:
-        return self._rocksdict.WriteBatch(raw_mode=True)  # type: ignore[no-any-return]
-
-    def write(self, changes: Changes, *, sync: bool) -> None:
-        try:
-            self._db.write(changes, self._synced if sync else self._unsynced)
-        except Exception as error:
-            raise _failure("write", self._path, error) from error
-
-    def close(self) -> None:
-        self._db.close()
-        self._unlink()
-
-    def _linked(self, path: Path) -> Path:
-        """Return a folder of links to the database's files: rocksdict writes a file of its own even to read."""
-        self._links = tempfile.TemporaryDirectory(prefix="nudge-read-")
-        folder = Path(self._links.name)
-        for file in path.iterdir():
-            if file.suffix in (".sst", ".log") or file.name.startswith(("CURRENT", "IDENTITY", "MANIFEST-")):
-                (folder / file.name).symlink_to(file.absolute())
-        return folder
-
-    def _unlink(self) -> None:
-        if self._links is not None:
-            self._links.cleanup()
-            self._links = None
-
-
-def _failure(what: str, path: Path, error: Exception, *, may_pass: bool = False) -> StoreError:
-    """Return what to raise for an error of RocksDB: rocksdict has nothing but messages."""
-    text = str(error)
-    if not may_pass and ("Corruption" in text or "No such file" in text):
-        return StateRefused(f"{path} is damaged ({text}): restore the whole state directory from one backup")
-    return StoreError(f"cannot {what} {path}: {text}")
-
-
-class Meta(msgspec.Struct, array_like=True):
-    """The shard's own record.
-
-    `time_ms` is the shard's stream time at the commit, `newest_ms` the newest stream time of a record it has taken.
-    `totals` counts, per flow and version (joined by the byte 0x1F), what happened: see `operators/machine/outbox.py`.
-    `paused` lists the flow versions that were paused; `held` the records that wait for their turn. `owner` is whose
-    shard this is: a directory put together from parts is found out by it. `inside` is how many open journeys the users
-    hold, counted as their rows are written and so apart from `totals`; -1 where nobody counted.
-    """
-
-    format: int = STORE_FORMAT
-    commit: int = 0
-    time_ms: int = -1
-    newest_ms: int = -1
-    totals: dict[str, dict[str, int]] = {}
-    paused: list[str] = []
-    held: list[Any] = []
-    owner: str = ""
-    inside: int = -1
-
-
-class _UndoneUser(msgspec.Struct, array_like=True, gc=False):
-    """How one user was before a commit, and the timer that the commit wrote."""
-
-    user_id: str
-    old_row: bytes | None
-    old_due: int
-    new_due: int
-
-
-class _Undo(msgspec.Struct, array_like=True):
-    meta: bytes | None
-    users: list[_UndoneUser]
 
 
 class Slot:
@@ -250,174 +38,6 @@ class Slot:
         self.row_due = due
         self.row_journeys = len(user.journeys)
         self.changed = False
-
-
-_encode = msgspec.msgpack.Encoder().encode
-_decode_any = msgspec.msgpack.Decoder().decode
-_decode_meta = msgspec.msgpack.Decoder(Meta).decode
-_decode_undo = msgspec.msgpack.Decoder(_Undo).decode
-
-
-def _timer_key(due: int, user_id: bytes) -> bytes:
-    return b"t" + due.to_bytes(8, "big") + user_id
-
-
-def _undo_key(commit: int, part: int) -> bytes:
-    return b"z" + commit.to_bytes(8, "big") + part.to_bytes(4, "big")
-
-
-def _commit_of(undo_key: bytes) -> int:
-    return int.from_bytes(undo_key[1:9], "big")
-
-
-def read_meta(backend: Backend) -> Meta:
-    """Return the shard's own record.
-
-    Raises:
-        StateRefused: it is of a newer format or damaged.
-    """
-    return _meta_of(backend.get_many([_META_KEY])[0])
-
-
-def _meta_of(row: bytes | None) -> Meta:
-    if row is None:
-        return Meta(inside=0)
-    try:
-        written = _decode_any(row)[0]  # First: what a newer format has behind it, nobody knows.
-        if written <= STORE_FORMAT:
-            return _decode_meta(row)
-    except (msgspec.DecodeError, UnicodeDecodeError, LookupError, TypeError) as error:
-        raise StateRefused(
-            f"the store's own record is damaged ({error}): restore the whole state directory from one backup"
-        ) from None
-    raise NewerFormatError(
-        f"the state has format {written}, this version of nudge reads up to {STORE_FORMAT}: "
-        "use the version that wrote it, or a newer one"
-    )
-
-
-def undo_keys(backend: Backend, commit: int) -> list[bytes]:
-    """Return the undo rows that lead *backend* back to *commit*, oldest first.
-
-    Raises:
-        StateRefused: the store never reached *commit*, or no longer has what is needed to undo a later one.
-    """
-    last = read_meta(backend).commit
-    if commit > last:
-        raise StateRefused(
-            f"the state is at commit {last}, but {commit} is needed: part of it is older than the rest; "
-            "restore the whole state directory from one backup"
-        )
-    keys = [key for key, _ in backend.scan(_undo_key(commit + 1, 0), _UNDO_END)]
-    missing = set(range(commit + 1, last + 1)) - {_commit_of(key) for key in keys}
-    if missing:
-        raise StateRefused(
-            f"the state is at commit {last} and cannot go back to {commit}: the undo of commit {min(missing)} "
-            "is gone; restore the whole state directory from one backup"
-        )
-    return keys
-
-
-def rows_before(backend: Backend, commit: int) -> dict[bytes, bytes | None]:
-    """Return what has to be put (or, None, deleted) to bring the rows of *backend* back to *commit*.
-
-    It takes back every later commit, and whatever was spilled after the last one. Empty when there is none.
-
-    Raises:
-        StateRefused: as `undo_keys`.
-    """
-    before: dict[bytes, bytes | None] = {}
-    for undo_key in reversed(undo_keys(backend, commit)):
-        row = backend.get_many([undo_key])[0]
-        assert row is not None
-        undone = _decode_undo(row)
-        for one in undone.users:
-            key = one.user_id.encode()
-            before[b"u" + key] = one.old_row
-            if one.new_due < NEVER:
-                before[_timer_key(one.new_due, key)] = None
-            if one.old_due < NEVER:
-                before[_timer_key(one.old_due, key)] = b""
-        if undone.meta is not None:
-            before[_META_KEY] = undone.meta or None
-        before[undo_key] = None
-    return before
-
-
-def user_rows(backend: Backend) -> Iterator[tuple[bytes, bytes]]:
-    """Yield (user id, row) of every user, as they are written."""
-    for key, row in backend.scan(b"u", b"v"):
-        yield key[1:], row
-
-
-def timer_rows(backend: Backend) -> Iterator[tuple[int, bytes]]:
-    """Yield (due time, user id) of every timer, in that order."""
-    for key, _ in backend.scan(b"t", b"u"):
-        yield int.from_bytes(key[1:9], "big"), key[9:]
-
-
-def users_of(backend: Backend, user_ids: Sequence[bytes]) -> list[bytes | None]:
-    """Return the rows of users, None for one who has none."""
-    return backend.get_many([b"u" + user_id for user_id in user_ids])
-
-
-def has_timers(backend: Backend, timers: Sequence[tuple[int, bytes]]) -> list[bool]:
-    """Tell for each (due time, user id) whether there is such a timer."""
-    return [row is not None for row in backend.get_many([_timer_key(due, user_id) for due, user_id in timers])]
-
-
-def undo_parts(backend: Backend) -> list[tuple[int, int]]:
-    """Return (commit, part) of every undo row, in order."""
-    keys = [key for key, _ in backend.scan(b"z", _UNDO_END)]
-    return [(_commit_of(key), int.from_bytes(key[9:], "big")) for key in keys]
-
-
-class AsOf:
-    """A backend as it was at an earlier commit: reads through to *backend*, and never writes.
-
-    What later commits have changed is held in memory.
-
-    Raises:
-        StateRefused: as `undo_keys`.
-    """
-
-    def __init__(self, backend: Backend, commit: int) -> None:
-        self._backend = backend
-        self._before = rows_before(backend, commit)
-        self._sorted = sorted(self._before)
-
-    def get_many(self, keys: list[bytes]) -> list[bytes | None]:
-        rows = self._backend.get_many(keys)
-        if self._before:
-            rows = [self._before.get(key, row) for key, row in zip(keys, rows, strict=True)]
-        return rows
-
-    def scan(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
-        before = self._before
-        changed = self._sorted[bisect_left(self._sorted, start) : bisect_left(self._sorted, stop)]
-        if not changed:
-            yield from self._backend.scan(start, stop)
-            return
-        put = iter([(key, row) for key in changed if (row := before[key]) is not None])
-        following = next(put, None)
-        for key, row in self._backend.scan(start, stop):
-            while following is not None and following[0] <= key:
-                yield following
-                following = next(put, None)
-            if key not in before:
-                yield key, row
-        while following is not None:
-            yield following
-            following = next(put, None)
-
-    def changes(self) -> Changes:
-        raise AssertionError("a look at an earlier commit changes nothing")
-
-    def write(self, changes: Changes, *, sync: bool) -> None:
-        raise AssertionError("a look at an earlier commit changes nothing")
-
-    def close(self) -> None:
-        self._backend.close()
 
 
 class ShardStore:
@@ -457,8 +77,8 @@ class ShardStore:
         self._load()
 
     def _load(self) -> None:
-        row = self._backend.get_many([_META_KEY])[0]
-        meta = self.meta = _meta_of(row)
+        row = self._backend.get_many([META])[0]
+        meta = self.meta = load_meta(row)
         if self._owner and meta.owner not in ("", self._owner):
             raise StateRefused(
                 f"this store belongs to {meta.owner}, not to {self._owner}: the directory is put together from parts; "
@@ -484,7 +104,7 @@ class ShardStore:
             else:
                 young[user_id] = slot
         if absent:
-            rows = self._backend.get_many([b"u" + user_id.encode() for user_id in absent])
+            rows = users_of(self._backend, map(str.encode, absent))
             for user_id, row in zip(absent, rows, strict=True):
                 if row is None:
                     young[user_id] = Slot(User(), None, NEVER)
@@ -512,8 +132,8 @@ class ShardStore:
 
     def scan_users(self) -> Iterator[tuple[str, User]]:
         """Yield every user that the backend has: for deployments and audits, never on the hot path."""
-        for key, row in self._backend.scan(b"u", b"v"):
-            yield key[1:].decode(), load_user(row)
+        for user_id, row in user_rows(self._backend):
+            yield user_id.decode(), load_user(row)
 
     # ---- timers ------------------------------------------------------------------------------------------------
 
@@ -553,9 +173,9 @@ class ShardStore:
         """Take the next timer rows due at or before *limit* into the heap."""
         found: list[tuple[int, str]] = []
         start_due, start_user = self._rows_from
-        for key, _ in self._backend.scan(_timer_key(start_due, start_user.encode()), b"u"):
-            row = (int.from_bytes(key[1:9], "big"), key[9:].decode())
-            if row[0] > limit or len(found) == TIMER_ROWS_AT_ONCE:
+        for due, key in timer_rows(self._backend, start_due, start_user.encode()):
+            row = (due, key.decode())
+            if due > limit or len(found) == TIMER_ROWS_AT_ONCE:
                 self._rows_from = row
                 break
             found.append(row)
@@ -579,11 +199,6 @@ class ShardStore:
     def commit_number(self) -> int:
         """The number of the last commit."""
         return self.meta.commit
-
-    @property
-    def is_changed(self) -> bool:
-        """Whether a commit would write something."""
-        return bool(self._changed or self._spilled or self.meta_changed)
 
     @property
     def needs_spill(self) -> bool:
@@ -612,7 +227,7 @@ class ShardStore:
         `prepare`, `write` and `finish` are `commit` in three parts, so that the slow one, `write`, can run for many
         shards at once.
         """
-        if not self.is_changed:
+        if not (self._changed or self._spilled or self.meta_changed):
             return None
         meta = self.meta
         number = meta.commit + 1
@@ -620,9 +235,9 @@ class ShardStore:
         old_meta_row = self._meta_row or b""
         meta.commit = number
         self._put_changes(changes, old_meta_row, number)
-        self._meta_row = _encode(meta)
-        changes.put(_META_KEY, self._meta_row)
-        for key, _ in self._backend.scan(_undo_key(0, 0), _undo_key(max(0, number - UNDO_KEPT + 1), 0)):
+        self._meta_row = dump_meta(meta)
+        changes.put(META, self._meta_row)
+        for key in outdated_undo(self._backend, number):
             changes.delete(key)
         return changes
 
@@ -642,27 +257,27 @@ class ShardStore:
         put, delete = changes.put, changes.delete
         for user_id, slot in self._changed.items():
             key = user_id.encode()
-            undone.append(_UndoneUser(user_id, slot.row, slot.row_due, slot.due))
+            undone.append(UndoneUser(user_id, slot.row, slot.row_due, slot.due))
             journeys = len(slot.user.journeys)
             entered += journeys - slot.row_journeys
             slot.row_journeys = journeys
             if slot.user.is_blank:
                 if slot.row is not None:
-                    delete(b"u" + key)
+                    delete(USER + key)
                 slot.row = None
             else:
                 slot.row = dump_user(slot.user)
-                put(b"u" + key, slot.row)
+                put(USER + key, slot.row)
             if slot.due != slot.row_due:
                 if slot.row_due < NEVER:
-                    delete(_timer_key(slot.row_due, key))
+                    delete(timer_key(slot.row_due, key))
                 if slot.due < NEVER:
-                    put(_timer_key(slot.due, key), b"")
+                    put(timer_key(slot.due, key), b"")
                 slot.row_due = slot.due
         if self.meta.inside >= 0:
             self.meta.inside += entered
-        undo = _Undo(old_meta, undone)
-        put(_undo_key(self.meta.commit + 1 if number is None else number, self._spilled), _encode(undo))
+        undo = Undo(old_meta, undone)
+        put(undo_key(self.meta.commit + 1 if number is None else number, self._spilled), dump_undo(undo))
 
     def _settle(self) -> None:
         """After a write: nothing has changed, all timers are rows, and the cache goes back to its size."""

@@ -23,8 +23,10 @@ from dataflow.keep.audit import NEXT, Audit, Finding
 from dataflow.keep.statedir import StateDir, read_state_file, write_state_file
 from dataflow.keep.stateview import TRIES, StateView
 from state.errors import StoreError
+from state.meta import Meta, read_meta
 from state.records import Input
-from state.store import Meta, RocksBackend, ShardStore, read_meta
+from state.rocks import RocksBackend
+from state.store import ShardStore
 from state.user import NEVER, User, dump_user, load_user
 from tests.jobs import NUDGE, REPO, RunningJob
 from tests.kafka.broker import KafkaTopics

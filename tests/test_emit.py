@@ -7,10 +7,10 @@ from pathlib import Path
 
 from connectors.file_sink import FileSink
 from dataflow.emit import Emitter
-from dataflow.read.intake import shard_of
 from operators.language.workspace import DEAD_LETTERS, JOURNAL
 from operators.machine.outbox import Outbox
 from state.outgoing import Action, Cause, DeadLetter, JournalRecord
+from state.shards import shard_of
 
 TOPICS = {"sms": "actions.sms"}
 ALL = ["actions.sms", JOURNAL, DEAD_LETTERS]

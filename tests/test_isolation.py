@@ -26,8 +26,10 @@ from operators.program.flows import FlowText, compile_texts
 from operators.steps.send import SendStep
 from operators.steps.wait import WaitDurationStep
 from operators.steps.wait_for import WaitForStep
+from state.backend import MemoryBackend
+from state.errors import StoreError
 from state.records import Input
-from state.store import MemoryBackend, ShardStore, StoreError
+from state.store import ShardStore
 from state.user import NEVER, User
 from tests.outgoing import actions_of, journal_of, plain
 

@@ -15,9 +15,10 @@ from operators.language.values import HOUR, MINUTE
 from operators.language.workspace import Workspace
 from operators.machine.deployment import Deployment
 from operators.program.flows import FlowText, compile_texts
+from state.backend import MemoryBackend
 from state.iso import format_ms
 from state.records import Input
-from state.store import MemoryBackend, ShardStore
+from state.store import ShardStore
 from state.user import NEVER
 from tests.outgoing import actions_of, journal_of
 

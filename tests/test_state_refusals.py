@@ -20,7 +20,8 @@ from dataflow.flows import UsageError
 from dataflow.keep.recovery import last_cut
 from dataflow.keep.statedir import StateDir
 from state.errors import NewerFormatError, StateRefused
-from state.store import Meta, RocksBackend
+from state.meta import Meta
+from state.rocks import RocksBackend
 from state.user import User, dump_user, load_user
 from tests.jobs import REPO, RunningJob, in_folder
 from tests.test_run import refused

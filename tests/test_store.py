@@ -9,8 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from state.backend import Backend, MemoryBackend
 from state.errors import StoreError
-from state.store import UNDO_KEPT, AsOf, Backend, MemoryBackend, RocksBackend, ShardStore, rows_before
+from state.rocks import RocksBackend
+from state.store import ShardStore
+from state.undo import UNDO_KEPT, AsOf, rows_before
 from state.user import NEVER, Branch, Journey
 
 

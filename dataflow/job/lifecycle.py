@@ -27,7 +27,6 @@ from dataflow.keep.statedir import (
     RunNote,
     StateFile,
     new_job_id,
-    owner_of,
     read_state_file,
     write_state_file,
 )
@@ -38,8 +37,10 @@ from operators.language.workspace import DEAD_LETTERS, JOURNAL, Workspace
 from operators.machine.deployment import Deployment
 from operators.machine.outbox import inside
 from operators.program.flows import left_out, refuse_reused_versions
+from state.backend import Backend
 from state.errors import StateRefused
-from state.store import Backend, ShardStore
+from state.shards import owner_of
+from state.store import ShardStore
 
 SHARDS: Final = 64  # The most processes a job can have; more cost a little more per batch and checkpoint.
 USERS_IN_MEMORY_MIN: Final = 100  # Per shard: fewer would be written and read again all the time.

@@ -19,7 +19,8 @@ from dataflow.keep.statedir import StateDir
 from dataflow.read.clock import SteadyClock
 from dataflow.urls import SinkUrl
 from operators.language.workspace import DEAD_LETTERS, JOURNAL
-from state.store import Backend, RocksBackend
+from state.backend import Backend
+from state.rocks import RocksBackend
 
 COMMIT_THREADS: Final = 8
 

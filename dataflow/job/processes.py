@@ -26,8 +26,9 @@ from dataflow.job.outside import Throttled, open_sink
 from dataflow.job.plan import PartitionPlan, Plan
 from dataflow.keep.recovery import Cut, forget_unfinished, last_cut
 from dataflow.keep.statedir import RESTORE, STATE_FILE, StateDir
+from state.backend import Backend
 from state.errors import StateRefused
-from state.store import Backend, RocksBackend
+from state.rocks import RocksBackend
 
 LAST_WORDS_S: Final = 1.0
 STOP_PATIENCE_S: Final = 60.0  # So long may an epoch take to finish before a process is killed.

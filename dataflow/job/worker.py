@@ -25,9 +25,8 @@ from dataflow.emit import Emitter
 from dataflow.job.mistakes import ErrorReport
 from dataflow.job.outside import Machine, Outside
 from dataflow.job.plan import PartitionPlan, Plan, channel_topics, load_plan
-from dataflow.keep.statedir import owner_of
 from dataflow.logs import configure_logs
-from dataflow.read.intake import Counts, Intake, dead_shard, head_time
+from dataflow.read.intake import Counts, Intake, head_time
 from dataflow.read.partition import Partition
 from dataflow.read.progress import ProgressLog, read_progress
 from dataflow.read.scanner import WHY_NOT_COMPILED, NativeFormat
@@ -35,6 +34,7 @@ from dataflow.read.streamtime import StreamTime
 from dataflow.shard import Shard
 from operators.language.workspace import DEAD_LETTERS, JOURNAL
 from operators.machine.outbox import Totals
+from state.shards import dead_shard, owner_of
 from state.store import ShardStore
 
 STATUS_EVERY_S: Final = 0.5

@@ -19,19 +19,13 @@ from dataflow.flows import UsageError
 from dataflow.keep.stateview import StateView
 from operators.machine.deployment import Deployment
 from operators.machine.invariants import Balance, UserAudit, balances
+from state.backend import Backend
 from state.errors import NewerFormatError, StateRefused, StoreError
 from state.iso import format_ms
+from state.meta import read_meta
 from state.records import Input
-from state.store import (
-    UNDO_KEPT,
-    Backend,
-    has_timers,
-    read_meta,
-    timer_rows,
-    undo_parts,
-    user_rows,
-    users_of,
-)
+from state.rows import has_timers, timer_rows, user_rows, users_of
+from state.undo import UNDO_KEPT, undo_parts
 from state.user import NEVER, User, load_user
 
 AT_ONCE: Final = 1000

@@ -12,12 +12,16 @@ import msgspec
 
 from dataflow.flows import UsageError
 from dataflow.keep.recovery import Cut, last_cut
-from dataflow.keep.statedir import StateDir, StateFile, owner_of, read_state_file
+from dataflow.keep.statedir import StateDir, StateFile, read_state_file
 from operators.language.workspace import read_workspace
 from operators.machine.deployment import Deployment
 from operators.program.flows import FlowText, compile_texts
+from state.backend import Backend, MemoryBackend
 from state.errors import NewerFormatError, StoreError
-from state.store import AsOf, Backend, MemoryBackend, RocksBackend, read_meta, undo_keys
+from state.meta import read_meta
+from state.rocks import RocksBackend
+from state.shards import owner_of
+from state.undo import AsOf, undo_keys
 
 TRIES: Final = 6  # A running job drops the undo of a checkpoint three checkpoints later, and its files move meanwhile.
 PAUSE_S: Final = 0.2

@@ -11,11 +11,12 @@ from typing import Any, Final, NamedTuple
 
 from connectors.sources import SourcePartition
 from dataflow.read.clock import SteadyClock
-from dataflow.read.intake import Intake, dead_shard
+from dataflow.read.intake import Intake
 from dataflow.read.progress import ProgressLog
 from dataflow.shard import CLOSED, HALTED, OPEN
 from state.outgoing import DeadLetter
 from state.records import Inputs
+from state.shards import dead_shard
 
 RECORDS_AT_ONCE: Final = 10_000
 BIG_BATCH: Final = 1_000

@@ -20,9 +20,11 @@ from dataflow.shard import OPEN, Delivery, Shard
 from operators.language.workspace import Workspace
 from operators.machine.deployment import Deployment
 from operators.program.flows import FlowText, compile_texts
+from state.backend import MemoryBackend
 from state.iso import format_ms, parse_iso_ms
+from state.meta import STORE_FORMAT
 from state.records import Input
-from state.store import STORE_FORMAT, MemoryBackend, ShardStore
+from state.store import ShardStore
 from state.user import USER_FORMAT, load_user
 from tests.jobs import RunningJob, in_folder
 from tests.outgoing import actions_of, journal_of

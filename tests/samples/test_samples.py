@@ -12,7 +12,9 @@ from urllib.parse import quote
 import pytest
 
 from dataflow.shard import Shard
-from state.store import STORE_FORMAT, MemoryBackend, ShardStore
+from state.backend import MemoryBackend
+from state.meta import STORE_FORMAT
+from state.store import ShardStore
 from state.user import USER_FORMAT, load_user
 from tests.jobs import RunningJob
 from tests.samples.record import SAMPLES, UNTIL, as_dict, command, deliveries, deployment, emitted, everything

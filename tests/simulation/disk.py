@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
-from state.store import Changes, MemoryBackend, _DictChanges
+from state.backend import Changes, MemoryBackend, MemoryChanges
 from tests.simulation.fate import Fate
 
 
@@ -124,7 +124,7 @@ class SimulatedBackend(MemoryBackend):
         self._fate = fate
 
     def write(self, changes: Changes, *, sync: bool) -> None:
-        assert isinstance(changes, _DictChanges)
+        assert isinstance(changes, MemoryChanges)
         self._fate.touch("store")
         _apply(changes.rows, self.rows)
         self._all.unsynced.append(changes.rows)

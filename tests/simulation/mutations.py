@@ -18,7 +18,7 @@ from dataflow.keep import recovery
 from dataflow.read.partition import Partition
 from dataflow.read.progress import ProgressLog
 from dataflow.shard import Shard
-from state import store as stores
+from state import undo as undoing
 from state.store import ShardStore
 from state.user import NEVER
 from tests.simulation import world
@@ -53,11 +53,11 @@ def forget_what_was_spilled_when_rolling_back(patch: Patch) -> None:
 
 
 def drop_undo_too_early(patch: Patch) -> None:
-    patch.setattr(stores, "UNDO_KEPT", 1)
+    patch.setattr(undoing, "UNDO_KEPT", 1)
 
 
 def undo_users_without_their_timers(patch: Patch) -> None:
-    decode = stores._decode_undo
+    decode = undoing._decode_undo
 
     def without_timers(row: bytes) -> Any:
         undo = decode(row)
@@ -65,7 +65,7 @@ def undo_users_without_their_timers(patch: Patch) -> None:
             one.old_due = NEVER
         return undo
 
-    patch.setattr(stores, "_decode_undo", without_timers)
+    patch.setattr(undoing, "_decode_undo", without_timers)
 
 
 def spill_without_undo(patch: Patch) -> None:

@@ -9,8 +9,8 @@ import msgspec
 from dataflow.job.ports import Parcel
 from dataflow.shard import Shard
 from operators.machine.outbox import Totals
+from state.backend import MemoryBackend
 from state.records import Input, unpacked
-from state.store import MemoryBackend, ShardStore
 from tests.outgoing import actions_of, journal_of
 from tests.simulation.scenario import loaded
 

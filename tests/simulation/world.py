@@ -20,7 +20,7 @@ from dataflow.urls import SinkUrl, SourceUrl
 from operators.language.values import HOUR, MINUTE
 from operators.language.workspace import Workspace
 from operators.machine.deployment import Deployment
-from state.store import Backend
+from state.backend import Backend
 from tests.simulation.broker import Clock, SimulatedReader, SimulatedSink, SinkRecord, SinkTopics
 from tests.simulation.disk import Rows, SimulatedBackend, SimulatedFolder
 from tests.simulation.engine import Execution, Recovery

@@ -23,9 +23,9 @@ from dataflow.read.scanner import NativeFormat
 from dataflow.read.streamtime import StreamTime
 from dataflow.shard import Delivery, Shard
 from operators.machine.deployment import Deployment
+from state.backend import MemoryBackend
 from state.iso import format_ms
 from state.records import unpacked
-from state.store import MemoryBackend, ShardStore
 from tests.outgoing import actions_of, journal_of
 
 START = 1_795_435_200_000  # Monday 2026-11-23T12:00:00Z.

@@ -1,0 +1,72 @@
+"""What a store needs of a database: an ordered map from bytes to bytes with atomic batches; and one in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+
+class Changes(Protocol):
+    """A batch of writes that becomes visible as a whole."""
+
+    def put(self, key: bytes, value: bytes) -> None: ...
+
+    def delete(self, key: bytes) -> None: ...
+
+
+class Backend(Protocol):
+    """An ordered map from bytes to bytes with atomic batches."""
+
+    def get_many(self, keys: list[bytes]) -> list[bytes | None]: ...
+
+    def scan(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Yield the rows with `start <= key < stop`, in order of the key, as they are when the scan begins."""
+        ...
+
+    def changes(self) -> Changes: ...
+
+    def write(self, changes: Changes, *, sync: bool) -> None:
+        """Apply *changes*; with *sync* they have reached the disk when this returns."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class MemoryChanges:
+    """A batch for a `MemoryBackend`."""
+
+    def __init__(self) -> None:
+        self.rows: dict[bytes, bytes | None] = {}
+
+    def put(self, key: bytes, value: bytes) -> None:
+        self.rows[key] = value
+
+    def delete(self, key: bytes) -> None:
+        self.rows[key] = None
+
+
+class MemoryBackend:
+    """A backend in a dict: for `simulate` and for tests."""
+
+    def __init__(self) -> None:
+        self.rows: dict[bytes, bytes] = {}
+
+    def get_many(self, keys: list[bytes]) -> list[bytes | None]:
+        return [self.rows.get(key) for key in keys]
+
+    def scan(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
+        yield from sorted((key, row) for key, row in self.rows.items() if start <= key < stop)
+
+    def changes(self) -> MemoryChanges:
+        return MemoryChanges()
+
+    def write(self, changes: Changes, *, sync: bool) -> None:
+        assert isinstance(changes, MemoryChanges)
+        for key, value in changes.rows.items():
+            if value is None:
+                self.rows.pop(key, None)
+            else:
+                self.rows[key] = value
+
+    def close(self) -> None:
+        pass

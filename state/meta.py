@@ -1,0 +1,72 @@
+"""The shard's own record: its commit, its time, its totals, whose it is; and how that is written down."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from state.backend import Backend
+from state.errors import NewerFormatError, StateRefused
+from state.rows import META
+
+STORE_FORMAT: Final = 1
+
+
+class Meta(msgspec.Struct, array_like=True):
+    """The shard's own record.
+
+    `time_ms` is the shard's stream time at the commit, `newest_ms` the newest stream time of a record it has taken.
+    `totals` counts, per flow and version (joined by the byte 0x1F), what happened: see `operators/machine/outbox.py`.
+    `paused` lists the flow versions that were paused; `held` the records that wait for their turn. `owner` is whose
+    shard this is: a directory put together from parts is found out by it. `inside` is how many open journeys the users
+    hold, counted as their rows are written and so apart from `totals`; -1 where nobody counted.
+    """
+
+    format: int = STORE_FORMAT
+    commit: int = 0
+    time_ms: int = -1
+    newest_ms: int = -1
+    totals: dict[str, dict[str, int]] = {}
+    paused: list[str] = []
+    held: list[Any] = []
+    owner: str = ""
+    inside: int = -1
+
+
+_decode_any = msgspec.msgpack.Decoder().decode
+_decode_meta = msgspec.msgpack.Decoder(Meta).decode
+
+dump_meta = msgspec.msgpack.Encoder().encode
+"""Return the row of a `Meta`."""
+
+
+def read_meta(backend: Backend) -> Meta:
+    """Return the shard's own record.
+
+    Raises:
+        StateRefused: as `load_meta`.
+    """
+    return load_meta(backend.get_many([META])[0])
+
+
+def load_meta(row: bytes | None) -> Meta:
+    """Return what is written in *row*, that of a new shard without one.
+
+    Raises:
+        StateRefused: it is of a newer format or damaged.
+    """
+    if row is None:
+        return Meta(inside=0)
+    try:
+        written = _decode_any(row)[0]  # First: what a newer format has behind it, nobody knows.
+        if written <= STORE_FORMAT:
+            return _decode_meta(row)
+    except (msgspec.DecodeError, UnicodeDecodeError, LookupError, TypeError) as error:
+        raise StateRefused(
+            f"the store's own record is damaged ({error}): restore the whole state directory from one backup"
+        ) from None
+    raise NewerFormatError(
+        f"the state has format {written}, this version of nudge reads up to {STORE_FORMAT}: "
+        "use the version that wrote it, or a newer one"
+    )

@@ -1,0 +1,57 @@
+"""The rows of a shard: their keys, and how to look through them.
+
+All keys are bytes:
+
+    u <user_id>                 the user's row (state/user.py)
+    t <due, 8 bytes> <user_id>  timer: the earliest moment at which the user has to be looked at
+    z <commit, 8> <part, 4>     undo of one part of one commit (state/undo.py)
+    m                           the shard's own record (state/meta.py)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
+
+from state.backend import Backend
+
+META: Final = b"m"
+USER: Final = b"u"  # Put before the id where it is needed, without a call: it is needed for every user that changes.
+_USERS_END: Final = b"v"
+_TIMERS_END: Final = b"u"
+UNDO_END: Final = b"{"  # Behind every undo row.
+
+
+def timer_key(due: int, user_id: bytes) -> bytes:
+    return b"t" + due.to_bytes(8, "big") + user_id
+
+
+def undo_key(commit: int, part: int) -> bytes:
+    return b"z" + commit.to_bytes(8, "big") + part.to_bytes(4, "big")
+
+
+def place_of(key: bytes) -> tuple[int, int]:
+    """Return (commit, part) of an undo row."""
+    return int.from_bytes(key[1:9], "big"), int.from_bytes(key[9:], "big")
+
+
+def user_rows(backend: Backend) -> Iterator[tuple[bytes, bytes]]:
+    """Yield (user id, row) of every user, as they are written."""
+    for key, row in backend.scan(USER, _USERS_END):
+        yield key[1:], row
+
+
+def timer_rows(backend: Backend, due: int = 0, user_id: bytes = b"") -> Iterator[tuple[int, bytes]]:
+    """Yield (due time, user id) of every timer from that of *due* and *user_id* on, in that order."""
+    for key, _ in backend.scan(timer_key(due, user_id), _TIMERS_END):
+        yield int.from_bytes(key[1:9], "big"), key[9:]
+
+
+def users_of(backend: Backend, user_ids: Iterable[bytes]) -> list[bytes | None]:
+    """Return the rows of users, None for one who has none."""
+    return backend.get_many([USER + user_id for user_id in user_ids])
+
+
+def has_timers(backend: Backend, timers: Sequence[tuple[int, bytes]]) -> list[bool]:
+    """Tell for each (due time, user id) whether there is such a timer."""
+    return [row is not None for row in backend.get_many([timer_key(due, user_id) for due, user_id in timers])]
