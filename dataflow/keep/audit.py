@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Final, TypeVar
-from zlib import crc32
 
 import msgspec
 
@@ -25,6 +24,7 @@ from state.iso import format_ms
 from state.meta import read_meta
 from state.records import Input
 from state.rows import has_timers, timer_rows, user_rows, users_of
+from state.shards import shard_of
 from state.undo import UNDO_KEPT, undo_parts
 from state.user import NEVER, User, load_user
 
@@ -197,9 +197,8 @@ class ShardAudit:
             seen.users += 1
             if seen.users % TELL_EVERY == 0:
                 self._tell(seen)
-            if crc32(user_id) % shards != number:
-                text = f"belongs into shard {crc32(user_id) % shards:02d}"
-                yield self._finding("user-misplaced", user_id, text)
+            if (belongs := shard_of(user_id, shards)) != number:
+                yield self._finding("user-misplaced", user_id, f"belongs into shard {belongs:02d}")
             user = _read(row)
             if not isinstance(user, User):
                 yield self._finding("user-unreadable", user_id, user)
@@ -268,7 +267,7 @@ class ShardAudit:
                 continue
             where = f"source partition {record.source}, offset {record.offset}"
             user_id = record.user_id.encode()
-            if crc32(user_id) % self._shards != self._number:
+            if shard_of(user_id, self._shards) != self._number:
                 text = f"a record ({where}) is held for a user of another shard"
                 yield self._finding("held-misplaced", user_id, text)
             if record.now < self._meta.time_ms:

@@ -189,8 +189,3 @@ class _OnlyFormat(msgspec.Struct):
 def new_job_id() -> str:
     """Return the identity of a new job: it tells its records on a topic from those of other jobs."""
     return uuid4().hex
-
-
-def owner_of(job: str, shard: int, shards: int) -> str:
-    """Return what a shard's store says it belongs to."""
-    return f"shard {shard} of {shards} of job {job}"

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, Protocol
-from zlib import crc32
 
 import msgspec
 
@@ -20,6 +19,7 @@ from operators.conditions.index import NO_HITS, MatchIndex
 from state.iso import TIME_MS_MAX
 from state.outgoing import RAW_KEPT_BYTES, DeadLetter
 from state.records import EVENT, IDENTIFY, Input, Inputs, Record, Reject, pack
+from state.shards import shard_of
 
 # Stamps in ns and the like. Taken for a time, a single one would let all waits end at once.
 _NO_TIME: Final = Reject("bad_time", "the transport's stamp of the record lies beyond the year 9999")
@@ -185,16 +185,6 @@ class Intake:
         dead = self.counts.dead
         dead[reject.reason] = dead.get(reject.reason, 0) + 1
         return DeadLetter(self._topic, self._partition, offset, reject.reason, reject.detail, value[:RAW_KEPT_BYTES])
-
-
-def shard_of(user_id: str, shards: int) -> int:
-    """Return the number of the shard that a user belongs to."""
-    return crc32(user_id.encode()) % shards
-
-
-def dead_shard(source: int, shards: int) -> int:
-    """Return the one shard through which the dead letters of a source partition go, so that they stay in order."""
-    return source % shards
 
 
 def head_time(path: Path, records: Format) -> int:

@@ -11,6 +11,7 @@ from dataflow.shard import Shard
 from operators.machine.outbox import Totals
 from state.backend import MemoryBackend
 from state.records import Input, unpacked
+from state.store import ShardStore
 from tests.outgoing import actions_of, journal_of
 from tests.simulation.scenario import loaded
 

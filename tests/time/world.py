@@ -26,6 +26,7 @@ from operators.machine.deployment import Deployment
 from state.backend import MemoryBackend
 from state.iso import format_ms
 from state.records import unpacked
+from state.store import ShardStore
 from tests.outgoing import actions_of, journal_of
 
 START = 1_795_435_200_000  # Monday 2026-11-23T12:00:00Z.
