@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from heapq import heappop, heappush
 from itertools import chain
 from operator import attrgetter
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -82,7 +82,7 @@ class Shard:
         for fields in store.meta.held:
             record = msgspec.convert(fields, Input)
             # The flows may have changed since: what the event satisfies is asked anew.
-            record.hits = deployment.index.match(record.name, record.properties)
+            record.hits = deployment.index.match(record.name, record.parse_properties())
             heappush(self._held, (record.now, record.source, record.offset, record))
         self._held_changed = False
         self._ran_on = False  # Time is beyond what the sources say, and nobody but us will remember it.
@@ -180,7 +180,10 @@ class Shard:
         meta.time_ms = self.time_ms
         meta.newest_ms = self.newest_ms
         if self._held_changed:
-            meta.held = [_fields_of(record) for _, _, _, record in sorted(self._held)]
+            held = [record for _, _, _, record in sorted(self._held)]
+            for record in held:
+                record.parse_properties()  # They are written down as objects; once parsed, for all commits to come.
+            meta.held = msgspec.to_builtins(held)
             self.store.meta_changed = True
             self._held_changed = False
 
@@ -228,9 +231,3 @@ class Shard:
                 store.spill()
         store.meta.paused = list(deployment.paused)
         store.meta_changed = True
-
-
-def _fields_of(record: Input) -> Any:
-    """Return what a held record is written down as; its properties as an object, as they always were."""
-    record.body = record.properties
-    return msgspec.to_builtins(record)

@@ -17,8 +17,6 @@ IDENTIFY: Final = 1
 RECEIPT: Final = 2
 MEMBERSHIP: Final = 3
 
-KIND_NAMES: Final = ("event", "identify", "receipt", "membership")
-
 
 class Record(msgspec.Struct, gc=False):
     """One decoded input record.
@@ -69,9 +67,8 @@ class Input(msgspec.Struct, array_like=True, gc=False):
     source: int
     offset: int
 
-    @property
-    def properties(self) -> dict[str, Any]:
-        """The event's properties."""
+    def parse_properties(self) -> dict[str, Any]:
+        """Return the event's properties; the first call parses their text, and `body` is the object from then on."""
         body = self.body
         if isinstance(body, bytes):
             self.body = body = orjson.loads(body)

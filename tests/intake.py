@@ -47,7 +47,7 @@ def everything(
         by_shard, dead = intake.take(Batch(values[part], stamps, range(100, 100 + len(values))[part]))
         inputs = {shard: unpacked(some) for shard, some in sorted(by_shard.items())}
         for one in chain.from_iterable(inputs.values()):
-            one.body = one.properties
+            one.parse_properties()
         found += [repr(dead), intake.time.now_ms, repr(intake.counts), repr(inputs)]
     return found
 

@@ -245,8 +245,9 @@ def test_an_input_is_read_once_and_where_it_came_from_is_kept() -> None:
     (one,) = unpacked(by_shard[0])
     assert (one.user_id, one.message_id, one.id_sent, one.at_ms, one.now) == ("u", "t-3-42", False, AT, AT)
     assert (one.source, one.offset, one.hits, one.traits) == (7, 42, (0,), None)
-    assert one.properties == {"a": [1]}
-    assert one.properties is one.properties
+    assert one.body == b'{"a":[1]}'
+    assert one.parse_properties() == {"a": [1]}
+    assert one.parse_properties() is one.body
 
 
 @settings(max_examples=150)

@@ -35,10 +35,11 @@ NOTHING: Final[frozenset[str]] = frozenset()
 class Moment:
     """One user in the context of one program, at stream time `now` (ms).
 
-    `record` is the event that is being handled, None at a wake-up; `satisfied` are the interests that it satisfies.
+    `record` is the event that is being handled, None at a wake-up, and `heard` are its properties; `satisfied` are the
+    interests that it satisfies.
     """
 
-    __slots__ = ("now", "out", "program", "record", "satisfied", "user", "user_id")
+    __slots__ = ("heard", "now", "out", "program", "record", "satisfied", "user", "user_id")
 
     def __init__(
         self,
@@ -56,12 +57,8 @@ class Moment:
         self.now = now
         self.out = out
         self.record = record
+        self.heard: dict[str, Any] = {} if record is None else record.parse_properties()
         self.satisfied = satisfied
-
-    @property
-    def heard(self) -> dict[str, Any]:
-        """The properties of the event that is being handled, none at a wake-up."""
-        return {} if self.record is None else self.record.properties
 
     @property
     def heard_cause(self) -> Cause:
@@ -240,7 +237,7 @@ class AtStep(InJourney):
     def moved_by_event(self) -> None:
         """Note that the event that is being handled moves the journey."""
         assert self.record is not None, "nothing is heard at a wake-up"
-        self.journey.event = self.record.properties
+        self.journey.event = self.heard
         self.journey.cause = (self.record.message_id, self.record.name)
 
     def write_profile(self, changes: dict[str, Any]) -> bool:

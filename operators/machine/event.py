@@ -122,7 +122,7 @@ def _fires(
         return True
     key: Key = None
     if program.key_path is not None:
-        value = dig(record.properties, program.key_path)
+        value = dig(record.parse_properties(), program.key_path)
         key = value if is_key(value) else None
     return counts_up(user.windows, alternative, key, record.now, min(record.at_ms, record.now))
 

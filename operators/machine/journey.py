@@ -35,7 +35,7 @@ def begin(moment: Moment, key: Key) -> None:
         key=key,
         number=user.journeys_begun,
         entered_ms=moment.now,
-        entry=record.properties,
+        entry=moment.heard,
         event=None,
         cause=(record.message_id, record.name),
         branches=[Branch(0, "", NEVER, moment.now)],

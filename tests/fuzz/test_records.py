@@ -57,7 +57,7 @@ def test_a_hostile_record_is_sound_or_a_dead_letter_for_the_first_reason(example
         else:
             of_interest = found.traits is not None or found.name == wanted
             assert letters == []
-            assert [(one.user_id, one.name, one.properties, one.traits) for one in inputs] == [
+            assert [(one.user_id, one.name, one.parse_properties(), one.traits) for one in inputs] == [
                 (found.user_id, found.name, found.properties, found.traits)
             ] * (of_interest and found.kind in (records.EVENT, records.IDENTIFY))
 
