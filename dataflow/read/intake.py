@@ -118,7 +118,9 @@ class Intake:
             def slowly(position: int, stream_ms: int) -> tuple[int, bytes, int]:
                 time.reach(stream_ms)
                 one = self._take_one(batch, position, dead)
-                return time.now_ms, b"" if one is None else pack(one), 0 if one is None else self._shard_of(one)
+                if one is None:
+                    return self.stream_ms, b"", 0
+                return self.stream_ms, pack(one), shard_of(one.user_id, self._shards)
 
             values, arrived_ms, offsets = batch
             packed, stream_ms, relevant = self._scanner.take(values, arrived_ms, offsets, time.now_ms, slowly)
@@ -130,12 +132,9 @@ class Intake:
         for position in range(len(batch.values)):
             one = self._take_one(batch, position, dead)
             if one is not None:
-                found.setdefault(self._shard_of(one), []).append(one)
+                found.setdefault(shard_of(one.user_id, self._shards), []).append(one)
         by_shard.update(found)
         return by_shard, dead
-
-    def _shard_of(self, one: Input) -> int:
-        return shard_of(one.user_id, self._shards)
 
     def _take_one(self, batch: Batch, position: int, dead: list[DeadLetter]) -> Input | None:
         """Return what comes of the record at *position*: this says what the scanner has to do with a batch."""
