@@ -96,7 +96,7 @@ def copied(records: list[Input]) -> list[Input]:
 
 
 def whole(records: list[Input]) -> list[list[Delivery]]:
-    return [[(0, max((one.now for one in records), default=START), CLOSED, copied(records))]]
+    return [[Delivery(0, max((one.now for one in records), default=START), CLOSED, copied(records))]]
 
 
 @given(EVENTS, st.randoms(use_true_random=False))
@@ -114,8 +114,8 @@ def test_how_the_records_are_cut_into_deliveries_changes_nothing(
         mark = max([mark, *(one.now for one in part)])
         if left:  # A wall clock may have come as far as the next record.
             mark = chance.choice([mark, chance.randint(mark, left[0].now)])
-        deliveries.append([(0, mark, OPEN, part)])
-    deliveries.append([(0, mark, CLOSED, [])])
+        deliveries.append([Delivery(0, mark, OPEN, part)])
+    deliveries.append([Delivery(0, mark, CLOSED, [])])
     assert run(deployed, deliveries) == run(deployed, whole(records))
 
 
@@ -296,10 +296,12 @@ def test_a_wake_up_of_a_flow_that_was_paused_is_not_lost_whatever_else_the_user_
 
     first = [record(deployed["live"], "a", name, START, n) for n, name in enumerate(("cart", "cart"))]
     later = [record(deployed["live"], "a", "view", START + 10 * MINUTE, 2)]
-    life("live", [(0, START + 10 * MINUTE, OPEN, first + later)])  # `cart` wakes after 30 minutes, `view` after 55.
-    shard = life("paused", [(0, START + HOUR, OPEN, [])])
+    life(
+        "live", [Delivery(0, START + 10 * MINUTE, OPEN, first + later)]
+    )  # `cart` wakes after 30 minutes, `view` after 55.
+    shard = life("paused", [Delivery(0, START + HOUR, OPEN, [])])
     assert [one["template"] for one in actions_of(shard)] == ["seen"]
-    shard = life("live", [(0, START + 2 * HOUR, OPEN, [])])
+    shard = life("live", [Delivery(0, START + 2 * HOUR, OPEN, [])])
     assert [(one["template"], one["at"]) for one in actions_of(shard)] == [("viewed", "2026-11-23T13:00:00.000Z")]
 
 

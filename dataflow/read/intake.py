@@ -119,8 +119,8 @@ class Intake:
                 time.reach(stream_ms)
                 one = self._take_one(batch, position, dead)
                 if one is None:
-                    return self.stream_ms, b"", 0
-                return self.stream_ms, pack(one), shard_of(one.user_id, self._shards)
+                    return time.now_ms, b"", 0
+                return time.now_ms, pack(one), shard_of(one.user_id, self._shards)
 
             values, arrived_ms, offsets = batch
             packed, stream_ms, relevant = self._scanner.take(values, arrived_ms, offsets, time.now_ms, slowly)

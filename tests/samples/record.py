@@ -133,7 +133,7 @@ def inputs(deployed: Deployment, records: list[Json]) -> list[Input]:
 
 def deliveries(deployed: Deployment, recorded: list[Json]) -> list[Delivery]:
     """Return recorded deliveries."""
-    return [(one["source"], one["mark"], one["phase"], inputs(deployed, one["records"])) for one in recorded]
+    return [Delivery(one["source"], one["mark"], one["phase"], inputs(deployed, one["records"])) for one in recorded]
 
 
 def emitted(shard: Shard) -> list[Json]:
