@@ -14,6 +14,8 @@ from typing import Any, Final
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from state.errors import Failed, Refused
+
 ANSWER_TIMEOUT_S: Final = 5.0
 START_PATIENCE_S: Final = 20.0  # A wrong address should be noticed soon, a broker that starts beside us be awaited.
 WAIT_MAX_S: Final = 2.0
@@ -22,11 +24,11 @@ MISSING_S: Final = 5.0  # For so long a broker that has just started may deny to
 Options = Mapping[str, Any]
 
 
-class KafkaUnavailable(Exception):
+class KafkaUnavailable(Failed):
     """A broker did not answer within the bound; the message names it and says what to check."""
 
 
-class OptionRefused(Exception):
+class OptionRefused(Refused):
     """An option that clients cannot have; the message names it."""
 
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+from state.errors import Failed
+
 Ends = dict[str, list[int]]
 """Per topic the end offset of each of its partitions."""
 
 
-class SinkError(Exception):
+class SinkError(Failed):
     """A sink did not take what it was given, or did not answer in time; the message says what to look at."""
 
 

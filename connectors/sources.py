@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+from state.errors import Failed
+
 
 class Batch(NamedTuple):
     """Records as they were read, in order.
@@ -26,7 +28,7 @@ class Batch(NamedTuple):
         return Batch(self.values[:keep], arrived_ms, self.offsets[:keep])
 
 
-class SourceError(Exception):
+class SourceError(Failed):
     """A source cannot be read; the message says what to look at."""
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import sys
 from collections.abc import Sequence
@@ -80,7 +79,8 @@ def simulate(
     """Run flows over recorded events in virtual time: what would have been sent, to whom, and why not."""
     from contextlib import ExitStack
 
-    from dataflow.flows import UsageError, load
+    from dataflow.errors import UsageError
+    from dataflow.flows import load
     from dataflow.read.scanner import NativeFormat
     from dataflow.simulate import Simulation, jsonl
     from dataflow.urls import parse_source
@@ -203,7 +203,7 @@ def schema(
     what: Annotated[str, typer.Argument(help="flow, workspace, event, action or journal.")] = "flow",
 ) -> None:
     """Print the JSON Schema of flow files or records, for editors and tests."""
-    from dataflow.flows import UsageError
+    from dataflow.errors import UsageError
     from operators.schema import SCHEMAS
 
     if what not in SCHEMAS:
@@ -239,23 +239,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _failed(error: Exception) -> int:
     """Print what went wrong where somebody can do something about it, and return the exit status."""
-    from connectors.kafka import KafkaUnavailable
-    from connectors.sinks import SinkError
-    from connectors.sources import SourceError
-    from dataflow.flows import UsageError
-    from dataflow.job.processes import JobFailed
-    from operators.language.problems import FlowError
-    from state.errors import StateRefused, StoreError
+    from state.errors import Refused, exit_status_of
 
+    status = exit_status_of(error)
+    if status is None:
+        raise error
     said = str(error).encode(errors="replace").decode()  # The name of a file need not be text.
-    if isinstance(error, FlowError | UsageError | StateRefused):
-        typer.echo(said, err=True)
-        return WRONG_USE
-    is_disk = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EIO)
-    if is_disk or isinstance(error, JobFailed | KafkaUnavailable | SinkError | SourceError | StoreError):
-        typer.echo(f"nudge: {said}", err=True)
-        return FAILED
-    raise error
+    typer.echo(said if isinstance(error, Refused) else f"nudge: {said}", err=True)
+    return status
 
 
 def console() -> None:

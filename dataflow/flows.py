@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from dataflow.errors import UsageError
 from operators.language.flowfile import BYTES_MAX
 from operators.language.problems import FlowError
 from operators.language.workspace import FILE as WORKSPACE
@@ -15,10 +16,6 @@ from operators.machine.deployment import Deployment
 from operators.program.flows import Checked, FlowText, compile_texts
 
 SUFFIXES: Final = (".yaml", ".yml", ".json")
-
-
-class UsageError(Exception):
-    """The command was given something it cannot work with; the message says what next. Exit status 2."""
 
 
 def find_flows(arguments: Sequence[Path]) -> list[Path]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from dataflow.flows import UsageError
+from dataflow.errors import UsageError
 from operators.language.problems import BadValue
 from operators.language.values import parse_duration, parse_moment
 

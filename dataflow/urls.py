@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import parse_qsl, urlsplit
 
-from dataflow.flows import UsageError
+from dataflow.errors import UsageError
 
 SOURCE_FORMATS: Final = ("native",)
 LATER_FORMATS: Final = ("segment", "quick_audience", "quick_tracking", "cloudevents", "auto")

@@ -18,7 +18,7 @@ import msgspec
 import pytest
 
 from dataflow.commands.longwork import LongWork
-from dataflow.flows import UsageError
+from dataflow.errors import UsageError
 from dataflow.keep.audit import NEXT, Audit, Finding
 from dataflow.keep.statedir import StateDir, read_state_file, write_state_file
 from dataflow.keep.stateview import TRIES, StateView

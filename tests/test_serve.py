@@ -23,7 +23,7 @@ import structlog
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from dataflow.flows import UsageError
+from dataflow.errors import UsageError
 from dataflow.job.mistakes import PLACES
 from dataflow.job.processes import Running
 from dataflow.serve import metrics as serving

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dataflow.commands.run import job_of
-from dataflow.flows import UsageError
+from dataflow.errors import UsageError
 from dataflow.settings import kafka_options, resolve, shown
 from dataflow.urls import parse_sink, parse_source
 

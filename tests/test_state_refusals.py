@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from dataflow.flows import UsageError
+from dataflow.errors import UsageError
 from dataflow.keep.recovery import last_cut
 from dataflow.keep.statedir import StateDir
 from state.errors import NewerFormatError, StateRefused

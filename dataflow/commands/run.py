@@ -13,7 +13,8 @@ from typing import Any, Final
 
 import structlog
 
-from dataflow.flows import UsageError, load
+from dataflow.errors import UsageError
+from dataflow.flows import load
 from dataflow.job.lifecycle import Job
 from dataflow.job.plan import channel_topics
 from dataflow.job.processes import JobRunner, Running

@@ -24,7 +24,8 @@ from rich.live import Live
 
 from dataflow.demo.shop import Shop, Tracker
 from dataflow.demo.view import DemoSnapshot, DemoView, FlowCounts, ShownAction
-from dataflow.flows import UsageError, load
+from dataflow.errors import UsageError
+from dataflow.flows import load
 from dataflow.job.lifecycle import Job
 from dataflow.job.plan import channel_topics
 from dataflow.job.processes import JobRunner, Running

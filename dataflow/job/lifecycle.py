@@ -15,7 +15,8 @@ import msgspec
 import structlog
 
 from connectors.sinks import Ends, Sink
-from dataflow.flows import Loaded, UsageError
+from dataflow.errors import UsageError
+from dataflow.flows import Loaded
 from dataflow.job.plan import PartitionPlan, Plan, channel_topics
 from dataflow.keep.files import Folder
 from dataflow.keep.recovery import Cut

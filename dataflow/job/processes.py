@@ -20,22 +20,22 @@ from typing import Any, Final
 import msgspec
 
 from connectors.sinks import Sink
-from dataflow.flows import UsageError
+from dataflow.errors import UsageError
 from dataflow.job.lifecycle import Course, Job, Log
 from dataflow.job.outside import Throttled, open_sink
 from dataflow.job.plan import PartitionPlan, Plan
 from dataflow.keep.recovery import Cut, forget_unfinished, last_cut
 from dataflow.keep.statedir import RESTORE, STATE_FILE, StateDir
 from state.backend import Backend
-from state.errors import StateRefused
+from state.errors import Failed, StateRefused
 from state.rocks import RocksBackend
 
 LAST_WORDS_S: Final = 1.0
 STOP_PATIENCE_S: Final = 60.0  # So long may an epoch take to finish before a process is killed.
 
 
-class JobFailed(Exception):
-    """A process of the job died, or did not stop in time. Exit status 1."""
+class JobFailed(Failed):
+    """A process of the job died, or did not stop in time."""
 
 
 class Running:

@@ -34,6 +34,7 @@ from dataflow.read.streamtime import StreamTime
 from dataflow.shard import Shard
 from operators.language.workspace import DEAD_LETTERS, JOURNAL
 from operators.machine.outbox import Totals
+from state.errors import is_expected
 from state.shards import dead_shard, owner_of
 from state.store import ShardStore
 
@@ -376,12 +377,7 @@ def _await_stop(worker: Worker) -> None:
 
 
 def is_unexpected(error: Exception) -> bool:
-    from connectors.kafka import KafkaUnavailable
-    from connectors.sinks import SinkError
-    from connectors.sources import SourceError
-    from state.errors import StoreError
-
-    return not isinstance(error, KafkaUnavailable | SinkError | SourceError | StoreError | OSError)
+    return not is_expected(error)
 
 
 if __name__ == "__main__":

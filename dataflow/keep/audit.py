@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from dataflow.flows import UsageError
+from dataflow.errors import UsageError
 from dataflow.keep.stateview import StateView
 from operators.machine.deployment import Deployment
 from operators.machine.invariants import Balance, UserAudit, balances

@@ -18,7 +18,7 @@ from uuid import uuid4
 
 import msgspec
 
-from dataflow.flows import UsageError
+from dataflow.errors import UsageError
 from dataflow.keep.files import DiskFolder, Folder
 from operators.ids import label_of
 

@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from dataflow.flows import UsageError
+from dataflow.errors import UsageError
 from dataflow.keep.recovery import Cut, last_cut
 from dataflow.keep.statedir import StateDir, StateFile, read_state_file
 from operators.language.workspace import read_workspace

@@ -25,7 +25,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
-from dataflow.flows import UsageError
+from dataflow.errors import UsageError
 from dataflow.job.mistakes import PLACES
 from operators.machine.invariants import Balance
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Final, Literal
 
+from state.errors import Refused
+
 Path = tuple[str | int, ...]
 
 PROBLEMS_MAX: Final = 200  # Of one file. Nobody reads more, and looking for what was meant takes its time each time.
@@ -35,7 +37,7 @@ class Problem:
     severity: Literal["error", "warning"] = "error"
 
 
-class FlowError(Exception):
+class FlowError(Refused):
     """Flows that cannot be used; `problems` has all of them."""
 
     def __init__(self, problems: list[Problem], titles: dict[str, str] | None = None) -> None:

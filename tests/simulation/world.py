@@ -10,7 +10,7 @@ import msgspec
 
 from connectors.sinks import Sink
 from connectors.sources import SourcePartition as Reader
-from dataflow.flows import UsageError
+from dataflow.errors import UsageError
 from dataflow.job.lifecycle import Course, Job
 from dataflow.job.plan import PartitionPlan, Plan
 from dataflow.job.worker import Worker
