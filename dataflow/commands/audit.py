@@ -8,17 +8,36 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
 
 from dataflow.commands.longwork import LongWork
-from dataflow.keep.audit import NEXT, Audit, Finding, Seen
-from operators.machine.invariants import Balance
+
+if TYPE_CHECKING:
+    from dataflow.keep.audit import Audit, Finding, Seen
+    from operators.machine.invariants import Balance
 
 SHOWN_PER_CODE: Final = 20  # To a person the first few of a kind say as much as a million.
+
+app = typer.Typer()
+
+
+@app.command(epilog="Example: [bold]nudge audit --state /var/lib/nudge[/bold]")
+def audit(
+    state: Annotated[Path, typer.Option("--state", help="The state of a job, stopped or running.")],
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per finding, flow and summary.")] = False,
+) -> None:
+    """Walk a state: is everybody accounted for, and is a wake-up there for all who wait? 1 if anything is found."""
+    status = audit_command(state, as_json=as_json)
+    if status:
+        raise typer.Exit(status)
 
 
 def audit_command(state: Path, *, as_json: bool) -> int:
     """Audit *state*, print what was found, and return the exit status."""
+    from dataflow.keep.audit import Audit
+
     _allow_many_files()
     began = time.monotonic()
     work = LongWork(sys.stderr)
@@ -64,6 +83,8 @@ def _place(finding: Finding) -> str:
 
 
 def _as_json(finding: Finding) -> dict[str, Any]:
+    from dataflow.keep.audit import NEXT
+
     return {
         "type": "finding",
         "code": finding.code,
@@ -95,6 +116,8 @@ def _print_json(data: dict[str, Any]) -> None:
 def _print_for_people(audit: Audit, found: dict[str, int]) -> None:
     from rich.console import Console
     from rich.table import Table
+
+    from dataflow.keep.audit import NEXT
 
     for code, number in sorted(found.items()):
         if number > SHOWN_PER_CODE:

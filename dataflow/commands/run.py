@@ -9,19 +9,89 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
-import structlog
+import typer
 
+from dataflow.commands.arguments import Config, Flows
 from dataflow.errors import UsageError
-from dataflow.flows import load
-from dataflow.job.lifecycle import Job
-from dataflow.job.plan import channel_topics
-from dataflow.job.processes import JobRunner, Running
-from dataflow.logs import configure_logs
-from dataflow.settings import Value, folder, kafka_options, resolve, shown
-from dataflow.urls import SinkUrl, SourceUrl, parse_sink, parse_source
-from operators.language.workspace import OWN_TOPICS
+
+if TYPE_CHECKING:
+    from dataflow.job.lifecycle import Job
+    from dataflow.job.processes import Running
+    from dataflow.settings import Value
+    from dataflow.urls import SinkUrl, SourceUrl
+
+app = typer.Typer()
+
+
+@app.command(
+    epilog="Example: [bold]nudge run flows/ --source kafka://localhost:9092/events "
+    "--sink kafka://localhost:9092 --state /var/lib/nudge[/bold]"
+)
+def run(
+    flows: Flows,
+    source: Annotated[
+        list[str] | None, typer.Option("--source", help="kafka://host:9092/topic or file:events.jsonl; repeatable.")
+    ] = None,
+    sink: Annotated[str | None, typer.Option("--sink", help="kafka://host:9092, file:DIR or stdout:.")] = None,
+    state: Annotated[
+        str | None, typer.Option("--state", help="Folder for checkpoints; without one, nothing survives the run.")
+    ] = None,
+    processes: Annotated[
+        str | None, typer.Option("--processes", help="How many processes share the work. Default: 1.")
+    ] = None,
+    stop_at_end: Annotated[
+        bool | None, typer.Option("--stop-at-end", help="Read what is there now, fire what is due by then, stop.")
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option("--until", help="With --stop-at-end: let time run on to this moment first.")
+    ] = None,
+    epoch: Annotated[str | None, typer.Option("--epoch", help="Time between checkpoints. Default: 10s.")] = None,
+    slack: Annotated[
+        str | None, typer.Option("--slack", help="How long a record may be on its way to Kafka. Default: 1s.")
+    ] = None,
+    shards: Annotated[
+        str | None, typer.Option("--shards", help="Fixed when the state is created; the most processes. Default: 64.")
+    ] = None,
+    cached_users: Annotated[
+        str | None, typer.Option("--cached-users", help="Users in memory per process. Default: 200000.")
+    ] = None,
+    create_topics: Annotated[
+        bool | None, typer.Option("--create-topics/--no-create-topics", help="Create missing topics of the sink.")
+    ] = None,
+    metrics_port: Annotated[
+        str | None, typer.Option("--metrics-port", help="Serve /metrics, /healthz and /readyz here; 0 picks a port.")
+    ] = None,
+    log_level: Annotated[str | None, typer.Option("--log-level", help="debug, info, warning or error.")] = None,
+    log_format: Annotated[str | None, typer.Option("--log-format", help="text or json.")] = None,
+    config: Config = None,
+    as_json: Annotated[bool | None, typer.Option("--json", help="Print the summary as one JSON object.")] = None,
+    show_config: Annotated[
+        bool, typer.Option("--show-config", help="Print what is in force and where it came from, and stop.")
+    ] = False,
+) -> None:
+    """Run the job. Settings: flags, then NUDGE_<SETTING>, then run: in nudge.yaml."""
+    flags = {
+        "source": source,
+        "sink": sink,
+        "state": state,
+        "processes": processes,
+        "stop_at_end": stop_at_end,
+        "until": until,
+        "epoch": epoch,
+        "slack": slack,
+        "shards": shards,
+        "cached_users": cached_users,
+        "create_topics": create_topics,
+        "metrics_port": metrics_port,
+        "log_level": log_level,
+        "log_format": log_format,
+        "json": as_json,
+    }
+    status = run_command(flows, flags, config, show_config=show_config)
+    if status:
+        raise typer.Exit(status)
 
 
 def job_of(flows: Sequence[Path], flags: Mapping[str, Any], config: Path | None) -> tuple[Job, dict[str, Value]]:
@@ -31,6 +101,13 @@ def job_of(flows: Sequence[Path], flags: Mapping[str, Any], config: Path | None)
         UsageError: something does not fit or is missing.
         FlowError: the flows have problems.
     """
+    from dataflow.flows import load
+    from dataflow.job.lifecycle import Job
+    from dataflow.job.plan import channel_topics
+    from dataflow.settings import folder, kafka_options, resolve
+    from dataflow.urls import parse_sink, parse_source
+    from operators.language.workspace import OWN_TOPICS
+
     loaded = load(flows, config)
     settings = resolve(flags, loaded.workspace.run, loaded.workspace_file)
     value = {name: one.value for name, one in settings.items()}
@@ -101,6 +178,12 @@ def _check_kafka(options: Mapping[str, Any]) -> None:
 
 def run_command(flows: Sequence[Path], flags: Mapping[str, Any], config: Path | None, *, show_config: bool) -> int:
     """Run the job until it ends or is stopped; return the exit status."""
+    import structlog
+
+    from dataflow.job.processes import JobRunner
+    from dataflow.logs import configure_logs
+    from dataflow.settings import shown
+
     job, settings = job_of(flows, flags, config)
     if show_config:
         rows = shown(settings, job.kafka)

@@ -1,20 +1,77 @@
-"""What people see at the end of a run: tables of counts, one row per flow."""
+"""`nudge simulate`: flows over recorded events in virtual time, and a table of what came of it, one row per flow."""
 
 from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING, Any
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
-from operators.machine.deployment import Deployment
-from operators.machine.outbox import Totals, inside
+import typer
+
+from dataflow.commands.arguments import Config, Flows
+from dataflow.errors import UsageError
 
 if TYPE_CHECKING:
     from dataflow.simulate import Simulation
+    from operators.machine.deployment import Deployment
+    from operators.machine.outbox import Totals
+
+app = typer.Typer()
+
+
+@app.command(epilog="Example: [bold]nudge simulate flows/ --events events.jsonl --actions actions.jsonl[/bold]")
+def simulate(
+    flows: Flows,
+    events: Annotated[Path, typer.Option("--events", help="Recorded events, one JSON object per line.")],
+    until: Annotated[str | None, typer.Option("--until", help="Let time run on to this moment.")] = None,
+    actions: Annotated[Path | None, typer.Option("--actions", help="Write the actions here.")] = None,
+    journal: Annotated[Path | None, typer.Option("--journal", help="Write the journal here.")] = None,
+    dead_letters: Annotated[
+        Path | None, typer.Option("--dead-letters", help="Write here what could not be read.")
+    ] = None,
+    format: Annotated[str, typer.Option("--format", help="The format of the events.")] = "native",
+    config: Config = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the counts as one JSON object.")] = False,
+) -> None:
+    """Run flows over recorded events in virtual time: what would have been sent, to whom, and why not."""
+    from dataflow.flows import load
+    from dataflow.read.scanner import NativeFormat
+    from dataflow.simulate import Simulation, jsonl
+    from dataflow.urls import parse_source
+    from operators.language.problems import BadValue
+    from operators.language.values import parse_moment
+
+    parse_source(f"file:{events}?format={format}")
+    try:
+        until_ms = None if until is None else parse_moment(until)
+    except BadValue as bad:
+        raise UsageError(f"--until: {bad.message}; {bad.hint}") from None
+    if not events.is_file():
+        raise UsageError(f"--events {events}: no such file")
+    loaded = load(flows, config)
+    with ExitStack() as stack:
+        outputs = []
+        for path in (actions, journal, dead_letters):
+            try:
+                outputs.append(None if path is None else stack.enter_context(path.open("wb", buffering=1 << 20)))
+            except OSError as error:
+                raise UsageError(f"cannot write {path}: {error.strerror}") from None
+        simulation = Simulation(
+            loaded.deployment,
+            action=jsonl(outputs[0]),
+            journal=jsonl(outputs[1]),
+            dead_letter=jsonl(outputs[2]),
+        )
+        simulation.run(events, NativeFormat(loaded.deployment.index.table()), until_ms)
+    print_simulation(simulation, loaded.deployment, as_json=as_json)
 
 
 def counts_by_flow(totals: Totals, deployment: Deployment) -> list[dict[str, Any]]:
     """Return, per flow version, what happened: entered, refused, sent, suppressed, ended, and who is still inside."""
+    from operators.machine.outbox import inside
+
     rows = []
     for (flow, version), program in sorted(deployment.programs.items()):
         counts = totals.get(program.label, {})

@@ -1,0 +1,46 @@
+"""`nudge check`: all problems of flow files, for people and for machines."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dataflow.commands.arguments import Config, Flows
+from dataflow.errors import UsageError
+
+if TYPE_CHECKING:
+    from operators.language.problems import Problem
+
+app = typer.Typer()
+
+
+@app.command(epilog="Example: [bold]nudge check flows/[/bold]")
+def check(
+    flows: Flows,
+    config: Config = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per problem and line.")] = False,
+) -> None:
+    """Tell all problems of flow files; exit status 2 if any is an error."""
+    from dataclasses import asdict
+
+    from dataflow.flows import find_workspace, read_flows, read_workspace_file, shown_path
+    from operators.language.problems import render
+    from operators.language.workspace import read_workspace
+    from operators.program.flows import compile_texts
+
+    workspace_path = find_workspace(flows, config)
+    workspace, found = read_workspace(shown_path(workspace_path), read_workspace_file(workspace_path))
+    result = compile_texts(read_flows(flows), workspace)
+    problems: list[Problem] = [*found, *result.problems]
+    if as_json:
+        for problem in problems:
+            typer.echo(json.dumps(asdict(problem), ensure_ascii=False))
+    elif problems:
+        typer.echo(render(problems, result.titles))
+    else:
+        count = len(result.programs)
+        typer.echo(f"{count} flow{'s' if count != 1 else ''}: no problems")
+    if any(problem.severity == "error" for problem in problems):
+        raise typer.Exit(UsageError.exit_status)

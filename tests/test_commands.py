@@ -1,0 +1,40 @@
+"""What holds for all commands: each is in the list, and help answers without loading what the commands need."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import subprocess
+import sys
+
+import pytest
+
+import dataflow.commands
+from dataflow.cli import COMMANDS, main
+
+HEAVY = ("bytewax", "confluent_kafka", "msgspec", "pydantic", "rocksdict", "structlog", "yaml")
+
+
+def test_every_command_is_in_the_list() -> None:
+    names = [module.name for module in pkgutil.iter_modules(dataflow.commands.__path__, "dataflow.commands.")]
+    with_app = {module for module in map(importlib.import_module, names) if hasattr(module, "app")}
+    assert with_app == set(COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.__name__)
+def test_every_command_has_its_help_with_an_example(
+    command: object, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    name = command.__name__.rpartition(".")[2]
+    assert main([name, "--help"]) == 0
+    said = capsys.readouterr().out
+    assert f"Usage: nudge {name}" in said
+    assert f"Example: nudge {name}" in said
+
+
+def test_help_loads_nothing_that_only_commands_need() -> None:
+    program = "import sys; import dataflow.cli; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    assert "typer" in loaded
+    assert not set(HEAVY) & set(loaded)
