@@ -1,54 +1,230 @@
-"""The settings of `nudge run`: flags, then environment, then `nudge.yaml`, then defaults."""
+"""The settings of `nudge run`: flags, then environment, then `nudge.yaml`, then defaults.
+
+A setting is a field of `Settings`, and declared nowhere else: its name in `nudge.yaml`, its flag, its environment
+variable, how it is read and shown, its default and its help come from there.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import Any, Final
-from urllib.parse import urlsplit
+from typing import Annotated, Any, Final, Generic, TypeVar, get_type_hints
 
 from dataflow.errors import UsageError
-from operators.language.problems import BadValue
-from operators.language.values import parse_duration, parse_moment
+from dataflow.urls import SinkUrl, SourceUrl, parse_sink, parse_source
 
 SECRET_WORDS: Final = ("password", "secret", "token", "key.pem", "ssl.key")
+SHARDS: Final = 64  # The most processes a job can have; more cost a little more per batch and checkpoint.
+
+T = TypeVar("T")
+
+
+# ---- how values are written --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Kind(Generic[T]):
+    """What the values of a setting are.
+
+    Args:
+        parse: makes a value of what was given: by flag or environment a text (a flag that switches: a bool, one that
+            repeats: a list of texts), in `nudge.yaml` whatever YAML has there. Raises ValueError, or UsageError where
+            the message names the place itself.
+        show: how a value in force is printed; None: as it was given.
+        option: the type of the flag.
+        ending: what the field's name has behind the name of the setting: a unit, or the plural.
+    """
+
+    parse: Callable[[Any], T]
+    show: Callable[[T], str] | None = str
+    option: Any = str
+    ending: str = ""
+
+
+def _texts(given: Any) -> list[str]:
+    return [str(one) for one in given] if isinstance(given, list) else [str(given)]
+
+
+def _switch(given: Any) -> bool:
+    if isinstance(given, bool):
+        return given
+    if str(given).lower() in ("1", "true", "yes", "on"):
+        return True
+    if str(given).lower() in ("0", "false", "no", "off"):
+        return False
+    raise ValueError(f"{given!r} is neither true nor false")
+
+
+def _number(least: int, most: int) -> Kind[int]:
+    def parse(given: Any) -> int:
+        text = str(given)
+        if isinstance(given, bool) or not text.isdigit() or not least <= int(text) <= most:
+            raise ValueError(f"{given!r} is not a number from {least} to {most}")
+        return int(text)
+
+    return Kind(parse)
+
+
+def _one_of(*choices: str) -> Kind[str]:
+    def parse(given: Any) -> str:
+        if given not in choices:
+            raise ValueError(f"{given!r} is none of {', '.join(choices)}")
+        return str(given)
+
+    return Kind(parse)
+
+
+def _duration(given: Any) -> int:
+    from operators.language.values import parse_duration
+
+    return _as_in_flows(parse_duration, given)
+
+
+def _moment(given: Any) -> int:
+    from operators.language.values import parse_moment
+
+    return _as_in_flows(parse_moment, given)
+
+
+def _as_in_flows(parse: Callable[[Any], int], given: Any) -> int:
+    from operators.language.problems import BadValue
+
+    try:
+        return parse(given)
+    except BadValue as bad:
+        raise ValueError(f"{bad.message}; {bad.hint}") from None
+
+
+SOURCES: Final = Kind(lambda given: [parse_source(url) for url in _texts(given)], None, list[str], ending="s")
+SINK: Final = Kind(lambda given: parse_sink(str(given)), None)
+FOLDER: Final = Kind(lambda given: Path(str(given)), None)
+SWITCH: Final = Kind(_switch, option=bool)
+COUNT: Final = _number(1, 1_000_000_000)
+PORT: Final = _number(0, 65_535)
+DURATION: Final = Kind(_duration, lambda ms: f"{ms / 1000:g}s", ending="_ms")
+MOMENT: Final = Kind(_moment, ending="_ms")
+LEVEL: Final = _one_of("debug", "info", "warning", "error")
+LOG_FORMAT: Final = _one_of("auto", "text", "json")
+
+
+# ---- the settings ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """What is said of a setting beside its name, its type and its default.
+
+    Args:
+        help: of the flag; `{default}` stands for the default as it is written.
+        unset: what holds where the default is None.
+        example: of a setting that has to be given.
+    """
+
+    kind: Kind[Any]
+    help: str
+    unset: str = "none"
+    example: str = ""
+
+
+@dataclass(slots=True, kw_only=True)
+class Settings:
+    """What a job can be told about itself, in the order in which it is listed to people."""
+
+    sources: Annotated[
+        list[SourceUrl],
+        Declared(
+            SOURCES,
+            "kafka://host:9092/topic or file:events.jsonl; repeatable.",
+            example="kafka://localhost:9092/events",
+        ),
+    ]
+    sink: Annotated[SinkUrl, Declared(SINK, "kafka://host:9092, file:DIR or stdout:.", example="stdout:")]
+    state: Annotated[
+        Path | None, Declared(FOLDER, "Folder for checkpoints; without one, nothing survives the run.")
+    ] = None
+    processes: Annotated[int, Declared(COUNT, "How many processes share the work. Default: {default}.")] = 1
+    stop_at_end: Annotated[bool, Declared(SWITCH, "Read what is there now, fire what is due by then, stop.")] = False
+    until_ms: Annotated[int | None, Declared(MOMENT, "With --stop-at-end: let time run on to this moment first.")] = (
+        None
+    )
+    epoch_ms: Annotated[int, Declared(DURATION, "Time between checkpoints. Default: {default}.")] = 10_000
+    slack_ms: Annotated[
+        int, Declared(DURATION, "How long a record may be on its way to Kafka. Default: {default}.")
+    ] = 1_000
+    shards: Annotated[
+        int | None,
+        Declared(COUNT, "Fixed when the state is created; the most processes. Default: {default}.", unset=str(SHARDS)),
+    ] = None
+    cached_users: Annotated[int, Declared(COUNT, "Users in memory per process. Default: {default}.")] = 200_000
+    create_topics: Annotated[bool, Declared(SWITCH, "Create missing topics of the sink.")] = True
+    metrics_port: Annotated[
+        int | None, Declared(PORT, "Serve /metrics, /healthz and /readyz here; 0 picks a port.")
+    ] = None
+    log_level: Annotated[str, Declared(LEVEL, "debug, info, warning or error.")] = "info"
+    log_format: Annotated[str, Declared(LOG_FORMAT, "text or json.")] = "auto"
+    json: Annotated[bool, Declared(SWITCH, "Print the summary as one JSON object.")] = False
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One setting: its name as in `nudge.yaml`, how its text is read, and its default."""
+    """One setting, as it was declared."""
 
     name: str
-    kind: str
-    default: Any = None
+    """As in `nudge.yaml`."""
+    field: str
+    """Of `Settings`; durations and moments are in milliseconds there."""
+    kind: Kind[Any]
+    default: Any
+    default_text: str
+    """As people write it; of a setting without one `required`, or what holds then."""
+    help: str
+    example: str
+    """Of a setting that has to be given, else ""."""
+
+    @property
+    def flag(self) -> str:
+        return f"--{self.name.replace('_', '-')}"
+
+    @property
+    def flags(self) -> str:
+        """How the flag is declared: what is on unless told otherwise can be switched off."""
+        return f"{self.flag}/--no-{self.flag.removeprefix('--')}" if self.default is True else self.flag
+
+    @property
+    def variable(self) -> str:
+        return f"NUDGE_{self.name.upper()}"
 
 
-SETTINGS: Final = (
-    Setting("source", "list"),
-    Setting("sink", "text"),
-    Setting("state", "text"),
-    Setting("processes", "count", 1),
-    Setting("stop_at_end", "flag", False),
-    Setting("until", "moment"),
-    Setting("epoch", "duration", 10_000),
-    Setting("slack", "duration", 1_000),
-    Setting("shards", "count"),
-    Setting("cached_users", "count", 200_000),
-    Setting("create_topics", "flag", True),
-    Setting("metrics_port", "port"),
-    Setting("log_level", "level", "info"),
-    Setting("log_format", "format", "auto"),
-    Setting("json", "flag", False),
-)
+def _declared() -> tuple[Setting, ...]:
+    hints = get_type_hints(Settings, include_extras=True)
+    found = []
+    for one in fields(Settings):
+        said: Declared = hints[one.name].__metadata__[0]
+        kind = said.kind
+        default = None if one.default is MISSING else one.default
+        if default is None:
+            text = "required" if said.example else said.unset
+        else:
+            text = kind.show(default) if kind.show else str(default)
+        name = one.name.removesuffix(kind.ending)
+        found.append(Setting(name, one.name, kind, default, text, said.help.format(default=text), said.example))
+    return tuple(found)
+
+
+SETTINGS: Final = _declared()
+
+
+# ---- what is in force --------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class Value:
-    """What is in force for a setting, and where it came from."""
+class InForce:
+    """What is in force for a setting, how it is shown, and where it came from."""
 
     value: Any
+    text: str
     origin: str
 
 
@@ -57,8 +233,8 @@ def resolve(
     workspace: Mapping[str, Any],
     workspace_file: str,
     environment: Mapping[str, str] = os.environ,
-) -> dict[str, Value]:
-    """Return what is in force for every setting.
+) -> dict[str, InForce]:
+    """Return what is in force for every setting, by its name.
 
     Args:
         flags: by name; None for a flag that was not given.
@@ -75,84 +251,47 @@ def resolve(
             )
     found = {}
     for setting in SETTINGS:
-        flag, variable = flags.get(setting.name), f"NUDGE_{setting.name.upper()}"
-        dashed = f"--{setting.name.replace('_', '-')}"
+        flag = flags.get(setting.name)
         if flag is not None and flag != []:
-            found[setting.name] = Value(_read(setting, flag, dashed), dashed)
-        elif environment.get(variable):
-            found[setting.name] = Value(_read(setting, environment[variable], variable), variable)
+            found[setting.name] = _read(setting, flag, setting.flag, setting.flag)
+        elif environment.get(setting.variable):
+            found[setting.name] = _read(setting, environment[setting.variable], setting.variable, setting.variable)
         elif workspace.get(setting.name) is not None:
             place = f"{workspace_file}: run.{setting.name}"
-            found[setting.name] = Value(_read(setting, workspace[setting.name], place), workspace_file)
+            found[setting.name] = _read(setting, workspace[setting.name], workspace_file, place)
         else:
-            found[setting.name] = Value(setting.default, "default")
+            text = "" if setting.default is None else setting.default_text
+            found[setting.name] = InForce(setting.default, text, "default")
     return found
 
 
-def _read(setting: Setting, value: Any, place: str) -> Any:
-    """Return *value* as the setting's kind has it."""
+def _read(setting: Setting, given: Any, origin: str, place: str) -> InForce:
     try:
-        return _parsed(setting.kind, value)
-    except BadValue as bad:
-        raise UsageError(f"{place}: {bad.message}; {bad.hint}") from None
+        value = setting.kind.parse(given) if given or not setting.example else None  # A required text that is empty.
     except ValueError as error:
         raise UsageError(f"{place}: {error}") from None
+    return InForce(value, setting.kind.show(value) if setting.kind.show else ", ".join(_texts(given)), origin)
 
 
-def _parsed(kind: str, value: Any) -> Any:
-    if kind == "list":
-        return [value] if isinstance(value, str) else [str(one) for one in value]
-    if kind == "flag":
-        if isinstance(value, bool):
-            return value
-        if str(value).lower() in ("1", "true", "yes", "on"):
-            return True
-        if str(value).lower() in ("0", "false", "no", "off"):
-            return False
-        raise ValueError(f"{value!r} is neither true nor false")
-    if kind in ("count", "port"):
-        text = str(value)
-        least, most = (1, 1_000_000_000) if kind == "count" else (0, 65535)
-        if isinstance(value, bool) or not text.isdigit() or not least <= int(text) <= most:
-            raise ValueError(f"{value!r} is not a number from {least} to {most}")
-        return int(text)
-    if kind == "duration":
-        return parse_duration(value)
-    if kind == "moment":
-        return parse_moment(value)
-    choices = {"level": ("debug", "info", "warning", "error"), "format": ("auto", "text", "json")}.get(kind)
-    if choices and value not in choices:
-        raise ValueError(f"{value!r} is none of {', '.join(choices)}")
-    return str(value)
+def fields_of(settings: Mapping[str, InForce]) -> dict[str, Any]:
+    """Return what is in force by the fields of `Settings`.
+
+    Raises:
+        UsageError: one is missing that has to be given.
+    """
+    for setting in SETTINGS:
+        if setting.example and not settings[setting.name].value:
+            raise UsageError(f"{setting.flag} is missing: for example {setting.flag} {setting.example}")
+    return {setting.field: settings[setting.name].value for setting in SETTINGS}
 
 
-def shown(settings: Mapping[str, Value], kafka: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+def shown(settings: Mapping[str, InForce], kafka: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Return (name, value, origin) of everything in force, without secrets."""
-    kinds = {setting.name: setting.kind for setting in SETTINGS}
-    rows = []
-    for name, value in settings.items():
-        text = _hidden_in_url(name, value.value)
-        if kinds.get(name) == "duration" and value.value is not None:
-            text = f"{value.value / 1000:g}s"
-        rows.append((name, text, value.origin))
+    rows = [(name, one.text, one.origin) for name, one in settings.items()]
     for name, option in kafka.items():
         secret = any(word in name for word in SECRET_WORDS)
         rows.append((f"kafka.{name}", "(hidden)" if secret else str(option), "nudge.yaml"))
     return rows
-
-
-def _hidden_in_url(name: str, value: Any) -> str:
-    if name in ("source", "sink") and value:
-        urls = value if isinstance(value, list) else [value]
-        return ", ".join(_without_password(url) for url in urls)
-    return "" if value is None else str(value)
-
-
-def _without_password(url: str) -> str:
-    parts = urlsplit(url)
-    if "@" not in parts.netloc:
-        return url
-    return url.replace(parts.netloc, "(hidden)@" + parts.netloc.rpartition("@")[2])
 
 
 def kafka_options(workspace: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
@@ -165,8 +304,3 @@ def kafka_options(workspace: Mapping[str, Any], environment: Mapping[str, str] =
         if name.startswith("NUDGE_KAFKA_"):
             found[name.removeprefix("NUDGE_KAFKA_").lower().replace("_", ".")] = value
     return found
-
-
-def folder(value: Any) -> Path | None:
-    """Return a setting as a path, None for none."""
-    return None if value is None else Path(value)

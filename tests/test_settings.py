@@ -9,8 +9,9 @@ import pytest
 
 from dataflow.commands.run import job_of
 from dataflow.errors import UsageError
-from dataflow.settings import kafka_options, resolve, shown
+from dataflow.settings import SETTINGS, fields_of, kafka_options, resolve, shown
 from dataflow.urls import parse_sink, parse_source
+from tests.jobs import REPO
 
 HELLO = "flow: hello\ntrigger: {event: hello}\nsteps: [{send: webhook, template: t}]\n"
 FLAGS = {"epoch": None, "processes": None, "source": None}
@@ -34,6 +35,7 @@ def test_a_flag_wins_over_the_environment_and_that_over_the_workspace() -> None:
         ({"processes": 0}, "run.processes"),
         ({"stop_at_end": "perhaps"}, "neither true nor false"),
         ({"log_level": "loud"}, "none of debug, info, warning, error"),
+        ({"source": 5}, "--source 5: write kafka://host:9092/topic or file:events.jsonl"),
     ],
 )
 def test_a_bad_setting_is_named_with_its_place(workspace: dict[str, object], said: str) -> None:
@@ -44,10 +46,33 @@ def test_a_bad_setting_is_named_with_its_place(workspace: dict[str, object], sai
 def test_secrets_come_from_the_environment_and_are_never_shown() -> None:
     options = kafka_options({"security.protocol": "SASL_SSL"}, {"NUDGE_KAFKA_SASL_PASSWORD": "hunter2"})
     assert options == {"security.protocol": "SASL_SSL", "sasl.password": "hunter2"}
-    source = {"source": ["kafka://me:hunter2@broker:9092/events"]}
-    rows = shown(resolve(source, {}, "", {}), options)
-    assert "hunter2" not in str(rows)
+    rows = shown(resolve({"source": ["kafka://a/events", "file:b"]}, {}, "", {}), options)
+    assert ("kafka.sasl.password", "(hidden)", "nudge.yaml") in rows
+    assert ("source", "kafka://a/events, file:b", "--source") in rows
     assert ("epoch", "10s", "default") in rows
+
+
+@pytest.mark.parametrize("name", ["source", "sink"])
+def test_what_has_to_be_given_is_asked_for_with_an_example(name: str) -> None:
+    given = {"source": ["file:a"], "sink": "stdout:"}
+    assert fields_of(resolve(given, {}, "", {}))["sources"] == [parse_source("file:a")]
+    for nothing in (None, "", []):
+        with pytest.raises(UsageError, match=f"^--{name} is missing: for example --{name} "):
+            fields_of(resolve({**given, name: nothing}, {}, "", {}))
+
+
+def test_the_documented_settings_are_those_that_there_are() -> None:
+    text = (REPO / "docs" / "operations.md").read_text()
+    section = text[text.index("## Settings") : text.index("## Kafka, in")]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if "| `--" in line]
+    documented = [
+        (flags.split("`")[1].split()[0], "--no-" in flags, variable.strip("`"), name.strip("`"), default.strip("`"))
+        for flags, variable, name, default, _ in (row for row in rows if len(row) == 5)
+        if not flags.startswith("`--config ")  # Where the settings stand cannot be one of them.
+    ]
+    assert documented == [
+        (one.flag, one.flags != one.flag, one.variable, one.name, one.default_text.lower()) for one in SETTINGS
+    ]
 
 
 @pytest.mark.parametrize(

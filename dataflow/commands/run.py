@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -15,86 +16,47 @@ import typer
 
 from dataflow.commands.arguments import Config, Flows
 from dataflow.errors import UsageError
+from dataflow.settings import SETTINGS, InForce, fields_of, kafka_options, resolve, shown
 
 if TYPE_CHECKING:
     from dataflow.job.lifecycle import Job
     from dataflow.job.processes import Running
-    from dataflow.settings import Value
-    from dataflow.urls import SinkUrl, SourceUrl
 
 app = typer.Typer()
+
+
+def _with_a_flag_per_setting(command: Callable[..., None]) -> Callable[..., None]:
+    """Return *command* with the parameters that it takes by name spelled out, as typer reads them."""
+    show_config = Annotated[
+        bool, typer.Option("--show-config", help="Print what is in force and where it came from, and stop.")
+    ]
+
+    def parameter(name: str, annotation: Any, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
+        return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
+
+    settings = [
+        parameter(one.name, one.kind.option | None, typer.Option(None, one.flags, help=one.help)) for one in SETTINGS
+    ]
+    parameters = [parameter("flows", Flows), *settings, parameter("show_config", show_config, False)]
+    parameters.insert(-2, parameter("config", Config, None))  # Beside the other files, not beside how it is printed.
+    signed: Any = command
+    signed.__signature__ = inspect.Signature(parameters)
+    return command
 
 
 @app.command(
     epilog="Example: [bold]nudge run flows/ --source kafka://localhost:9092/events "
     "--sink kafka://localhost:9092 --state /var/lib/nudge[/bold]"
 )
-def run(
-    flows: Flows,
-    source: Annotated[
-        list[str] | None, typer.Option("--source", help="kafka://host:9092/topic or file:events.jsonl; repeatable.")
-    ] = None,
-    sink: Annotated[str | None, typer.Option("--sink", help="kafka://host:9092, file:DIR or stdout:.")] = None,
-    state: Annotated[
-        str | None, typer.Option("--state", help="Folder for checkpoints; without one, nothing survives the run.")
-    ] = None,
-    processes: Annotated[
-        str | None, typer.Option("--processes", help="How many processes share the work. Default: 1.")
-    ] = None,
-    stop_at_end: Annotated[
-        bool | None, typer.Option("--stop-at-end", help="Read what is there now, fire what is due by then, stop.")
-    ] = None,
-    until: Annotated[
-        str | None, typer.Option("--until", help="With --stop-at-end: let time run on to this moment first.")
-    ] = None,
-    epoch: Annotated[str | None, typer.Option("--epoch", help="Time between checkpoints. Default: 10s.")] = None,
-    slack: Annotated[
-        str | None, typer.Option("--slack", help="How long a record may be on its way to Kafka. Default: 1s.")
-    ] = None,
-    shards: Annotated[
-        str | None, typer.Option("--shards", help="Fixed when the state is created; the most processes. Default: 64.")
-    ] = None,
-    cached_users: Annotated[
-        str | None, typer.Option("--cached-users", help="Users in memory per process. Default: 200000.")
-    ] = None,
-    create_topics: Annotated[
-        bool | None, typer.Option("--create-topics/--no-create-topics", help="Create missing topics of the sink.")
-    ] = None,
-    metrics_port: Annotated[
-        str | None, typer.Option("--metrics-port", help="Serve /metrics, /healthz and /readyz here; 0 picks a port.")
-    ] = None,
-    log_level: Annotated[str | None, typer.Option("--log-level", help="debug, info, warning or error.")] = None,
-    log_format: Annotated[str | None, typer.Option("--log-format", help="text or json.")] = None,
-    config: Config = None,
-    as_json: Annotated[bool | None, typer.Option("--json", help="Print the summary as one JSON object.")] = None,
-    show_config: Annotated[
-        bool, typer.Option("--show-config", help="Print what is in force and where it came from, and stop.")
-    ] = False,
-) -> None:
+@_with_a_flag_per_setting
+def run(flows: list[Path], config: Path | None, show_config: bool, **flags: Any) -> None:
     """Run the job. Settings: flags, then NUDGE_<SETTING>, then run: in nudge.yaml."""
-    flags = {
-        "source": source,
-        "sink": sink,
-        "state": state,
-        "processes": processes,
-        "stop_at_end": stop_at_end,
-        "until": until,
-        "epoch": epoch,
-        "slack": slack,
-        "shards": shards,
-        "cached_users": cached_users,
-        "create_topics": create_topics,
-        "metrics_port": metrics_port,
-        "log_level": log_level,
-        "log_format": log_format,
-        "json": as_json,
-    }
     status = run_command(flows, flags, config, show_config=show_config)
     if status:
         raise typer.Exit(status)
 
 
-def job_of(flows: Sequence[Path], flags: Mapping[str, Any], config: Path | None) -> tuple[Job, dict[str, Value]]:
+def job_of(flows: Sequence[Path], flags: Mapping[str, Any], config: Path | None) -> tuple[Job, dict[str, InForce]]:
     """Return the job that flags, environment and workspace describe together, and what is in force.
 
     Raises:
@@ -104,55 +66,30 @@ def job_of(flows: Sequence[Path], flags: Mapping[str, Any], config: Path | None)
     from dataflow.flows import load
     from dataflow.job.lifecycle import Job
     from dataflow.job.plan import channel_topics
-    from dataflow.settings import folder, kafka_options, resolve
-    from dataflow.urls import parse_sink, parse_source
     from operators.language.workspace import OWN_TOPICS
 
     loaded = load(flows, config)
     settings = resolve(flags, loaded.workspace.run, loaded.workspace_file)
-    value = {name: one.value for name, one in settings.items()}
-    for name, example in (("source", "kafka://localhost:9092/events"), ("sink", "stdout:")):
-        if not value[name]:
-            raise UsageError(f"--{name} is missing: for example --{name} {example}")
-    sources = [parse_source(url) for url in value["source"]]
-    identities = [source.identity for source in sources]
+    kafka = kafka_options(loaded.workspace.kafka)
+    job = Job(loaded=loaded, kafka=kafka, **fields_of(settings))
+    identities = [source.identity for source in job.sources]
     for identity in identities:
         if identities.count(identity) > 1:
             raise UsageError(f"--source: {identity} is given twice")
-    if value["until"] is not None and not value["stop_at_end"]:
+    if job.until_ms is not None and not job.stop_at_end:
         raise UsageError("--until is for --stop-at-end: without it, time goes on by itself")
-    sink = parse_sink(value["sink"])
-    _check_no_circle(sources, sink, {*channel_topics(loaded.deployment, loaded.workspace).values(), *OWN_TOPICS})
-    kafka = kafka_options(loaded.workspace.kafka)
-    if kafka and "kafka" in (sink.kind, *(source.kind for source in sources)):
+    _check_no_circle(job, {*channel_topics(loaded.deployment, loaded.workspace).values(), *OWN_TOPICS})
+    if kafka and "kafka" in (job.sink.kind, *(source.kind for source in job.sources)):
         _check_kafka(kafka)
-    job = Job(
-        loaded=loaded,
-        sources=sources,
-        sink=sink,
-        state=folder(value["state"]),
-        processes=value["processes"],
-        stop_at_end=value["stop_at_end"],
-        until_ms=value["until"],
-        epoch_s=value["epoch"] / 1000,
-        slack_ms=value["slack"],
-        shards=value["shards"],
-        cached_users=value["cached_users"],
-        create_topics=value["create_topics"],
-        kafka=kafka,
-        log_level=value["log_level"],
-        log_format=value["log_format"],
-        metrics_port=value["metrics_port"],
-    )
     return job, settings
 
 
-def _check_no_circle(sources: Sequence[SourceUrl], sink: SinkUrl, topics: set[str]) -> None:
+def _check_no_circle(job: Job, topics: set[str]) -> None:
     """Refuse a source that the job itself writes to: of one dead letter there would be more without end."""
-    if sink.kind != "kafka":
+    if job.sink.kind != "kafka":
         return
-    prefix, hosts = sink.options.get("prefix", ""), set(sink.bootstrap.split(","))
-    for source in sources:
+    prefix, hosts = job.sink.options.get("prefix", ""), set(job.sink.bootstrap.split(","))
+    for source in job.sources:
         if source.name in {prefix + topic for topic in topics} and hosts & set(source.bootstrap.split(",")):
             raise UsageError(f"--source: {source.name} is a topic that this job writes to; give --sink a ?prefix=")
 
@@ -182,7 +119,6 @@ def run_command(flows: Sequence[Path], flags: Mapping[str, Any], config: Path | 
 
     from dataflow.job.processes import JobRunner
     from dataflow.logs import configure_logs
-    from dataflow.settings import shown
 
     job, settings = job_of(flows, flags, config)
     if show_config:
@@ -208,7 +144,7 @@ def run_command(flows: Sequence[Path], flags: Mapping[str, Any], config: Path | 
     finally:
         if server is not None:
             server.close()
-    _print_summary(running, as_json=bool(settings["json"].value))
+    _print_summary(running, as_json=job.json)
     return 0
 
 

@@ -78,7 +78,7 @@ class _Demo:
             sources=[SourceUrl("kafka", self.bootstrap, TOPIC)],
             sink=SinkUrl("kafka", self.bootstrap),
             state=None,
-            epoch_s=2.0,
+            epoch_ms=2_000,
             slack_ms=NEVER_THE_WALL_CLOCK,
             shards=8,
             log_level="error",

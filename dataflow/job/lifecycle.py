@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -32,7 +31,7 @@ from dataflow.keep.statedir import (
     write_state_file,
 )
 from dataflow.read.progress import has_progress, read_progress
-from dataflow.urls import SinkUrl, SourceUrl
+from dataflow.settings import SHARDS, Settings
 from operators.ids import of_label
 from operators.language.workspace import DEAD_LETTERS, JOURNAL, Workspace
 from operators.machine.deployment import Deployment
@@ -43,32 +42,17 @@ from state.errors import StateRefused
 from state.shards import owner_of
 from state.store import ShardStore
 
-SHARDS: Final = 64  # The most processes a job can have; more cost a little more per batch and checkpoint.
 USERS_IN_MEMORY_MIN: Final = 100  # Per shard: fewer would be written and read again all the time.
 
 Log = structlog.stdlib.BoundLogger
 
 
-@dataclass(slots=True)
-class Job:
-    """What `nudge run` was asked to do."""
+@dataclass(slots=True, kw_only=True)
+class Job(Settings):
+    """What `nudge run` was asked to do: its settings, the flows, and what Kafka's clients are told besides."""
 
     loaded: Loaded
-    sources: list[SourceUrl]
-    sink: SinkUrl
-    state: Path | None
-    processes: int = 1
-    stop_at_end: bool = False
-    until_ms: int | None = None
-    epoch_s: float = 10.0
-    slack_ms: int = 1000
-    shards: int | None = None
-    cached_users: int = 200_000
-    create_topics: bool = True
     kafka: dict[str, Any] = field(default_factory=dict)
-    log_level: str = "info"
-    log_format: str = "auto"
-    metrics_port: int | None = None
 
 
 class World(Protocol):
@@ -400,7 +384,7 @@ class Course:
             workspace=workspace,
             read_back=read_back,
             positions={key: position for key, (position, _) in cut.sources.items()},
-            epoch_s=job.epoch_s,
+            epoch_s=job.epoch_ms / 1000,
             slack_ms=job.slack_ms,
             users_in_memory=max(USERS_IN_MEMORY_MIN, job.cached_users * job.processes // file.shards),
             log_level=job.log_level,
