@@ -49,9 +49,7 @@ def _texts(records: Iterable[Json]) -> list[str]:
     return [json.dumps(record, sort_keys=True, ensure_ascii=False) for record in records]
 
 
-def simulated(
-    flows: Path, events: Path, folder: Path, *, until: str | None = None, config: Path | None = None
-) -> Emitted:
+def simulated(flows: Path, events: Path, folder: Path, *, until: str | None = None) -> Emitted:
     """Return what `nudge simulate` says, in a process of its own."""
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / name for name in ("actions.jsonl", "journal.jsonl", "dead.jsonl")]
@@ -60,8 +58,6 @@ def simulated(
         command += [flag, str(file)]
     if until:
         command += ["--until", until]
-    if config:
-        command += ["--config", str(config)]
     subprocess.run(command, check=True, cwd=REPO, stdout=subprocess.DEVNULL, timeout=240)
     return Emitted(*([json.loads(line) for line in file.open()] for file in files))
 

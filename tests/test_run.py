@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from dataflow.demo import FLOWS
 from dataflow.demo.shop import Shop, Tracker
 from tests.jobs import NUDGE, REPO, Emitted, RunningJob, in_folder, on_kafka, simulated
 from tests.kafka.broker import KafkaTopics
@@ -23,7 +24,7 @@ RECORDS = 6000
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The example flows and some hours of the shop's events, with the flaws of a real tracker."""
     folder = tmp_path_factory.mktemp("shop")
-    shutil.copytree(REPO / "examples" / "shop", folder, dirs_exist_ok=True)
+    shutil.copytree(FLOWS, folder / "flows")
     (folder / "events.jsonl").write_bytes(b"")
     Shop(seed=3, users=600, tracker=Tracker()).write_jsonl(folder / "events.jsonl", RECORDS)
     return folder
@@ -31,9 +32,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def expected(shop: Path) -> Emitted:
-    found = simulated(
-        shop / "flows", shop / "events.jsonl", shop / "simulated", until=UNTIL, config=shop / "nudge.yaml"
-    )
+    found = simulated(shop / "flows", shop / "events.jsonl", shop / "simulated", until=UNTIL)
     assert len(found.actions) > 100
     assert {record["kind"] for record in found.journal} >= {"entered", "refused", "sent", "waiting", "moved", "ended"}
     return found
@@ -41,8 +40,7 @@ def expected(shop: Path) -> Emitted:
 
 def arguments(shop: Path, source: str, sink: str, state: Path, *more: str) -> list[str | Path]:
     ends = ["--stop-at-end", "--until", UNTIL]
-    config = ["--config", shop / "nudge.yaml"]
-    return [shop / "flows", *config, "--source", source, "--sink", sink, "--state", state, *ends, *more]
+    return [shop / "flows", "--source", source, "--sink", sink, "--state", state, *ends, *more]
 
 
 @pytest.mark.parametrize("processes", ["1", "2"])
@@ -123,8 +121,6 @@ def test_a_second_run_on_the_same_state_goes_on_where_the_first_stopped(
         RunningJob(
             [
                 shop / "flows",
-                "--config",
-                shop / "nudge.yaml",
                 "--source",
                 f"file:{events}",
                 "--sink",

@@ -15,6 +15,7 @@ from jsonschema import Draft202012Validator
 
 from connectors.formats.native import NAME_CHARACTERS_MAX, USER_ID_CHARACTERS_MAX, decode
 from dataflow.cli import main
+from dataflow.demo import FLOWS
 from dataflow.flows import find_flows
 from operators.conditions.tests import TESTS
 from operators.language.flowfile import read_document
@@ -118,14 +119,13 @@ def test_a_new_test_of_conditions_cannot_be_forgotten() -> None:
 # ---- flows ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", find_flows([EXAMPLES]), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", find_flows([EXAMPLES, FLOWS]), ids=lambda path: path.name)
 def test_the_examples_are_valid(path: Path) -> None:
     assert complaints(FLOW, read(path.read_text())) == []
 
 
-@pytest.mark.parametrize("path", sorted(EXAMPLES.rglob("nudge.yaml")), ids=lambda path: path.parent.name)
-def test_the_workspaces_of_the_examples_are_valid(path: Path) -> None:
-    assert complaints(WORKSPACE, read(path.read_text())) == []
+def test_the_workspace_of_the_demo_is_valid() -> None:
+    assert complaints(WORKSPACE, read((FLOWS / "nudge.yaml").read_text())) == []
 
 
 def test_what_check_takes_the_schema_takes() -> None:
@@ -508,8 +508,7 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Any], list[A
     (folder / "all-sorts.json").write_text(json.dumps(flow))
     (folder / "first").mkdir()
     (folder / "second").mkdir()
-    config: list[str | Path] = ["--config", EXAMPLES / "shop" / "nudge.yaml"]
-    shops = [EXAMPLES / "shop" / "flows", folder / "all-sorts.json", *config]
+    shops = [FLOWS, folder / "all-sorts.json"]
     actions, journal = simulated(folder / "first", *shops, "--events", events)
     quickstart = EXAMPLES / "quickstart"
     more, further = simulated(folder / "second", quickstart, "--events", quickstart / "events.jsonl")

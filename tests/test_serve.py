@@ -23,6 +23,7 @@ import structlog
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from dataflow.demo import FLOWS
 from dataflow.errors import UsageError
 from dataflow.job.mistakes import PLACES
 from dataflow.job.processes import Running
@@ -794,7 +795,7 @@ def test_compose_starts_a_job_that_can_be_started() -> None:
     flags = dict(zip(command[2::2], command[3::2], strict=True))
     source, sink = [flags.pop("--source")], flags.pop("--sink")
     assert flags == {}
-    job, _ = job_of([REPO / "examples" / "shop"], {"source": source, "sink": sink}, None)
+    job, _ = job_of([FLOWS], {"source": source, "sink": sink}, None)
     assert job.sources[0].bootstrap == job.sink.bootstrap == "kafka:19092"
     assert job.sources[0].name in COMPOSE["services"]["topics"]["command"]
     assert len(job.loaded.checked.programs) == 3

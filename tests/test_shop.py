@@ -18,11 +18,13 @@ import pytest
 import yaml
 from rich.console import Console
 
-from dataflow.demo.shop import DAY, EVENT_NAMES, HOUR, MINUTE, START_MS, Shop, ShopRecord, Tracker, main
+from dataflow.demo import FLOWS
+from dataflow.demo.shop import DAY, EVENT_NAMES, HOUR, MINUTE, START_MS, Shop, ShopRecord, Tracker
 from dataflow.demo.view import DemoSnapshot, DemoView, FlowCounts, ShownAction, mask, mask_address
+from dataflow.flows import find_flows
 
 ROOT = Path(__file__).parents[1]
-EXAMPLES = ROOT / "examples"
+EVENTS = ROOT / "examples" / "shop_events.py"
 BUSY = Tracker(duplicates=0.05, late=0.05, broken=0.02)
 
 Record = dict[str, Any]
@@ -61,18 +63,17 @@ def test_the_same_seed_gives_the_same_bytes_and_a_longer_stream_begins_with_the_
     assert list(shop(seed=8, tracker=tracker).events(limit=3000)) != first
 
 
+def shop_events(*arguments: str, hash_seed: str = "0") -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [sys.executable, EVENTS, *arguments],
+        check=False,
+        capture_output=True,
+        env={"PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(ROOT)},
+    )
+
+
 def test_another_process_with_another_hash_seed_gives_the_same_bytes() -> None:
-    program = "import sys; from dataflow.demo.shop import main; main(['--events', '500', '--seed', '3'])"
-    outputs = {
-        subprocess.run(
-            [sys.executable, "-c", program],
-            check=True,
-            capture_output=True,
-            cwd=ROOT,
-            env={"PYTHONHASHSEED": hash_seed},
-        ).stdout
-        for hash_seed in ("1", "2")
-    }
+    outputs = {shop_events("--events", "500", "--seed", "3", hash_seed=hash_seed).stdout for hash_seed in ("1", "2")}
     assert len(outputs) == 1
     assert outputs.pop().count(b"\n") == 500
 
@@ -290,30 +291,27 @@ def test_tiers_rise_with_what_was_spent(day: list[Record]) -> None:
     assert any(record.get("traits") == {"tier": "silver"} for record in day)
 
 
-# --- The command line, and what is refused --------------------------------------------------------
+# --- The script of the examples, and what is refused --------------------------------------------------------
 
 
-def test_the_command_writes_the_same_lines_as_write_jsonl(
-    tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]
-) -> None:
-    main(["--events", "700", "--seed", "4", "--users", "900", "--rate", "3", "--perfect"])
+def test_the_script_writes_the_same_lines_as_write_jsonl(tmp_path: Path) -> None:
+    made = shop_events("--events", "700", "--seed", "4", "--users", "900", "--rate", "3", "--perfect")
     size = shop(seed=4, users=900, rate=3).write_jsonl(tmp_path / "events.jsonl", 700)
     written = (tmp_path / "events.jsonl").read_bytes()
-    assert capsysbinary.readouterr().out == written
+    assert made.stdout == written
     assert len(written) == size
     assert written.count(b"\n") == 700
 
 
-def test_a_bad_start_or_size_is_refused_with_what_to_write(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bad_start_or_size_is_refused_with_what_to_write() -> None:
     for arguments, message in (
         (["--start", "soon"], "write it as 2026-11-23T12:00:00Z"),
         (["--users", "0"], "at least 1 user"),
         (["--rate", "0"], "over 0"),
     ):
-        with pytest.raises(SystemExit) as stopped:
-            main(arguments)
-        assert stopped.value.code == 2
-        assert message in capsys.readouterr().err
+        refused = shop_events(*arguments)
+        assert refused.returncode == 2
+        assert message in refused.stderr.decode()
 
 
 # --- The examples ---------------------------------------------------------------------------------
@@ -331,7 +329,7 @@ def _asked(node: Any) -> Iterator[tuple[str, Record]]:
             yield from _asked(value)
 
 
-@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("shop/flows/*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", find_flows([FLOWS]), ids=lambda path: path.stem)
 def test_an_example_flow_speaks_of_what_the_shop_sends(path: Path, day: list[Record]) -> None:
     properties: defaultdict[str, set[str]] = defaultdict(set)
     attributes: set[str] = set()

@@ -22,9 +22,9 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from rich.console import Console
 from rich.live import Live
 
+from dataflow.demo import FLOWS
 from dataflow.demo.shop import Shop, Tracker
 from dataflow.demo.view import DemoSnapshot, DemoView, FlowCounts, ShownAction
-from dataflow.errors import UsageError
 from dataflow.flows import load
 from dataflow.job.lifecycle import Job
 from dataflow.job.plan import channel_topics
@@ -36,7 +36,6 @@ from operators.language.workspace import DEAD_LETTERS, JOURNAL
 from operators.machine.outbox import inside
 from state.iso import format_ms
 
-EXAMPLES: Final = Path(__file__).parents[2] / "examples" / "shop"
 TOPIC: Final = "events"
 SEED: Final = 20
 USERS: Final = 20_000
@@ -51,8 +50,7 @@ class _Demo:
     """The broker, the shop, the job, and what has come out so far."""
 
     def __init__(self, speed: int, flows: Sequence[Path]) -> None:
-        config = flows[0].parent / "nudge.yaml" if flows == [EXAMPLES / "flows"] else None
-        self.loaded = load(flows, config)
+        self.loaded = load(flows, None)
         self._speed = speed
         # The broker lives in this client, for as long as the client does.
         self._broker = Producer({"test.mock.num.brokers": 1, "linger.ms": 20, "log_level": 0})
@@ -169,10 +167,8 @@ class _Meter:
 
 def run_demo(*, seconds: int | None, speed: int, flows: Sequence[Path] | None) -> int:
     """Show the demo until Ctrl-C, or for *seconds*; return the exit status."""
-    if not flows and not EXAMPLES.is_dir():
-        raise UsageError("the demo's flows are not installed: run it in the source folder, or name others with --flows")
     configure_logs("error", "text")
-    demo = _Demo(speed, list(flows) if flows else [EXAMPLES / "flows"])
+    demo = _Demo(speed, flows or [FLOWS])
     for one in (signal.SIGINT, signal.SIGTERM):
         signal.signal(one, lambda *_: demo.stopping.set())
     console = Console()

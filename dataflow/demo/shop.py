@@ -4,18 +4,13 @@ People visit by the hour of their own day; they look around, come back to what t
 most of them, buy, get parcels, send some back, sign up and rise in tier. What comes out are native records
 (see `docs/records.md`), endless, in order of stream time and the same for the same seed. No clock is read:
 shop time begins at `start_ms` and moves by itself; whoever takes the records decides how fast that is.
-
-    python -m dataflow.demo.shop --events 100000 --seed 1 > events.jsonl
 """
 
 from __future__ import annotations
 
-import argparse
-import os
-import sys
 from bisect import bisect
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from itertools import accumulate, islice, takewhile
@@ -163,43 +158,6 @@ class Shop:
     def _id_prefix(self) -> str:
         """Return what makes the message ids of different shops differ."""
         return f"{self.seed:x}.{self.start_ms // SECOND:x}."
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Write the shop's records as JSONL to stdout."""
-    parser = argparse.ArgumentParser(
-        prog="python -m dataflow.demo.shop", description="Write a made-up shop's events as JSONL to stdout."
-    )
-    add = parser.add_argument
-    add("--events", type=int, default=10_000, metavar="N", help="how many records (default 10000)")
-    add("--seed", type=int, default=1, metavar="N", help="the same seed gives the same records (default 1)")
-    add("--users", type=int, default=20_000, metavar="N", help="how many people (default 20000)")
-    add("--start", default=None, metavar="TIME", help="when shop time begins (default 2026-11-23T12:00:00Z)")
-    add("--rate", type=float, default=10.0, metavar="R", help="events per second of shop time (default 10)")
-    add("--perfect", action="store_true", help="no duplicates, nothing late, nothing broken")
-    given = parser.parse_args(arguments)
-    start_ms = START_MS
-    if given.start is not None:
-        try:
-            start = datetime.fromisoformat(given.start)
-        except ValueError:
-            parser.error(f"--start {given.start!r} is not a time; write it as 2026-11-23T12:00:00Z")
-        start_ms = round((start if start.tzinfo else start.replace(tzinfo=UTC)).timestamp()) * SECOND
-    try:
-        shop = Shop(
-            seed=given.seed,
-            users=given.users,
-            start_ms=start_ms,
-            events_per_s=given.rate,
-            tracker=None if given.perfect else Tracker(),
-        )
-    except ValueError as error:
-        parser.error(str(error))
-    try:
-        _write_lines(sys.stdout.buffer, shop.events(limit=max(0, given.events)))
-        sys.stdout.flush()
-    except BrokenPipeError:  # The reader, such as `head`, has seen enough.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _write_lines(file: BinaryIO, records: Iterator[ShopRecord]) -> int:
@@ -748,7 +706,3 @@ def _iso_writer() -> Callable[[int], str]:
         return text + endings[ms]
 
     return iso
-
-
-if __name__ == "__main__":
-    main()

@@ -6,8 +6,9 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from dataflow.demo import FLOWS
 from dataflow.demo.shop import Shop, Tracker
-from tests.jobs import REPO, Emitted, Json, on_kafka, simulated
+from tests.jobs import Emitted, Json, on_kafka, simulated
 from tests.kafka.broker import KafkaTopics
 from tests.test_run import UNTIL, fill
 
@@ -25,11 +26,11 @@ class ShopInput:
 
     @classmethod
     def make(cls, folder: Path, *, seed: int, records: int, users: int = 1500) -> ShopInput:
-        shutil.copytree(REPO / "examples" / "shop", folder, dirs_exist_ok=True)
+        shutil.copytree(FLOWS, folder / "flows", dirs_exist_ok=True)
         events = folder / "events.jsonl"
         events.unlink(missing_ok=True)
         Shop(seed=seed, users=users, tracker=TRACKER).write_jsonl(events, records)
-        expected = simulated(folder / "flows", events, folder / "simulated", until=UNTIL, config=folder / "nudge.yaml")
+        expected = simulated(folder / "flows", events, folder / "simulated", until=UNTIL)
         return cls(folder, expected, records)
 
 
@@ -53,7 +54,7 @@ class ShopJob:
     def command(self, *more: str | Path, processes: int = 1, state: Path | None = None) -> list[str | Path]:
         folder, address = self.given.folder, self.broker.bootstrap
         return [
-            folder / "flows", "--config", folder / "nudge.yaml",
+            folder / "flows",
             "--source", f"kafka://{address}/{self.prefix}events", "--sink", f"kafka://{address}?prefix={self.prefix}",
             "--state", state or self.state, "--stop-at-end", "--until", UNTIL, "--processes", str(processes), *more,
         ]  # fmt: skip

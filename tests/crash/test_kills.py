@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from dataflow.demo import FLOWS
 from dataflow.demo.shop import Shop
-from tests.jobs import REPO, Emitted, RunningJob, on_kafka, run_with_kills, simulated
+from tests.jobs import Emitted, RunningJob, on_kafka, run_with_kills, simulated
 from tests.kafka.broker import KafkaTopics
 from tests.test_run import UNTIL, fill
 
@@ -19,7 +20,7 @@ KILLS = 6
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shop")
-    shutil.copytree(REPO / "examples" / "shop", folder, dirs_exist_ok=True)
+    shutil.copytree(FLOWS, folder / "flows")
     Shop(seed=5, users=1500).write_jsonl(folder / "events.jsonl", 30_000)
     return folder
 
@@ -30,10 +31,10 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_action_is_on_the_sink_exactly_once_after_kills(
     broker: KafkaTopics, topic_prefix: str, shop: Path, tmp_path: Path, processes: str, seed: int
 ) -> None:
-    expected = simulated(shop / "flows", shop / "events.jsonl", tmp_path, until=UNTIL, config=shop / "nudge.yaml")
+    expected = simulated(shop / "flows", shop / "events.jsonl", tmp_path, until=UNTIL)
     fill(broker, f"{topic_prefix}events", shop / "events.jsonl", 4)
     command: list[str | Path] = [
-        shop / "flows", "--config", shop / "nudge.yaml",
+        shop / "flows",
         "--source", f"kafka://{broker.bootstrap}/{topic_prefix}events",
         "--sink", f"kafka://{broker.bootstrap}?prefix={topic_prefix}",
         "--state", tmp_path / "state", "--stop-at-end", "--until", UNTIL, "--processes", processes, "--epoch", "1s",

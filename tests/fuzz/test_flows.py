@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from dataflow.cli import main
+from dataflow.demo import FLOWS
 from operators.language.problems import PROBLEMS_MAX, TEXT_SHOWN_MAX
 from operators.language.workspace import Workspace
 from operators.machine.deployment import Deployment
@@ -78,7 +79,7 @@ def test_a_file_whose_name_is_no_text_is_told_of(tmp_path: Path) -> None:
 
 def test_every_flow_that_was_ever_written_for_the_examples_still_loads() -> None:
     """The bounds are for hostile files: what people write is far from them."""
-    files = [str(path) for path in sorted((REPO / "examples").iterdir()) if path.is_dir()]
+    files = [str(FLOWS), *(str(path) for path in sorted((REPO / "examples").iterdir()) if path.is_dir())]
     assert files
     for folder in files:
         assert main(["check", folder]) == 0
