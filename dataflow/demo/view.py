@@ -2,28 +2,19 @@
 
 What it shows of a person is masked, since screens are shared and recorded. What it shows of an event is
 cleaned of control characters, since events come from outside.
-
-    python -m dataflow.demo.view            # See it with made-up numbers.
 """
 
 from __future__ import annotations
 
-import argparse
 import re
-import sys
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from io import TextIOWrapper
+from datetime import datetime
 from itertools import islice
-from pathlib import Path
-from random import Random
 from typing import Any, Final
 
 from rich.box import ROUNDED
 from rich.console import Console, Group, RenderableType
-from rich.live import Live
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
@@ -393,111 +384,3 @@ def _time_of_day(at: str) -> str:
 def _running(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
-
-
-# --- Made-up numbers, to look at it ---------------------------------------------------------------
-
-_MADE_UP: Final = (  # Flow, title, channel, template, variables.
-    (
-        *("abandoned-cart", "Win back abandoned carts", "sms", "cart-gold"),
-        {"name": "Li Na", "item": "Ember Tea Set"},
-    ),
-    (
-        *("abandoned-cart", "Win back abandoned carts", "push", "cart-reminder"),
-        {"item": "Fjord Trail Shoes", "amount": "329.9 CNY"},
-    ),
-    (
-        *("browse-interest", "Follow up on browsing", "push", "still-interested"),
-        {"item": "Dune Smartwatch", "price": "1999.9 CNY"},
-    ),
-    (
-        *("browse-interest", "Follow up on browsing", "email", "still-interested"),
-        {"name": "Wei Wang", "item": "Gale Wool Coat", "last_seen": "Aster Silk Scarf"},
-    ),
-    (
-        *("after-purchase", "Thanks, review, win-back", "email", "order-thanks"),
-        {"name": "Anna Weber", "order": "o-20780-855", "amount": "140.9 EUR"},
-    ),
-)
-
-
-def _made_up(tick: int) -> DemoSnapshot:
-    """Return a snapshot that looks like the demo after *tick* quarters of a second."""
-    rng = Random(7)  # noqa: S311
-    history = [max(0.0, min(1.0, one / 12) * rng.gauss(9000, 700)) for one in range(tick + 1)]
-    begin = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
-    actions = []
-    for number in range(max(0, tick - 12) * 3):
-        flow, _, channel, template, variables = _MADE_UP[rng.randrange(len(_MADE_UP))]
-        at = begin + timedelta(seconds=360 + number * 10 + rng.randrange(10))
-        user = rng.randrange(20_000)
-        addresses = {"sms": f"+86138{user:08d}", "email": f"person{user}@example.com"}
-        address = addresses.get(channel, f"{user:016x}")
-        text = at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        actions.append(ShownAction(text, f"u-{user}", channel, template, flow, address, variables))
-    by_channel: dict[str, int] = {}
-    for action in actions:
-        by_channel[action.channel] = by_channel.get(action.channel, 0) + 17
-    events = int(sum(history) / 4)
-    titles = {flow: title for flow, title, *_ in _MADE_UP}
-    flows = []
-    for number, (flow, title) in enumerate(titles.items()):
-        sent = sum(17 for action in actions if action.flow == flow)
-        entered = sent * (2 + number) // 2 + events // 900
-        converted = sent * (3 - number) // 9
-        inside = entered - converted - sent // 3
-        flows.append(FlowCounts(flow, title, inside, entered, sent, converted, entered // 3))
-    return DemoSnapshot(
-        seconds=tick / 4,
-        shop_at=(begin + timedelta(seconds=30 * tick)).isoformat(),
-        events_per_s=history[-1],
-        history=history,
-        events=events,
-        relevant_share=0.112,
-        flows=flows,
-        actions=actions[-60:],
-        dead_letters=events // 5000,
-        by_channel=by_channel,
-    )
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Show the screen with made-up numbers."""
-    parser = argparse.ArgumentParser(
-        prog="python -m dataflow.demo.view",
-        description="Show the screen of `nudge demo` with made-up numbers.",
-    )
-    parser.add_argument("--seconds", type=int, default=15, help="for how long (default 15)")
-    parser.add_argument("--once", action="store_true", help="the last picture only")
-    parser.add_argument("--plain", action="store_true", help="lines instead of pictures")
-    parser.add_argument("--size", default=None, metavar="WxH", help="such as 80x24 (default: the terminal's)")
-    parser.add_argument("--svg", default=None, metavar="FILE", help="write the last picture to FILE")
-    given = parser.parse_args(arguments)
-    width = height = None
-    if given.size is not None:
-        found = re.fullmatch(r"([1-9]\d{0,3})x([1-9]\d{0,3})", given.size)
-        if found is None:
-            parser.error(f"--size {given.size!r} is not a size; write it as 80x24")
-        width, height = int(found[1]), int(found[2])
-    console = Console(width=width, height=height, record=given.svg is not None)
-    view = DemoView(console, list(dict.fromkeys(flow for flow, *_ in _MADE_UP)))
-    ticks = given.seconds * 4
-    if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # What the terminal cannot write becomes "?".
-    if given.svg is not None:
-        console.print(view.render(_made_up(ticks)))
-        Path(given.svg).write_text(console.export_svg(title="nudge demo"), encoding="utf-8")
-    elif given.plain or not (console.is_terminal or given.once):
-        for tick in range(0, ticks + 1, 20):
-            sys.stdout.write(view.render_line(_made_up(tick)) + "\n")
-    elif given.once:
-        console.print(view.render(_made_up(ticks)))
-    else:
-        with Live(console=console, screen=True, auto_refresh=False) as live:
-            for tick in range(ticks + 1):
-                live.update(view.render(_made_up(tick)), refresh=True)
-                time.sleep(0.25)
-
-
-if __name__ == "__main__":
-    main()
