@@ -41,7 +41,7 @@ CAUGHT_WHERE_THEY_ARISE = {
     "BadValue": "the parser's caller makes a problem or a dead letter of it",
     "TemplateSyntaxError": "compiling a flow makes a problem of it",
     "TemplateFailed": "the journey fails, and goes on record",
-    "_MissingValue": "the template is missing as a whole",
+    "MissingValue": "the template is missing as a whole",
     "_Broken": "the audit has noted the shard as damaged",
 }
 """What never reaches the end of a command. If it does, that is a bug."""
