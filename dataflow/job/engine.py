@@ -23,11 +23,11 @@ from bytewax.outputs import DynamicSink, StatelessSinkPartition
 from bytewax.recovery import RecoveryConfig, init_db_dir
 
 from dataflow.job.ports import PartitionPort, ShardPort
-from dataflow.job.worker import Worker, is_unexpected
+from dataflow.job.worker import Worker
 from dataflow.keep.recovery import FLOW_ID, SHARD_STEP, SOURCE_STEP
 from dataflow.keep.statedir import StateDir
 from dataflow.read.partition import Parcel
-from state.errors import StateRefused
+from state.errors import StateRefused, is_expected
 
 IDLE_MS: Final = 5  # How long to leave a partition alone that had nothing: a part of the latency of every action.
 
@@ -49,7 +49,7 @@ def _logged(method: F) -> F:
             if isinstance(error, StateRefused):
                 worker.refusal = str(error)
                 raise
-            worker.log.error("the job stops", error=f"{type(error).__name__}: {error}", exc_info=is_unexpected(error))
+            worker.log.error("the job stops", error=f"{type(error).__name__}: {error}", exc_info=not is_expected(error))
             raise
 
     return run  # type: ignore[return-value]

@@ -40,8 +40,9 @@ PLACES = {
 HANGS_S = 1.0
 STATE_FILE = "nudge.json"  # A point by itself: the moment at which the new one takes the place of the old one.
 
-_is_worker = "dataflow.job.worker" in sys.orig_argv
-_index = int(sys.orig_argv[sys.orig_argv.index("dataflow.job.worker") + 1]) if _is_worker else None
+PROCESS = "dataflow.job.process"  # As the parent starts it, with its index as the first argument.
+_is_worker = PROCESS in sys.orig_argv
+_index = int(sys.orig_argv[sys.orig_argv.index(PROCESS) + 1]) if _is_worker else None
 _lock = threading.Lock()
 
 

@@ -1,0 +1,129 @@
+"""One process of the job: its start, what it says to its parent, how it stops and how it ends.
+
+Started by the parent (`dataflow/job/processes.py`) as `python -m dataflow.job.process INDEX STATUS_FD PARENT`, with
+the plan on its standard input. Everything that can go wrong is logged here, before it reaches the engine, which keeps
+no exceptions.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import shutil
+import signal
+import sys
+import threading
+from typing import Final
+
+import msgspec
+import structlog
+
+from dataflow.job.outside import Machine
+from dataflow.job.plan import load_plan
+from dataflow.job.worker import Log, Worker
+from dataflow.logs import configure_logs
+from dataflow.read.scanner import WHY_NOT_COMPILED
+from state.errors import is_expected
+
+STATUS_EVERY_S: Final = 0.5
+REFUSED: Final = 2
+FREE_BYTES_MIN: Final = 1 << 20  # With less on its disk the engine's own database cannot go on.
+
+
+def _report(worker: Worker, pipe: int, done: threading.Event) -> None:
+    """Write the worker's status to the parent's pipe, now and then and once at the end."""
+    encode = msgspec.json.Encoder().encode
+    last = False
+    while not last:
+        last = done.wait(STATUS_EVERY_S)
+        try:
+            os.write(pipe, encode(worker.status()) + b"\n")
+        except OSError:
+            os._exit(1)  # The parent is gone, and a job without its parent has nobody to stop it.
+        except RuntimeError:
+            continue  # A dict changed under us; the next report has it.
+
+
+def _die_with_parent(parent: int) -> None:
+    """Ask the kernel to kill this process when its parent dies, however it dies."""
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def main(arguments: list[str]) -> int:
+    """Run one process of the job; returns its exit status."""
+    index, pipe, parent = map(int, arguments)
+    _die_with_parent(parent)
+    os.umask(0o077)  # What is written down here is personal data, and nobody else's.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    # Standard output is the sink's, if anybody's: what libraries print goes to standard error.
+    output = os.dup(sys.stdout.fileno())
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    _load_what_every_plan_needs()
+    data = sys.stdin.buffer.read()
+    if not data:
+        return 0  # There is nothing to do after all.
+    plan = load_plan(data)
+    configure_logs(plan.log_level, plan.log_format)
+    log: Log = structlog.get_logger().bind(process=index)
+    try:
+        worker = Worker(plan, index, log, Machine(plan, log.warning, output))
+    except Exception as error:
+        log.error("cannot start", error=f"{type(error).__name__}: {error}", exc_info=not is_expected(error))
+        return 1
+    if WHY_NOT_COMPILED and index == 0:
+        hint = "every event takes longer; install Rust 1.85 or newer and Nudge anew, in a checkout after `make clean`"
+        log.warning("the compiled part is missing", error=WHY_NOT_COMPILED, hint=hint)
+    threading.Thread(target=_await_stop, args=(worker,), daemon=True).start()
+    done = threading.Event()
+    reporter = threading.Thread(target=_report, args=(worker, pipe, done))
+    reporter.start()
+    # Nothing made so far will ever be garbage, and nothing on the hot path makes cycles.
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    status = 1
+    try:
+        from dataflow.job.engine import execute
+
+        execute(worker)
+        status = 0
+    except BaseException as error:
+        # What went wrong in our code is logged where it happened; this is the engine's own word on it.
+        reason = f"{type(error).__name__}: {error}"
+        if worker.has_said_why:
+            log.debug("the engine stopped", error=reason)
+        elif shutil.disk_usage(plan.state).free < FREE_BYTES_MIN:
+            log.error("the engine stopped: the disk is full; make room and start again", state=plan.state, error=reason)
+        else:
+            log.error("the engine stopped", error=reason)
+    if worker.refusal:
+        status = REFUSED
+    done.set()
+    reporter.join()
+    if status == 0:
+        worker.close()
+    return status
+
+
+def _load_what_every_plan_needs() -> None:
+    """Import what takes long, while the parent finds out what there is to do."""
+    import rocksdict  # noqa: F401
+
+    import dataflow.job.engine  # noqa: F401
+
+
+def _await_stop(worker: Worker) -> None:
+    signal.sigwait({signal.SIGTERM, signal.SIGINT})
+    worker.log.info("stopping: the epoch is being finished")
+    worker.stopping.set()
+
+
+if __name__ == "__main__":
+    exit_status = main(sys.argv[1:])
+    sys.stdout.flush()
+    os._exit(exit_status)  # Threads of clients that hang must not keep a finished process alive.
