@@ -19,8 +19,9 @@ import msgspec
 
 from operators.machine.deployment import Deployment
 from operators.machine.event import on_record
-from operators.machine.outbox import InternalError, Outbox, inside
+from operators.machine.outbox import Mistake, Outbox
 from operators.machine.pause import PauseChange
+from operators.machine.totals import read_totals
 from operators.machine.wakeup import on_due, postpone
 from state.records import Input
 from state.store import ShardStore
@@ -127,7 +128,7 @@ class Shard:
                     on_due(deployment, user_id, user, now, out)
                 on_record(deployment, user, record, out)
             except Exception as error:  # What is not contained closer to its cause is here: nobody else has to wait.
-                out.errors.append(InternalError("record", "", error, record.source, record.offset))
+                out.mistakes.append(Mistake("record", "", error, record.source, record.offset))
                 postpone(deployment, user, now)
             due = due_of(user)
             if due != slot.due or not slot.changed:
@@ -146,7 +147,7 @@ class Shard:
             try:
                 on_due(deployment, user_id, slot.user, due, out)
             except Exception as error:
-                out.errors.append(InternalError("wake-up", "", error))
+                out.mistakes.append(Mistake("wake-up", "", error))
                 postpone(deployment, slot.user, due)
             store.touch(user_id, slot, deployment.due_of(slot.user))
             fired += 1
@@ -169,7 +170,7 @@ class Shard:
         Holds at a commit, once it is prepared: the users' journeys are counted as their rows are made.
         """
         meta = self.store.meta
-        return sum(map(inside, meta.totals.values())) - meta.inside if meta.inside >= 0 else 0
+        return sum(one.inside for one in read_totals(meta.totals).values()) - meta.inside if meta.inside >= 0 else 0
 
     def settle(self) -> None:
         """Bring the store's own record up to date, before a commit."""

@@ -16,7 +16,7 @@ from dataflow.shard import Shard
 from operators.language.values import DAY
 from operators.machine.deployment import Deployment
 from operators.machine.order import in_one_instant, in_order_of_output
-from operators.machine.outbox import Totals
+from operators.machine.totals import Totals
 from state.backend import MemoryBackend
 from state.iso import format_ms
 from state.outgoing import Action, DeadLetter, JournalRecord, dump
@@ -55,7 +55,7 @@ class Simulation:
         self.records = 0
         self.dead: dict[str, int] = {}
         self.unsupported = 0
-        self.errors = 0
+        self.mistakes = 0
 
     @property
     def totals(self) -> Totals:
@@ -120,8 +120,8 @@ class Simulation:
     def _flush(self, now: int | None) -> None:
         """Hand out what was emitted before *now*, in order of time, then user; everything with None."""
         out = self._shard.out
-        self.errors += len(out.errors)
-        out.errors.clear()
+        self.mistakes += len(out.mistakes)
+        out.mistakes.clear()
         if now is not None and len(out.journal) < RECORDS_AT_ONCE:
             return
         before = None if now is None else format_ms(now)

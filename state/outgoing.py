@@ -6,7 +6,7 @@ fields stand in this order; one that is `UNSET` is left out. Times are ISO 8601 
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, get_args
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 from msgspec.json import Encoder
@@ -53,6 +53,7 @@ DeadReason = Literal[
     "too_large", "not_json", "too_deep", "not_an_object", "no_user", "no_event", "bad_type", "bad_time"
 ]
 """Why a record cannot be read, in the order in which it is looked at."""
+DEAD_REASONS: Final[tuple[DeadReason, ...]] = get_args(DeadReason)
 
 
 class Cause(Struct, frozen=True, gc=False):

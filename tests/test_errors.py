@@ -17,9 +17,8 @@ from connectors.kafka import KafkaUnavailable
 from connectors.sources import SourceError
 from dataflow.cli import _failed
 from dataflow.errors import UsageError
-from dataflow.job.worker import is_unexpected
 from operators.language.problems import FlowError, Problem
-from state.errors import ExpectedError, NewerFormatError, StateRefused, StoreError, exit_status_of
+from state.errors import ExpectedError, NewerFormatError, StateRefused, StoreError, exit_status_of, is_expected
 
 STATUSES = {
     "ExpectedError": None,
@@ -82,7 +81,7 @@ def test_what_people_can_mend_is_told_in_a_line(
 ) -> None:
     assert _failed(error) == status
     assert capsys.readouterr().err.startswith(said)
-    assert not is_unexpected(error)
+    assert is_expected(error)
 
 
 @pytest.mark.parametrize("error", [KeyError("x"), PermissionError(errno.EACCES, "Permission denied"), ValueError("x")])
@@ -93,5 +92,5 @@ def test_a_bug_keeps_its_traceback(error: Exception) -> None:
 
 
 def test_a_process_of_the_job_logs_what_the_system_says_without_a_traceback() -> None:
-    assert not is_unexpected(PermissionError(errno.EACCES, "Permission denied"))
-    assert is_unexpected(KeyError("x"))
+    assert is_expected(PermissionError(errno.EACCES, "Permission denied"))
+    assert not is_expected(KeyError("x"))

@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from dataflow.job import mistakes as reporting
-from dataflow.job.mistakes import KINDS_LOGGED, ErrorReport
+from dataflow.job.mistakes import KINDS_LOGGED, MistakeLog
 from dataflow.read.scanner import NativeFormat
 from dataflow.shard import CLOSED, OPEN, Delivery, Shard
 from dataflow.simulate import Simulation
@@ -21,7 +21,9 @@ from operators.machine import entry, event, journey, wakeup
 from operators.machine.context import AtStep, InJourney
 from operators.machine.deployment import Deployment
 from operators.machine.journey import Journey
-from operators.machine.outbox import InternalError, inside
+from operators.machine.outbox import PLACES as KNOWN_PLACES
+from operators.machine.outbox import Mistake
+from operators.machine.totals import read_totals
 from operators.program.flows import FlowText, compile_texts
 from operators.steps.send import SendStep
 from operators.steps.wait import WaitDurationStep
@@ -59,7 +61,7 @@ steps:
 POISONED = "poisoned"  # The user in whose handling everything goes wrong.
 
 
-class Mistake(Exception):
+class Broken(Exception):
     """A bug of ours; its message quotes a user's data, as such messages do."""
 
 
@@ -130,8 +132,8 @@ def conserved(shard: Shard) -> None:
             open_journeys[f"{one.flow}\x1f{one.version}"] = open_journeys.get(f"{one.flow}\x1f{one.version}", 0) + 1
             assert one.branches
             assert all(branch.wake_ms < NEVER and branch.step for branch in one.branches)
-    for flow, counts in shard.out.totals.items():
-        assert inside(counts) == open_journeys.get(flow, 0), (flow, counts)
+    for flow, counts in read_totals(shard.out.totals).items():
+        assert counts.inside == open_journeys.get(flow, 0), (flow, counts)
 
 
 def numbered_without_gaps(records: list[Any]) -> None:
@@ -147,7 +149,7 @@ def poisons(owner: Any, name: str, whose: Callable[..., str]) -> Any:
 
     def stand_in(*arguments: Any, **options: Any) -> Any:
         if whose(*arguments) == POISONED:
-            raise Mistake("card 4111 of poisoned")
+            raise Broken("card 4111 of poisoned")
         return original(*arguments, **options)
 
     return stand_in
@@ -201,7 +203,8 @@ def test_others_go_on_and_nobody_is_lost_whatever_goes_wrong(place: str, monkeyp
     shard, told = run(deployed, records)
     if not everybody:
         assert of_others(told) == of_others(sound)
-    assert shard.out.errors
+    assert shard.out.mistakes
+    assert {one.place for one in shard.out.mistakes} <= set(KNOWN_PLACES), "a place that has no series of its own"
     conserved(shard)
     numbered_without_gaps(told)
     for crash_after in range(0, len(records), 4):
@@ -216,7 +219,7 @@ def test_a_step_that_raises_closes_the_journey_as_failed_with_the_cause(monkeypa
     failed = [one for one in told if one.get("kind") == "failed" and one["user_id"] == POISONED]
     assert failed
     assert {(one["flow"], one["step"], one["reason"]) for one in failed} == {("cart", "steps.0", "error")}
-    assert failed[0]["detail"] == {"error": "Mistake: card 4111 of poisoned"}
+    assert failed[0]["detail"] == {"error": "Broken: card 4111 of poisoned"}
 
 
 def test_an_entry_check_that_raises_is_a_refusal_with_the_kind_of_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,7 +227,7 @@ def test_an_entry_check_that_raises_is_a_refusal_with_the_kind_of_error(monkeypa
     _, told = run(deployed := deployment(), history(deployed))
     refused = [one for one in told if one.get("reason") == "error"]
     assert {(one["user_id"], one["kind"], one["detail"]["error"]) for one in refused} == {
-        (POISONED, "refused", "Mistake")
+        (POISONED, "refused", "Broken")
     }
 
 
@@ -236,7 +239,7 @@ def test_a_wake_up_that_cannot_even_begin_is_tried_again_later(monkeypatch: pyte
     with monkeypatch.context() as patched:
         patched.setattr(wakeup, "wake", poisons(wakeup, "wake", of_visit))
         shard.take([Delivery(0, START + 40 * MINUTE, OPEN, [])])
-        assert [one.place for one in shard.out.errors] == ["wake-up"]
+        assert [one.place for one in shard.out.mistakes] == ["wake-up"]
         conserved(shard)
     shard.take([Delivery(0, START + 300 * HOUR, CLOSED, [])])
     ended = {one["user_id"] for one in journal_of(shard) if one["kind"] == "ended" and one["flow"] == "cart"}
@@ -253,7 +256,7 @@ def test_a_simulation_goes_on_and_says_so(monkeypatch: pytest.MonkeyPatch, tmp_p
     flows = deployment()
     simulation = Simulation(flows, journal=lambda one: journal.append(plain(one)))
     simulation.run(events, NativeFormat(flows.index.table()))
-    assert simulation.errors == 1
+    assert simulation.mistakes == 1
     assert {one["user_id"]: one["kind"] for one in journal if one["flow"] == "cart"} == {
         "ann": "ended",
         POISONED: "failed",
@@ -262,15 +265,15 @@ def test_a_simulation_goes_on_and_says_so(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 def test_the_log_has_one_line_per_kind_and_nothing_of_the_user() -> None:
     lines: list[dict[str, Any]] = []
-    report = ErrorReport(lambda said, **fields: lines.append({"said": said, **fields}), ["events-0"])
+    report = MistakeLog(lambda said, **fields: lines.append({"said": said, **fields}), ["events-0"])
 
-    def errors(number: int) -> list[InternalError]:
+    def errors(number: int) -> list[Mistake]:
         found = []
         for offset in range(number):
             try:
-                raise Mistake("card 4111 of poisoned")
-            except Mistake as error:
-                found.append(InternalError("step", "cart\x1f3", error, 0, offset))
+                raise Broken("card 4111 of poisoned")
+            except Broken as error:
+                found.append(Mistake("step", "cart\x1f3", error, 0, offset))
         return found
 
     taken = errors(1000)
@@ -282,9 +285,9 @@ def test_the_log_has_one_line_per_kind_and_nothing_of_the_user() -> None:
     assert lines[0]["code"].startswith("tests/test_isolation.py:")
     assert "4111" not in str(lines)
     assert POISONED not in str(lines)
-    report.take([InternalError(f"place {number}", "", Mistake()) for number in range(1000)])
+    report.take([Mistake(f"place {number}", "", Broken()) for number in range(1000)])
     assert len(lines) <= KINDS_LOGGED + 10
-    assert reporting.code_line(Mistake()) == ""
+    assert reporting.code_line(Broken()) == ""
 
 
 def test_a_user_whose_row_cannot_be_read_stops_the_shard_with_what_to_do() -> None:

@@ -25,10 +25,14 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from dataflow.demo import FLOWS
 from dataflow.errors import UsageError
-from dataflow.job.mistakes import PLACES
-from dataflow.job.processes import Running
-from dataflow.serve import metrics as serving
-from dataflow.serve.metrics import METRICS, OF_A_PROCESS, Health, JobCollector, Server, serve
+from dataflow.job.processes import ProcessState
+from dataflow.job.status import PartitionStatus, Report, Running, ShardStatus, Status, Work
+from dataflow.serve import http as serving
+from dataflow.serve.health import Health
+from dataflow.serve.http import Server, serve
+from dataflow.serve.metrics import METRICS, OF_A_PROCESS, JobCollector
+from operators.machine.outbox import PLACES
+from state.outgoing import DEAD_REASONS
 from tests.jobs import REPO, RunningJob
 from tests.scenarios.scenario_files import instant
 
@@ -37,33 +41,10 @@ NOON_MS = int(NOON_S * 1000)
 CART = "cart\x1f3"
 
 
-def status(process: int = 0, **fields: Any) -> dict[str, Any]:
-    """Return what a process reports, with *fields* of it replaced."""
-    return {
-        "process": process,
-        "records": 0,
-        "relevant": 0,
-        "unsupported": 0,
-        "dead": {},
-        "duplicates": 0,
-        "too_large": 0,
-        "ids_forgotten": 0,
-        "errors": {},
-        "actions": 0,
-        "journal": 0,
-        "dead_letters": 0,
-        "skipped": 0,
-        "shards_at": {},
-        "positions": {},
-        "stands_s": {},
-        "totals": {},
-        "checkpoints": 0,
-        "checkpoint_s": 0.0,
-        "checkpoint_age_s": None,
-        "difference": 0,
-        "shards": 0,
-        **fields,
-    }
+def partition(
+    position: int = 1, lag: int | None = 0, stream_ms: int = NOON_MS, *, moved_s: float = 0.0
+) -> PartitionStatus:
+    return PartitionStatus(position, lag, stream_ms, moved_s)
 
 
 class FakeRunner:
@@ -71,24 +52,28 @@ class FakeRunner:
 
     def __init__(self, processes: int = 2) -> None:
         programs = [
-            SimpleNamespace(name="cart", version=3, state="live"),
-            SimpleNamespace(name="later", version=1, state="draft"),
+            SimpleNamespace(label=CART, state="live"),
+            SimpleNamespace(label="later\x1f1", state="draft"),
         ]
         checked = SimpleNamespace(programs=programs)
         self.job = SimpleNamespace(processes=processes, loaded=SimpleNamespace(checked=checked))
         self.running = Running()
         self.stopping = threading.Event()
         self.log = structlog.get_logger()
-        self._children: list[Any] = []
+        self._states: list[ProcessState] = []
+
+    def process_states(self) -> list[ProcessState]:
+        return self._states
 
     def start(self) -> None:
-        self._children = [SimpleNamespace(returncode=None, pid=os.getpid()) for _ in range(self.job.processes)]
+        self._states = [ProcessState(os.getpid(), None) for _ in range(self.job.processes)]
 
-    def report(self, process: int = 0, **fields: Any) -> None:
-        self.running.by_process[process] = status(process, **fields)
+    def report(self, process: int = 0, *, sent_s: float | None = None, taken_s: float = 0.0, **fields: Any) -> None:
+        sent_s = time.monotonic() if sent_s is None else sent_s
+        self.running.take(Report(sent_s, Status(process, taken_s, **fields)))
 
-    def end(self, process: int, returncode: int) -> None:
-        self._children[process].returncode = returncode
+    def end(self, process: int, exit_status: int) -> None:
+        self._states[process] = ProcessState(os.getpid(), exit_status)
 
 
 @pytest.fixture
@@ -103,8 +88,8 @@ def server(runner: FakeRunner) -> Iterator[Server]:
     made.close()
 
 
-def collector(runner: FakeRunner, now_s: float = NOON_S) -> JobCollector:
-    return JobCollector(runner, wall_clock=lambda: now_s)  # type: ignore[arg-type]
+def collector(runner: FakeRunner, now_s: float = NOON_S, monotonic_s: float = 0.0) -> JobCollector:
+    return JobCollector(runner, wall_clock=lambda: now_s, monotonic=lambda: monotonic_s)  # type: ignore[arg-type]
 
 
 Answer = tuple[int, dict[str, str], str]
@@ -136,36 +121,31 @@ def samples(text: str) -> dict[str, float]:
 
 def test_metrics_add_up_what_all_processes_report(runner: FakeRunner, server: Server) -> None:
     runner.start()
+    first = {CART: {"entered": 5, "sent:sms": 4, "ended": 1, "ended:cold": 1, "refused:reentry": 2}}
+    second = {CART: {"entered": 2, "exited": 1, "failed:loop": 1, "suppressed:no_address": 6, "converted": 1}}
     runner.report(
         0,
-        records=1000,
-        relevant=90,
-        actions=7,
-        journal=30,
-        duplicates=2,
-        too_large=3,
-        errors={"step": 1, "entry": 2},
-        unsupported=1,
-        skipped=4,
+        work=Work(
+            records=1000, relevant=90, actions=7, journal=30, duplicates=2, too_large=3, unsupported=1, skipped=4
+        ),
+        mistakes={"step": 1, "entry": 2},
         dead={"no_user": 3},
-        totals={CART: {"entered": 5, "sent:sms": 4, "ended": 1, "ended:cold": 1, "refused:reentry": 2}},
-        positions={"events-0": [120, 30, NOON_MS]},
-        stands_s={"events-0": 0.5},
-        shards_at={"0": [NOON_MS, NOON_MS + 1]},
+        totals=first,
+        counted=first,
+        partitions={"events-0": PartitionStatus(120, 30, NOON_MS, 0.0, ahead_ms=7_500, late_ms=250)},
+        shards={0: ShardStatus(NOON_MS, NOON_MS + 1)},
+        clock_held_back_ms=1_500,
         checkpoints=3,
         checkpoint_s=0.25,
-        checkpoint_age_s=4.5,
     )
     runner.report(
         1,
-        records=500,
-        relevant=10,
-        actions=1,
-        journal=5,
+        work=Work(records=500, relevant=10, actions=1, journal=5),
         dead={"no_user": 1, "not_json": 1},
-        totals={CART: {"entered": 2, "exited": 1, "failed:loop": 1, "suppressed:no_address": 6, "converted": 1}},
-        positions={"events-1": [80, None, -1]},
-        shards_at={"1": [NOON_MS - 5000, None]},
+        totals=second,
+        counted=second,
+        partitions={"events-1": partition(80, None, -1)},
+        shards={1: ShardStatus(NOON_MS - 5000)},
         checkpoints=2,
         checkpoint_s=0.5,
     )
@@ -187,7 +167,7 @@ def test_metrics_add_up_what_all_processes_report(runner: FakeRunner, server: Se
         'nudge_internal_errors_total{place="step"}': 1,
         'nudge_internal_errors_total{place="entry"}': 2,
         "nudge_skipped_replayed_records_total": 4,
-        **{f'nudge_dead_letters_total{{reason="{reason}"}}': 0 for reason in serving.DEAD_LETTER_REASONS},
+        **{f'nudge_dead_letters_total{{reason="{reason}"}}': 0 for reason in DEAD_REASONS},
         'nudge_dead_letters_total{reason="no_user"}': 4,
         'nudge_dead_letters_total{reason="not_json"}': 1,
         f'nudge_entered_total{{{flow},version="3"}}': 7,
@@ -208,8 +188,12 @@ def test_metrics_add_up_what_all_processes_report(runner: FakeRunner, server: Se
         f'nudge_journeys{{{flow},kind="inside",version="3"}}': 3,
         "nudge_conservation_difference": 0,
         'nudge_source_holds_back_seconds{partition="events-0"}': 0,
-        'nudge_source_stands_seconds{partition="events-0"}': 0.5,
-        'nudge_checkpoint_age_seconds{process="0"}': 4.5,
+        'nudge_source_ahead_seconds{partition="events-0"}': 7.5,
+        'nudge_source_ahead_seconds{partition="events-1"}': 0,
+        'nudge_source_late_seconds{partition="events-0"}': 0.25,
+        'nudge_source_late_seconds{partition="events-1"}': 0,
+        'nudge_clock_held_back_seconds{process="0"}': 1.5,
+        'nudge_clock_held_back_seconds{process="1"}': 0,
         'nudge_source_offset{partition="events-0"}': 120,
         'nudge_source_offset{partition="events-1"}': 80,
         'nudge_source_lag_records{partition="events-0"}': 30,
@@ -224,7 +208,7 @@ def test_metrics_add_up_what_all_processes_report(runner: FakeRunner, server: Se
     }
     clock = (
         "nudge_time_held_back_seconds", "nudge_source_time_behind_seconds", "nudge_shard", "nudge_wake_up", "process_",
-        "nudge_process_",
+        "nudge_process_", "nudge_source_stands", "nudge_status_age",
     )  # fmt: skip
     told = {name: value for name, value in found.items() if not name.startswith(clock) or name in wanted}
     assert told == wanted
@@ -249,38 +233,40 @@ def test_nothing_is_known_before_a_process_has_reported(runner: FakeRunner) -> N
 
 
 def test_time_is_held_back_by_the_shard_that_is_furthest_behind(runner: FakeRunner) -> None:
-    runner.report(0, shards_at={"0": [NOON_MS - 90_500, None]})
-    runner.report(1, shards_at={"1": [NOON_MS - 1_000, None], "2": [-1, None]})
+    runner.report(0, shards={0: ShardStatus(NOON_MS - 90_500)})
+    runner.report(1, shards={1: ShardStatus(NOON_MS - 1_000), 2: ShardStatus(-1)})
     measured = collector(runner).measure()
     assert measured["nudge_time_held_back_seconds"] == {(): 90.5}
     assert measured["nudge_shard_time_behind_seconds"] == {("0",): 90.5, ("1",): 1}
 
 
 def test_a_shard_without_time_says_nothing_about_it(runner: FakeRunner) -> None:
-    runner.report(0, shards_at={"0": [-1, None]})
+    runner.report(0, shards={0: ShardStatus(-1)})
     runner.report(1)
     assert collector(runner).measure()["nudge_time_held_back_seconds"] == {}
 
 
 def test_the_partition_that_holds_time_back_is_told_and_for_how_long(runner: FakeRunner) -> None:
-    runner.report(0, positions={"a-0": [1, 0, NOON_MS - 1000], "a-1": [1, 0, NOON_MS - 61_000]}, stands_s={"a-1": 60.0})
-    runner.report(1, positions={"a-2": [1, 0, -1]}, stands_s={"a-2": 5.0})
-    measured = collector(runner).measure()
+    ahead, behind = partition(stream_ms=NOON_MS - 1000, moved_s=99.5), partition(stream_ms=NOON_MS - 61_000, moved_s=40)
+    runner.report(0, partitions={"a-0": ahead, "a-1": behind})
+    runner.report(1, partitions={"a-2": partition(stream_ms=-1, moved_s=95.0)})
+    measured = collector(runner, monotonic_s=100.0).measure()
     assert measured["nudge_source_time_behind_seconds"] == {("a-0",): 1, ("a-1",): 61}
     assert measured["nudge_source_holds_back_seconds"] == {("a-0",): 0, ("a-1",): 60}
-    assert measured["nudge_source_stands_seconds"] == {("a-1",): 60, ("a-2",): 5}
+    assert measured["nudge_source_stands_seconds"] == {("a-0",): 0.5, ("a-1",): 60, ("a-2",): 5}
 
 
 def test_the_latest_wake_up_that_has_not_happened_is_told_and_in_how_many_shards_there_is_one(
     runner: FakeRunner,
 ) -> None:
-    runner.report(
-        0, shards_at={"0": [NOON_MS, NOON_MS + 5_000], "1": [NOON_MS, None], "2": [NOON_MS, NOON_MS - 59_000]}
-    )
+    def due(since_ms: int | None) -> ShardStatus:
+        return ShardStatus(NOON_MS, None if since_ms is None else NOON_MS - since_ms)
+
+    runner.report(0, shards={0: due(-5_000), 1: due(None), 2: due(59_000)})
     measured = collector(runner).measure()
     assert measured["nudge_wake_up_overdue_seconds"] == {(): 59}
     assert measured["nudge_shards_overdue"] == {(): 0}
-    runner.report(1, shards_at={"3": [NOON_MS, NOON_MS - 61_000], "4": [NOON_MS, NOON_MS - 3600_000]})
+    runner.report(1, shards={3: due(61_000), 4: due(3600_000)})
     measured = collector(runner).measure()
     assert measured["nudge_wake_up_overdue_seconds"] == {(): 3600}
     assert measured["nudge_shards_overdue"] == {(): 2}
@@ -303,9 +289,8 @@ def test_counters_go_on_when_an_execution_of_the_run_ends(runner: FakeRunner) ->
 
     def report(number: int) -> None:
         totals = {CART: dict.fromkeys(("entered", "ended:cold", "failed:loop", "refused:limit", "sent:sms"), number)}
-        runner.report(
-            records=number, actions=number, skipped=number, dead={"no_user": number}, checkpoints=number, totals=totals
-        )
+        work = Work(records=number, actions=number, skipped=number)
+        runner.report(work=work, dead={"no_user": number}, checkpoints=number, counted=totals)
 
     report(10)
     first = told()
@@ -329,9 +314,19 @@ def test_what_the_state_remembers_of_earlier_runs_is_not_counted_again(runner: F
     assert measured["nudge_journeys_inside"] == {("cart", "3"): 10}
 
 
+def test_what_is_told_grows_old_when_nothing_comes_any_more(runner: FakeRunner) -> None:
+    """A process that is stopped or waits for Kafka says nothing new, and nobody may take its numbers for new ones."""
+    runner.report(0, taken_s=90.0, checkpointed_s=88.0, partitions={"a-0": partition(moved_s=70.0)})
+    for now_s in (100.0, 160.0):
+        measured = collector(runner, monotonic_s=now_s).measure()
+        assert measured["nudge_status_age_seconds"] == {("0",): now_s - 90}
+        assert measured["nudge_checkpoint_age_seconds"] == {("0",): now_s - 88}
+        assert measured["nudge_source_stands_seconds"] == {("a-0",): now_s - 70}
+
+
 def test_labels_can_hold_anything(runner: FakeRunner, server: Server) -> None:
     odd = 'file:/tmp/a "b"\\c\nd-ü-{}'
-    runner.report(positions={odd: [1, 0, NOON_MS]})
+    runner.report(partitions={odd: partition()})
     _, _, body = ask(server, "/metrics")
     (family,) = [one for one in text_string_to_metric_families(body) if one.name == "nudge_source_offset"]
     assert [sample.labels for sample in family.samples] == [{"partition": odd}]
@@ -393,24 +388,28 @@ def test_a_process_that_no_longer_reports_is_stuck(runner: FakeRunner) -> None:
     now = 0.0
     health = Health(runner, monotonic=lambda: now)  # type: ignore[arg-type]
     runner.start()
-    for second in range(0, 60, 10):
-        now = float(second)
-        runner.report(0)
-        if second < 30:
-            runner.report(1)
-        assert health.alive()[0], second
-    now = 61.0
-    runner.report(0)
-    assert health.alive() == (False, "process 1 has not reported for 41 s")
-    runner.report(1)
+    runner.report(0, sent_s=60.0)
+    runner.report(1, sent_s=20.0)
+    now = 50.0
     assert health.alive()[0]
+    now = 61.0
+    assert health.alive() == (False, "process 1 has not reported for 41 s")
+    runner.report(1, sent_s=61.0)
+    assert health.alive()[0]
+
+
+def test_a_process_that_reports_old_numbers_is_at_work(runner: FakeRunner) -> None:
+    """It waits for a broker that is away, or has much to do: to end it would not help."""
+    runner.start()
+    runner.report(0, sent_s=1000.0, taken_s=1.0)
+    assert Health(runner, monotonic=lambda: 1001.0).alive()[0]  # type: ignore[arg-type]
 
 
 def test_a_process_that_has_ended_well_need_not_report(runner: FakeRunner) -> None:
     now = 0.0
     health = Health(runner, monotonic=lambda: now)  # type: ignore[arg-type]
     runner.start()
-    runner.report(1)
+    runner.report(1, sent_s=0.0)
     assert health.alive()[0]
     runner.end(1, 0)
     now = 1000.0
@@ -526,7 +525,7 @@ def test_who_asks_for_nothing_keeps_nobody_out(runner: FakeRunner, monkeypatch: 
 def test_a_failure_of_ours_is_an_error_for_who_asks_and_nothing_else(
     runner: FakeRunner, server: Server, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    runner.running.by_process[0] = {"process": 0}
+    runner.report(0, totals=None)
     code, _, body = ask(server, "/metrics")
     assert (code, body) == (500, "the log says why\n")
     assert "Traceback" not in capfd.readouterr().err
@@ -540,11 +539,14 @@ def test_the_number_of_series_is_bounded_by_the_flows(runner: FakeRunner) -> Non
     def series() -> int:
         return sum(len(values) for values in collector(runner).measure().values())
 
-    runner.report(records=10, totals={CART: {"entered": 1, "sent:sms": 1}}, positions={"events-0": [1, 0, NOON_MS]})
+    def report(number: int) -> None:
+        totals = {CART: {"entered": number, "sent:sms": number}}
+        partitions = {"events-0": partition(number)}
+        runner.report(work=Work(records=number), totals=totals, counted=totals, partitions=partitions)
+
+    report(10)
     before = series()
-    runner.report(
-        records=10_000, totals={CART: {"entered": 1001, "sent:sms": 999}}, positions={"events-0": [9, 0, NOON_MS]}
-    )
+    report(10_000)
     assert series() == before
 
 
@@ -620,6 +622,12 @@ def test_a_port_that_is_taken_is_wrong_use(tmp_path: Path) -> None:
         job = RunningJob([*arguments, "--metrics-port", port], tmp_path / "log")
         assert job.status() == 2
     assert f"--metrics-port {port}: Address already in use" in job.tail()
+
+
+def test_the_reasons_of_dead_letters_are_those_of_the_docs() -> None:
+    _, _, text = (REPO / "docs" / "records.md").read_text().partition("## Dead letters")
+    text, _, _ = text.partition("\n## ")
+    assert set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)) == set(DEAD_REASONS)
 
 
 # ---- dashboard and alerts ------------------------------------------------------------------------------------------

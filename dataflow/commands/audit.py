@@ -42,7 +42,7 @@ def audit_command(state: Path, *, as_json: bool) -> int:
     began = time.monotonic()
     work = LongWork(sys.stderr)
     found: dict[str, int] = {}
-    audit = Audit(state, lambda seen: work.tell(lambda: _progress(seen, found)))
+    audit = Audit(state, lambda seen: work.tell(lambda: _so_far(seen, found)))
     for finding in audit.findings():
         number = found[finding.code] = found.get(finding.code, 0) + 1
         if as_json:
@@ -73,7 +73,7 @@ def _allow_many_files() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _progress(seen: Seen, found: dict[str, int]) -> str:
+def _so_far(seen: Seen, found: dict[str, int]) -> str:
     return f"audit: {seen.shards} shards, {seen.users:,} users, {sum(found.values())} findings"
 
 
@@ -100,11 +100,7 @@ def _row(label: str, balance: Balance) -> dict[str, Any]:
     return {
         "flow": flow,
         "version": int(version),
-        "entered": balance.entered,
-        "ended": balance.ended,
-        "exited": balance.exited,
-        "failed": balance.failed,
-        "inside": balance.inside,
+        **balance.totals.balance(),
         "inside_by_users": balance.inside_by_users,
     }
 

@@ -20,7 +20,7 @@ from dataflow.settings import SETTINGS, InForce, fields_of, kafka_options, resol
 
 if TYPE_CHECKING:
     from dataflow.job.lifecycle import Job
-    from dataflow.job.processes import Running
+    from dataflow.job.status import Running
 
 app = typer.Typer()
 
@@ -130,12 +130,12 @@ def run_command(flows: Sequence[Path], flags: Mapping[str, Any], config: Path | 
     os.umask(0o077)  # What a job writes down is personal data, and nobody else's.
     configure_logs(job.log_level, job.log_format)
     log = structlog.get_logger()
-    runner = JobRunner(job, log, _Progress(log))
+    runner = JobRunner(job, log, _Heartbeat(log))
     for one in (signal.SIGTERM, signal.SIGINT):
         signal.signal(one, lambda *_: runner.stop())
     server = None
     if job.metrics_port is not None:
-        from dataflow.serve.metrics import serve
+        from dataflow.serve.http import serve
 
         server = serve(job.metrics_port, runner)
         log.info("metrics are served", port=server.port)
@@ -148,7 +148,7 @@ def run_command(flows: Sequence[Path], flags: Mapping[str, Any], config: Path | 
     return 0
 
 
-class _Progress:
+class _Heartbeat:
     """Logs how far the job has come, every ten seconds."""
 
     EVERY_S: Final = 10.0
@@ -162,17 +162,17 @@ class _Progress:
         now = time.monotonic()
         if now - self._last < self.EVERY_S:
             return
-        records = running.total("records")
-        lags = [position[1] for position in running.merged("positions").values() if position[1] is not None]
+        work = running.work
+        lags = [one.lag for status in running.statuses for one in status.partitions.values() if one.lag is not None]
         self._log.info(
             "progress",
-            events=records,
-            events_per_second=round((records - self._records) / (now - self._last)),
-            actions=running.total("actions"),
-            dead_letters=running.total("dead_letters"),
+            events=work.records,
+            events_per_second=round((work.records - self._records) / (now - self._last)),
+            actions=work.actions,
+            dead_letters=work.dead_letters,
             lag=sum(lags),
         )
-        self._last, self._records = now, records
+        self._last, self._records = now, work.records
 
 
 def _print_summary(running: Running, *, as_json: bool) -> None:

@@ -6,17 +6,18 @@ import json
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from dataflow.commands.arguments import Config, Flows
 from dataflow.errors import UsageError
+from operators.machine.totals import ENDED, EXITED, FAILED, REFUSED, SENT, SUPPRESSED, Totals, read_totals
 
 if TYPE_CHECKING:
     from dataflow.simulate import Simulation
     from operators.machine.deployment import Deployment
-    from operators.machine.outbox import Totals
+    from operators.machine.totals import Totals
 
 app = typer.Typer()
 
@@ -68,26 +69,24 @@ def simulate(
     print_simulation(simulation, loaded.deployment, as_json=as_json)
 
 
+_DETAILED: Final = (REFUSED, SENT, SUPPRESSED, ENDED, EXITED, FAILED)
+
+
 def counts_by_flow(totals: Totals, deployment: Deployment) -> list[dict[str, Any]]:
     """Return, per flow version, what happened: entered, refused, sent, suppressed, ended, and who is still inside."""
-    from operators.machine.outbox import inside
-
+    read = read_totals(totals, [program.label for program in deployment.programs.values()])
     rows = []
     for (flow, version), program in sorted(deployment.programs.items()):
-        counts = totals.get(program.label, {})
+        counts = read[program.label]
         row: dict[str, Any] = {
             "flow": flow,
             "version": version,
-            "entered": counts.get("entered", 0),
-            "converted": counts.get("converted", 0),
-            "inside": inside(counts),
+            "entered": counts.entered,
+            "converted": counts.converted,
+            "inside": counts.inside,
         }
-        for kind in ("refused", "sent", "suppressed", "ended", "exited", "failed"):
-            row[kind] = {
-                what.partition(":")[2] or "-": number
-                for what, number in sorted(counts.items())
-                if what.partition(":")[0] == kind
-            }
+        for kind in _DETAILED:
+            row[kind] = {detail or "-": number for detail, number in sorted(getattr(counts, kind).items())}
         rows.append(row)
     return rows
 
@@ -101,7 +100,7 @@ def print_simulation(simulation: Simulation, deployment: Deployment, *, as_json:
             "dead_letters": simulation.dead,
             "duplicates": simulation.duplicates,
             "unsupported": simulation.unsupported,
-            "internal_errors": simulation.errors,
+            "internal_errors": simulation.mistakes,
             "flows": rows,
         }
         sys.stdout.write(json.dumps(summary) + "\n")
@@ -110,13 +109,13 @@ def print_simulation(simulation: Simulation, deployment: Deployment, *, as_json:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("flow", "entered", "refused", "sent", "suppressed", "ended", "exited", "failed", "inside"):
+    for name in ("flow", "entered", *_DETAILED, "inside"):
         table.add_column(name, justify="right" if name in ("entered", "inside") else "left")
     for row in rows:
         table.add_row(
             f"{row['flow']} v{row['version']}",
             str(row["entered"]),
-            *(_listed(row[kind]) for kind in ("refused", "sent", "suppressed", "ended", "exited", "failed")),
+            *(_listed(row[kind]) for kind in _DETAILED),
             str(row["inside"]),
         )
     console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
@@ -124,8 +123,8 @@ def print_simulation(simulation: Simulation, deployment: Deployment, *, as_json:
     dead = ", ".join(f"{reason} {number}" for reason, number in sorted(simulation.dead.items())) or "none"
     repeats = "1 duplicate" if simulation.duplicates == 1 else f"{simulation.duplicates} duplicates"
     console.print(f"{simulation.records} records, {repeats}, dead letters: {dead}")
-    if simulation.errors:
-        console.print(f"{simulation.errors} internal errors, each in one user's step: see 'failed' in the journal")
+    if simulation.mistakes:
+        console.print(f"{simulation.mistakes} internal errors, each in one user's step: see 'failed' in the journal")
     if simulation.unsupported:
         console.print(f"{simulation.unsupported} receipts and memberships were left alone: not supported yet")
 

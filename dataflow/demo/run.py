@@ -28,12 +28,13 @@ from dataflow.demo.view import DemoSnapshot, DemoView, FlowCounts, ShownAction
 from dataflow.flows import load
 from dataflow.job.lifecycle import Job
 from dataflow.job.plan import channel_topics
-from dataflow.job.processes import JobRunner, Running
+from dataflow.job.processes import JobRunner
 from dataflow.logs import configure_logs
 from dataflow.urls import SinkUrl, SourceUrl
 from operators.language.values import DAY
 from operators.language.workspace import DEAD_LETTERS, JOURNAL
-from operators.machine.outbox import inside
+from operators.machine.totals import FlowTotals, Totals, add_totals, read_totals
+from operators.program.program import Program
 from state.iso import format_ms
 
 TOPIC: Final = "events"
@@ -205,37 +206,36 @@ def run_demo(*, seconds: int | None, speed: int, flows: Sequence[Path] | None) -
     return 0
 
 
+def _flow_counts(program: Program, counts: FlowTotals) -> FlowCounts:
+    return FlowCounts(
+        flow=program.name,
+        title=program.title,
+        inside=counts.inside,
+        entered=counts.entered,
+        sent=sum(counts.sent.values()),
+        converted=counts.converted,
+        refused=sum(counts.refused.values()),
+    )
+
+
 def _snapshot(demo: _Demo, meter: _Meter, seconds: float) -> DemoSnapshot:
-    running: Running = demo.runner.running
-    events, relevant = running.total("records"), running.total("relevant")
-    totals = running.merged("totals")
-    flows = []
-    for program in demo.loaded.deployment.programs.values():
-        counts = totals.get(program.label, {})
-
-        def total(kind: str, counts: dict[str, int] = counts) -> int:
-            return sum(number for what, number in counts.items() if what.partition(":")[0] == kind)
-
-        flows.append(
-            FlowCounts(
-                flow=program.name,
-                title=program.title,
-                inside=inside(counts),
-                entered=total("entered"),
-                sent=total("sent"),
-                converted=total("converted"),
-                refused=total("refused"),
-            )
-        )
+    running = demo.runner.running
+    work = running.work
+    totals: Totals = {}
+    for status in running.statuses:
+        add_totals(totals, status.totals)
+    programs = demo.loaded.deployment.programs.values()
+    read = read_totals(totals, [program.label for program in programs])
+    flows = [_flow_counts(program, read[program.label]) for program in programs]
     return DemoSnapshot(
         seconds=seconds,
         shop_at=format_ms(demo.shop_ms) if demo.shop_ms else "",
-        events_per_s=meter.read(events),
+        events_per_s=meter.read(work.records),
         history=list(meter.history),
-        events=events,
-        relevant_share=relevant / events if events else 0.0,
+        events=work.records,
+        relevant_share=work.relevant / work.records if work.records else 0.0,
         flows=flows,
         actions=list(demo.actions),
-        dead_letters=running.total("dead_letters"),
+        dead_letters=work.dead_letters,
         by_channel=dict(demo.by_channel),
     )

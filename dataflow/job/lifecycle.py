@@ -35,7 +35,7 @@ from dataflow.settings import SHARDS, Settings
 from operators.ids import of_label
 from operators.language.workspace import DEAD_LETTERS, JOURNAL, Workspace
 from operators.machine.deployment import Deployment
-from operators.machine.outbox import inside
+from operators.machine.totals import Totals, add_totals, read_totals
 from operators.program.flows import left_out, refuse_reused_versions
 from state.backend import Backend
 from state.errors import StateRefused
@@ -223,8 +223,8 @@ class Course:
         gone = left_out(self.job.loaded.checked, [one.label for one in file.flows if one.in_force])
         if not gone:
             return
-        totals = self._totals(file, cut)
-        stuck = [(label, inside(totals.get(label, {}))) for label in gone]
+        totals = read_totals(self._totals(file, cut), gone)
+        stuck = [(label, totals[label].inside) for label in gone]
         listed = [f"{' v'.join(of_label(label))}: {number} inside" for label, number in stuck if number > 0]
         if listed:
             raise UsageError(
@@ -232,9 +232,9 @@ class Course:
                 "keep the file, with 'state: ended' if nobody should enter any more"
             )
 
-    def _totals(self, file: StateFile, cut: Cut) -> dict[str, dict[str, int]]:
+    def _totals(self, file: StateFile, cut: Cut) -> Totals:
         """Return the counts of all shards as of *cut*."""
-        found: dict[str, dict[str, int]] = {}
+        found: Totals = {}
         for number in range(file.shards):
             backend = self._world.backend(number)
             if backend is None:
@@ -242,10 +242,7 @@ class Course:
             try:
                 store = ShardStore(backend, owner=owner_of(file.job, number, file.shards))
                 store.roll_back(cut.shards.get(str(number), [0])[0])
-                for flow, counts in store.meta.totals.items():
-                    kept = found.setdefault(flow, {})
-                    for what, count in counts.items():
-                        kept[what] = kept.get(what, 0) + count
+                add_totals(found, store.meta.totals)
             finally:
                 backend.close()
         return found

@@ -6,20 +6,19 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from operators.machine.outbox import InternalError
+from operators.machine.outbox import Mistake
 
 KINDS_LOGGED: Final = 100  # One line for each kind, and one whenever its number has doubled.
-PLACES: Final = ("step", "tally", "exit", "entry", "trigger", "window", "record", "wake-up")
 
 
-class ErrorReport:
-    """Counts internal errors by where they happened, and logs each kind.
+class MistakeLog:
+    """Counts mistakes by where they happened, and logs each kind.
 
     A line has no message of the exception, which may quote values: it names the kind, the line of code, the flow and
     the place of the record.
 
     Args:
-        places: the source partitions, as an error's `source` counts them.
+        places: the source partitions, as a mistake's `source` counts them.
     """
 
     def __init__(self, log: Callable[..., Any], places: Sequence[str]) -> None:
@@ -28,9 +27,9 @@ class ErrorReport:
         self._seen: dict[tuple[str, ...], int] = {}
         self.counts: dict[str, int] = {}
 
-    def take(self, errors: list[InternalError]) -> None:
-        """Count and log *errors*, and empty the list."""
-        for one in errors:
+    def take(self, mistakes: list[Mistake]) -> None:
+        """Count and log *mistakes*, and empty the list."""
+        for one in mistakes:
             self.counts[one.place] = self.counts.get(one.place, 0) + 1
             flow, _, version = one.flow.partition("\x1f")
             kind = (one.place, flow, version, type(one.error).__name__, code_line(one.error))
@@ -49,7 +48,7 @@ class ErrorReport:
                     record=record,
                     times=times,
                 )
-        errors.clear()
+        mistakes.clear()
 
 
 def code_line(error: BaseException) -> str:

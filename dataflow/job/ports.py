@@ -24,7 +24,6 @@ class PartitionPort:
     def __init__(self, worker: Worker, number: int, resumed: list[int] | None) -> None:
         self.worker = worker
         self._partition = worker.open_partition(number, resumed)
-        self._name = worker.plan.partitions[number].key
         self._keys = [shard_key(shard) for shard in range(worker.plan.shards)]
         self._packs = worker.plan.processes > 1
 
@@ -43,7 +42,7 @@ class PartitionPort:
         if partition.is_finished or self.worker.stopping.is_set():
             raise StopIteration
         out = partition.wait() if self.worker.holds_too_much(partition) else partition.step()
-        self.worker.note_position(self._name, partition)
+        self.worker.end_turn()
         if self._packs:
             # Between processes the records travel as one piece of bytes, since the engine pickles item by item.
             return [(keys[one.shard], one._replace(records=packed(one.records))) for one in out]

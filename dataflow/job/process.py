@@ -13,35 +13,32 @@ import shutil
 import signal
 import sys
 import threading
+import time
 from typing import Final
 
-import msgspec
 import structlog
 
 from dataflow.job.outside import Machine
 from dataflow.job.plan import load_plan
+from dataflow.job.status import STATUS_EVERY_S, Report
 from dataflow.job.worker import Log, Worker
 from dataflow.logs import configure_logs
 from dataflow.read.scanner import WHY_NOT_COMPILED
 from state.errors import is_expected
 
-STATUS_EVERY_S: Final = 0.5
 REFUSED: Final = 2
 FREE_BYTES_MIN: Final = 1 << 20  # With less on its disk the engine's own database cannot go on.
 
 
 def _report(worker: Worker, pipe: int, done: threading.Event) -> None:
-    """Write the worker's status to the parent's pipe, now and then and once at the end."""
-    encode = msgspec.json.Encoder().encode
+    """Write the worker's last status to the parent's pipe, now and then and once at the end."""
     last = False
     while not last:
         last = done.wait(STATUS_EVERY_S)
         try:
-            os.write(pipe, encode(worker.status()) + b"\n")
+            os.write(pipe, Report(time.monotonic(), worker.status).dump())
         except OSError:
             os._exit(1)  # The parent is gone, and a job without its parent has nobody to stop it.
-        except RuntimeError:
-            continue  # A dict changed under us; the next report has it.
 
 
 def _die_with_parent(parent: int) -> None:
@@ -80,7 +77,7 @@ def main(arguments: list[str]) -> int:
         log.warning("the compiled part is missing", error=WHY_NOT_COMPILED, hint=hint)
     threading.Thread(target=_await_stop, args=(worker,), daemon=True).start()
     done = threading.Event()
-    reporter = threading.Thread(target=_report, args=(worker, pipe, done))
+    reporter = threading.Thread(target=_report, args=(worker, pipe, done), daemon=True)
     reporter.start()
     # Nothing made so far will ever be garbage, and nothing on the hot path makes cycles.
     gc.collect()
@@ -103,6 +100,7 @@ def main(arguments: list[str]) -> int:
             log.error("the engine stopped", error=reason)
     if worker.refusal:
         status = REFUSED
+    worker.take_stock()  # The engine's threads have ended.
     done.set()
     reporter.join()
     if status == 0:

@@ -15,15 +15,14 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
-
-import msgspec
+from typing import Final, NamedTuple
 
 from connectors.sinks import Sink
 from dataflow.errors import UsageError
 from dataflow.job.lifecycle import Course, Job, Log
 from dataflow.job.outside import Throttled, open_sink
 from dataflow.job.plan import PartitionPlan, Plan
+from dataflow.job.status import Running, load_report
 from dataflow.keep.recovery import Cut, forget_unfinished, last_cut
 from dataflow.keep.statedir import RESTORE, STATE_FILE, StateDir
 from state.backend import Backend
@@ -38,56 +37,11 @@ class JobFailed(Failed):
     """A process of the job died, or did not stop in time."""
 
 
-class Running:
-    """The statuses of all processes, added up."""
+class ProcessState(NamedTuple):
+    """One process of the job, as the system knows it: `exit_status` is None while it runs."""
 
-    def __init__(self) -> None:
-        self.by_process: dict[int, dict[str, Any]] = {}
-        self.before: dict[str, Any] = {}
-        self.began = time.monotonic()
-
-    def total(self, name: str) -> int:
-        """Return a count over all processes, and over earlier executions of this run."""
-        return int(self.before.get(name, 0)) + sum(int(status[name]) for status in list(self.by_process.values()))
-
-    def merged(self, name: str) -> dict[str, Any]:
-        """Return the union of a mapping over all processes, numbers added."""
-        found: dict[str, Any] = {}
-        for status in list(self.by_process.values()):
-            for key, value in status[name].items():
-                if isinstance(value, dict):
-                    kept = found.setdefault(key, {})
-                    for inner, number in value.items():
-                        kept[inner] = kept.get(inner, 0) + number
-                elif isinstance(value, int):
-                    found[key] = found.get(key, 0) + value
-                else:
-                    found[key] = value
-        return found
-
-    def end_execution(self) -> None:
-        """Keep the counts of an execution that is over."""
-        for name in ("records", "relevant", "actions", "journal", "dead_letters", "duplicates", "unsupported"):
-            self.before[name] = self.total(name)
-        self.by_process = {}
-
-    @property
-    def seconds(self) -> float:
-        return time.monotonic() - self.began
-
-    def summary(self) -> dict[str, Any]:
-        """Return what the last line of a run says."""
-        records, seconds = self.total("records"), self.seconds
-        return {
-            "events": records,
-            "relevant": self.total("relevant"),
-            "actions": self.total("actions"),
-            "dead_letters": self.total("dead_letters"),
-            "duplicates": self.total("duplicates"),
-            "unsupported": self.total("unsupported"),
-            "seconds": round(seconds, 3),
-            "events_per_second": round(records / seconds) if seconds > 0 else 0,
-        }
+    pid: int
+    exit_status: int | None
 
 
 class JobRunner:
@@ -149,6 +103,10 @@ class JobRunner:
         for child in self._children:
             if child.poll() is None:
                 child.send_signal(signal.SIGTERM)
+
+    def process_states(self) -> list[ProcessState]:
+        """Return the processes of this execution, as of a moment ago, in their order; for any thread."""
+        return [ProcessState(child.pid, child.returncode) for child in list(self._children)]
 
     # ---- the world in which the course of a run takes place: see `World` in `dataflow/job/lifecycle.py` ------------
 
@@ -233,7 +191,7 @@ class JobRunner:
             child, reading = self._ready.pop(0) if self._ready else self._start(index)
             _send(child, data)
             self._children.append(child)
-            reader = threading.Thread(target=self._listen, args=(index, reading), daemon=True)
+            reader = threading.Thread(target=self._listen, args=(reading,), daemon=True)
             reader.start()
             readers.append(reader)
         if self.stopping.is_set():
@@ -243,7 +201,7 @@ class JobRunner:
         finally:
             for reader in readers:
                 reader.join(timeout=5)
-            refusals = [str(status["refusal"]) for status in self.running.by_process.values() if status.get("refusal")]
+            refusals = [status.refusal for status in self.running.statuses if status.refusal]
             if refusals:
                 raise StateRefused(f"--state {self.place}: {refusals[0]}")
 
@@ -266,14 +224,13 @@ class JobRunner:
         os.close(writing)
         return child, reading
 
-    def _listen(self, index: int, pipe: int) -> None:
-        decode = msgspec.json.Decoder().decode
+    def _listen(self, pipe: int) -> None:
         with os.fdopen(pipe, "rb") as lines:
             for line in lines:
                 if not line.endswith(b"\n"):
                     break  # It was killed while it wrote.
-                self.running.by_process[index] = decode(line)
-                if not self.is_ready and len(self.running.by_process) == self._processes:
+                self.running.take(load_report(line))
+                if not self.is_ready and len(self.running.reports) == self._processes:
                     self.is_ready = True
                     self.log.info("running")
                 self._on_status(self.running)

@@ -6,7 +6,7 @@ The engine asks it for them and commits through it; `dataflow/job/process.py` is
 from __future__ import annotations
 
 import threading
-import time
+from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -14,17 +14,18 @@ from typing import Any, Final
 import structlog
 
 from dataflow.emit import Emitter
-from dataflow.job.mistakes import ErrorReport
+from dataflow.job.mistakes import MistakeLog
 from dataflow.job.outside import Outside
 from dataflow.job.plan import PartitionPlan, Plan, channel_topics
-from dataflow.read.intake import Counts, Intake, head_time
+from dataflow.job.status import STATUS_EVERY_S, PartitionStatus, ShardStatus, Status, Work
+from dataflow.read.intake import Intake, head_time
 from dataflow.read.partition import Partition
 from dataflow.read.progress import ProgressLog, read_progress
 from dataflow.read.scanner import NativeFormat
 from dataflow.read.streamtime import StreamTime
 from dataflow.shard import Shard
 from operators.language.workspace import DEAD_LETTERS, JOURNAL
-from operators.machine.outbox import Totals
+from operators.machine.totals import Totals, add_totals, since
 from state.shards import dead_shard, owner_of
 from state.store import ShardStore
 
@@ -48,17 +49,14 @@ class Worker:
         self.shards: dict[int, Shard] = {}
         self.held_max = HELD_MAX
         self._replays = any(one.end is not None and not one.closes for one in plan.partitions)
-        self.opened_with: dict[int, Totals] = {}
-        self.counts: dict[str, Counts] = {}
-        self.positions: dict[str, tuple[int, int | None, int]] = {}
-        self.disagreements: dict[str, tuple[int, int]] = {}
+        self._opened_with: Totals = {}
+        self.partitions: dict[str, Partition] = {}
         self.refusal = ""
         """Why the state is not one to go on from; starting again does not help then."""
-        self.checkpoints = 0
-        self.checkpoint_s = 0.0
         self.differences: dict[int, int] = {}
-        self._checkpointed_at: float | None = None
-        self._moved: dict[str, tuple[int, float]] = {}
+        self._checkpoints = 0
+        self._checkpoint_s = 0.0
+        self._checkpointed_s: float | None = None
         self._uncommitted = False
         topics = channel_topics(self.deployment, workspace)
         dead_shards = {
@@ -72,10 +70,13 @@ class Worker:
         self.emitter = Emitter(
             outside.sink, topics, plan.job, shards=plan.shards, dead_shards=dead_shards, positions=positions
         )
-        self.errors = ErrorReport(log.error, [one.key for one in plan.partitions])
+        self.mistakes = MistakeLog(log.error, [one.key for one in plan.partitions])
         outside.sink.open_topics(sorted({*topics.values(), JOURNAL, DEAD_LETTERS}))
         if plan.read_back is not None:
             self.emitter.read_back(plan.read_back)
+        self.status = Status(index, outside.monotonic_s())
+        """How things stood a moment ago. It never changes: in its place comes another one."""
+        self._next_status_s = self.status.taken_s
 
     # ---- shards ------------------------------------------------------------------------------------------------
 
@@ -89,7 +90,6 @@ class Worker:
         if users := self.emitter.users_read_back(number):
             store.prefetch(users)
             self.emitter.in_the_books({user_id: store.slot(user_id).user.seq for user_id in users})
-        self.opened_with[number] = {flow: dict(counts) for flow, counts in store.meta.totals.items()}
         shard = Shard(
             store,
             self.deployment,
@@ -97,6 +97,7 @@ class Worker:
             ordered=self.plan.ordered,
             until_ms=self.plan.until_ms,
         )
+        add_totals(self._opened_with, store.meta.totals)
         self.shards[number] = shard
         self._check_conservation(number, shard)
         return shard
@@ -105,11 +106,12 @@ class Worker:
         """Send what *shard* has decided on its way."""
         self._uncommitted = True
         out = shard.out
-        if out.errors:
-            self.errors.take(out.errors)
+        if out.mistakes:
+            self.mistakes.take(out.mistakes)
         if out.actions or out.journal:
             self.emitter.emit(out)
             self.emitter.deliver()
+        self.end_turn()
 
     def commit(self, number: int) -> list[Any]:
         """Return `[commit, ends of the sink's topics, number of the sink]` of shard *number*.
@@ -119,8 +121,9 @@ class Worker:
         The engine notes what this returns, so only then does the state count: a crash before takes the commit back.
         All shards of the process are committed at the first call of an epoch, in parallel.
         """
-        if self._uncommitted:
-            began = time.monotonic()
+        has_news = self._uncommitted
+        if has_news:
+            began_s = self.outside.monotonic_s()
             self.emitter.confirm()
             prepared = []
             for shard_number, shard in self.shards.items():
@@ -133,9 +136,11 @@ class Worker:
             for store, _ in prepared:
                 store.finish()
             self._uncommitted = False
-            self.checkpoints += 1
-            self.checkpoint_s = time.monotonic() - began
-        self._checkpointed_at = time.monotonic()
+            self._checkpoints += 1
+            self._checkpoint_s = self.outside.monotonic_s() - began_s
+        self._checkpointed_s = self.outside.monotonic_s()
+        if has_news:
+            self.take_stock()  # It may be long until there is something to do again.
         return [self.shards[number].store.commit_number, self.emitter.ends(number), self.plan.sink_number]
 
     def _check_conservation(self, number: int, shard: Shard) -> None:
@@ -170,8 +175,7 @@ class Worker:
             head_ms=head_time(Path(plan.topic), self._format) if is_file and stream_ms <= 0 else 0,
         )
         intake.time.reach_at(position)
-        self.counts[plan.key] = intake.counts
-        return Partition(
+        partition = Partition(
             number,
             self.outside.reader(plan, position),
             intake,
@@ -185,6 +189,8 @@ class Worker:
             name=plan.key,
             warn=self.log.warning,
         )
+        self.partitions[plan.key] = partition
+        return partition
 
     def holds_too_much(self, partition: Partition) -> bool:
         """Tell whether *partition* has to wait, since it is ahead of the others and shards hold many records already.
@@ -197,66 +203,70 @@ class Worker:
             return False
         return partition.time.now_ms > min(shard.time_ms for shard in self.shards.values())
 
-    def note_position(self, name: str, partition: Partition) -> None:
-        """Note how far *partition* has come, for the next report."""
-        self.positions[name] = (partition.position, partition.lag, partition.time.now_ms)
-        self.disagreements[name] = (partition.ahead_ms, partition.late_ms)
+    # ---- how things stand --------------------------------------------------------------------------------------
 
-    # ---- telling the parent ------------------------------------------------------------------------------------
+    def end_turn(self) -> None:
+        """Take stock if it is time to; called by the thread that works, whenever it has done something."""
+        if self.outside.monotonic_s() >= self._next_status_s:
+            self.take_stock()
 
-    def status(self) -> dict[str, Any]:
-        """Return what the parent adds up and shows."""
+    def take_stock(self) -> None:
+        """Write down how things stand, for whoever reports it; never while the thread that works is at something."""
+        self.status = self._status(self.outside.monotonic_s())
+        self._next_status_s = self.status.taken_s + STATUS_EVERY_S
+
+    def _status(self, now_s: float) -> Status:
         totals: Totals = {}
-        counted: Totals = {}  # Totals go back with the state after a crash; this is since the process started.
-        duplicates = too_large = ids_forgotten = 0
-        for number, shard in list(self.shards.items()):
-            duplicates += shard.out.duplicates
-            too_large += shard.out.too_large
-            ids_forgotten += shard.out.ids_forgotten
-            for flow, counts in list(shard.out.totals.items()):
-                kept, new = totals.setdefault(flow, {}), counted.setdefault(flow, {})
-                before = self.opened_with[number].get(flow, {})
-                for what, count in list(counts.items()):
-                    kept[what] = kept.get(what, 0) + count
-                    new[what] = new.get(what, 0) + count - before.get(what, 0)
-        now = time.monotonic()
-        for partition, (_, _, stream_ms) in list(self.positions.items()):
-            if self._moved.get(partition, (None, 0.0))[0] != stream_ms:
-                self._moved[partition] = (stream_ms, now)
-        dead: dict[str, int] = {}
-        for read in list(self.counts.values()):
-            for reason, number in list(read.dead.items()):
-                dead[reason] = dead.get(reason, 0) + number
-        return {
-            "process": self.index,
-            "refusal": self.refusal,
-            "records": sum(counts.records for counts in self.counts.values()),
-            "relevant": sum(counts.relevant for counts in self.counts.values()),
-            "unsupported": sum(counts.unsupported for counts in self.counts.values()),
-            "dead": dead,
-            "duplicates": duplicates,
-            "too_large": too_large,
-            "ids_forgotten": ids_forgotten,
-            "errors": dict(self.errors.counts),
-            "actions": self.emitter.actions,
-            "journal": self.emitter.journal,
-            "dead_letters": self.emitter.dead_letters,
-            "skipped": self.emitter.skipped,
-            "shards_at": {
-                str(number): [shard.time_ms, shard.store.earliest_due] for number, shard in list(self.shards.items())
+        for shard in self.shards.values():
+            add_totals(totals, shard.out.totals)
+        read = [partition.intake.counts for partition in self.partitions.values()]
+        dead: Counter[str] = Counter()
+        for one in read:
+            dead.update(one.dead)
+        outboxes = [shard.out for shard in self.shards.values()]
+        return Status(
+            process=self.index,
+            taken_s=now_s,
+            refusal=self.refusal,
+            work=Work(
+                records=sum(one.records for one in read),
+                relevant=sum(one.relevant for one in read),
+                unsupported=sum(one.unsupported for one in read),
+                duplicates=sum(out.duplicates for out in outboxes),
+                too_large=sum(out.too_large for out in outboxes),
+                ids_forgotten=sum(out.ids_forgotten for out in outboxes),
+                actions=self.emitter.actions,
+                journal=self.emitter.journal,
+                dead_letters=self.emitter.dead_letters,
+                skipped=self.emitter.skipped,
+            ),
+            dead=dead,
+            mistakes=dict(self.mistakes.counts),
+            partitions={key: self._partition_status(key, one, now_s) for key, one in self.partitions.items()},
+            shards={
+                number: ShardStatus(shard.time_ms, shard.store.earliest_due) for number, shard in self.shards.items()
             },
-            "positions": self.positions,
-            "stands_s": {partition: now - since for partition, (_, since) in self._moved.items()},
-            "disagreements": self.disagreements,
-            "clock_held_back_ms": self.outside.clock.held_back_ms(),
-            "totals": totals,
-            "counted": counted,
-            "checkpoints": self.checkpoints,
-            "checkpoint_s": self.checkpoint_s,
-            "checkpoint_age_s": None if self._checkpointed_at is None else now - self._checkpointed_at,
-            "difference": sum(map(abs, list(self.differences.values()))),
-            "shards": len(self.shards),
-        }
+            clock_held_back_ms=self.outside.clock.held_back_ms(),
+            totals=totals,
+            counted=since(totals, self._opened_with),
+            difference=sum(map(abs, self.differences.values())),
+            checkpoints=self._checkpoints,
+            checkpoint_s=self._checkpoint_s,
+            checkpointed_s=self._checkpointed_s,
+        )
+
+    def _partition_status(self, key: str, partition: Partition, now_s: float) -> PartitionStatus:
+        stream_ms = partition.time.now_ms
+        before = self.status.partitions.get(key)
+        moved_s = before.moved_s if before is not None and before.stream_ms == stream_ms else now_s
+        return PartitionStatus(
+            position=partition.position,
+            lag=partition.lag,
+            stream_ms=stream_ms,
+            moved_s=moved_s,
+            ahead_ms=partition.ahead_ms,
+            late_ms=partition.late_ms,
+        )
 
     def close(self) -> None:
         """Close everything, after the engine has stopped."""

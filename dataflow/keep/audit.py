@@ -6,6 +6,7 @@ compared with what the users need by a sum of hashes; only where the sums differ
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -17,7 +18,8 @@ import msgspec
 from dataflow.errors import UsageError
 from dataflow.keep.stateview import StateView
 from operators.machine.deployment import Deployment
-from operators.machine.invariants import Balance, UserAudit, balances
+from operators.machine.invariants import Balance, UserInvariants, balances
+from operators.machine.totals import Totals, add_totals
 from state.backend import Backend
 from state.errors import NewerFormatError, StateRefused, StoreError
 from state.iso import format_ms
@@ -114,8 +116,8 @@ class Audit:
     def _of_state(self, view: StateView) -> Iterator[Finding]:
         self.epoch = view.cut.epoch
         deployment, shards = view.deployment(), view.file.shards
-        for flow, version in deployment.programs:
-            self.balances[f"{flow}\x1f{version}"] = Balance()
+        totals: Totals = {}
+        inside = Counter({program.label: 0 for program in deployment.programs.values()})
         yield from _strange_shards(view)
         for number in range(shards):
             if number in view.broken:
@@ -125,10 +127,11 @@ class Audit:
             yield from _of_undo(number, view.latest(number))
             shard = ShardAudit(view.shard(number), deployment, number, shards, self.seen, self._tell)
             yield from shard.findings()
-            for label, balance in shard.balances.items():
-                self.balances.setdefault(label, Balance()).add(balance)
+            add_totals(totals, shard.totals)
+            inside.update(shard.inside)
             self.seen.shards += 1
             self._tell(self.seen)
+        self.balances = balances(totals, inside)
 
 
 def _strange_shards(view: StateView) -> Iterator[Finding]:
@@ -185,14 +188,23 @@ class ShardAudit:
         self._seen = seen
         self._tell = tell
         self._meta = read_meta(backend)
-        self._users = UserAudit(deployment, self._meta.paused, self._meta.time_ms)
-        self.balances: dict[str, Balance] = {}
+        self._users = UserInvariants(deployment, self._meta.paused, self._meta.time_ms)
+
+    @property
+    def totals(self) -> Totals:
+        """What the shard has counted."""
+        return self._meta.totals
+
+    @property
+    def inside(self) -> dict[str, int]:
+        """How many open journeys its users hold, by the label of the flow version; complete after `findings`."""
+        return self._users.inside
 
     def findings(self) -> Iterator[Finding]:
-        """Yield what does not hold; then `balances` is complete."""
+        """Yield what does not hold."""
         # Of random numbers the sums agree only if their terms do, for all that can ever happen.
         needed = needed_sum = 0
-        audit, seen, number, shards = self._users, self._seen, self._number, self._shards
+        invariants, seen, number, shards = self._users, self._seen, self._number, self._shards
         for user_id, row in user_rows(self._backend):
             seen.users += 1
             if seen.users % TELL_EVERY == 0:
@@ -203,8 +215,8 @@ class ShardAudit:
             if not isinstance(user, User):
                 yield self._finding("user-unreadable", user_id, user)
                 continue
-            due = audit.due(user)
-            for code, problem in audit.look_at(user, due):
+            due = invariants.due(user)
+            for code, problem in invariants.look_at(user, due):
                 yield self._finding(code, user_id, problem)
             if due < NEVER:
                 needed += 1
@@ -218,12 +230,11 @@ class ShardAudit:
             yield from self._missing_timers()
             yield from self._orphaned_timers()
         yield from self._of_held()
-        self.balances = balances(self._meta.totals, audit.inside)
-        counted, held = self._meta.inside, sum(audit.inside.values())
+        counted, held = self._meta.inside, sum(self.inside.values())
         if counted not in (-1, held):
             text = f"the users hold {held} open journeys, but {counted} were counted as they were written"
             yield Finding("conservation", number, None, text)
-        for label, balance in self.balances.items():
+        for label, balance in balances(self.totals, self.inside).items():
             if not balance.is_kept:
                 flow, _, version = label.partition("\x1f")
                 yield Finding("conservation", number, None, f"{flow} v{version}: {balance}")

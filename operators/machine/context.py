@@ -19,6 +19,7 @@ from operators.ids import action_id
 from operators.language.localtime import zone_of
 from operators.limits import write_profile
 from operators.machine.outbox import Outbox
+from operators.machine.totals import SENT, SUPPRESSED, key_of
 from operators.program.program import Program
 from operators.steps.base import Node
 from operators.templates.errors import TemplateFailed
@@ -130,9 +131,9 @@ class Moment:
 
     # ---- what follows ------------------------------------------------------------------------------------------
 
-    def tally(self, what: str) -> None:
-        """Count *what* for this version of the flow."""
-        self.out.count(self.program.label, what)
+    def tally(self, kind: str, detail: str | None = None) -> None:
+        """Count *kind*, with *detail* if there is one, for this version of the flow."""
+        self.out.count(self.program.label, key_of(kind, detail))
 
     def note(
         self,
@@ -268,7 +269,7 @@ class AtStep(InJourney):
         visit = journey.visits[step]
         made = action_id(journey.id, step, visit)
         self.journal("sent", detail={"action_id": made, "channel": channel}, cause=cause)
-        self.tally(f"sent:{channel}")
+        self.tally(SENT, channel)
         self.out.actions.append(
             Action(
                 action_id=made,
@@ -293,4 +294,4 @@ class AtStep(InJourney):
     def suppress(self, channel: str, reason: SendReason, detail: dict[str, Any]) -> None:
         """Journal that a message is not sent on *channel*, with what was compared."""
         self.journal("suppressed", reason=reason, detail={"channel": channel, **detail}, cause=self.cause())
-        self.tally(f"suppressed:{reason}")
+        self.tally(SUPPRESSED, reason)

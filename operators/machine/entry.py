@@ -10,7 +10,7 @@ from operators.language.flow import ReentryAfter, ReentryAtMost
 from operators.limits import ENTRIES_MAX, JOURNEYS_MAX, TOLD_BYTES_MAX, fits, make_room, told
 from operators.machine.context import InJourney, Moment
 from operators.machine.journey import begin, fail
-from operators.machine.outbox import REFUSED
+from operators.machine.totals import REFUSED
 from operators.program.program import Program
 from state.iso import format_ms
 from state.outgoing import EntryReason
@@ -45,7 +45,7 @@ def refuse_for_error(moment: Moment, error: Exception, begun: int) -> None:
 
 
 def _refuse(moment: Moment, reason: EntryReason, detail: dict[str, Any] | None) -> None:
-    moment.tally(f"{REFUSED}:{reason}")
+    moment.tally(REFUSED, reason)
     moment.note("refused", reason=reason, detail=detail, cause=moment.heard_cause)
 
 

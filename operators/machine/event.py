@@ -18,7 +18,7 @@ from operators.machine.deployment import Deployment, Reaction, Window
 from operators.machine.entry import refuse_for_error, try_to_enter
 from operators.machine.journey import fail, hear, leave
 from operators.machine.memory import REPEAT_MS, forget_oldest_ids
-from operators.machine.outbox import InternalError, Outbox
+from operators.machine.outbox import Mistake, Outbox, Place
 from operators.program.program import Program
 from operators.triggers.event import Alternative, counts_up
 from operators.windows import insert
@@ -71,8 +71,8 @@ def on_record(deployment: Deployment, user: User, record: Input, out: Outbox) ->
                 refuse_for_error(moment, error, begun)
 
 
-def _note(out: Outbox, place: str, program: Program, record: Input, error: Exception) -> None:
-    out.errors.append(InternalError(place, program.label, error, record.source, record.offset))
+def _note(out: Outbox, place: Place, program: Program, record: Input, error: Exception) -> None:
+    out.mistakes.append(Mistake(place, program.label, error, record.source, record.offset))
 
 
 # ---- counters ------------------------------------------------------------------------------------------------------

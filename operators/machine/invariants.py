@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from operators.machine.deployment import Deployment
-from operators.machine.outbox import ENDED, ENTERED, EXITED, FAILED
+from operators.machine.totals import FlowTotals, Totals, read_totals
 from operators.program.program import Program
 from state.iso import format_ms
 from state.user import NEVER, Journey, User
 
 RECORDS_OF_A_JOURNEY: Final = 2  # It is journaled when it enters, and then at least once more: it waits, or is over.
 
-Problem = tuple[str, str]
-"""A stable code (`docs/operations.md`, "Audit") and a sentence on what is wrong."""
+
+class Violation(NamedTuple):
+    """What does not hold: a stable code (`docs/operations.md`, "Audit") and a sentence on what is wrong."""
+
+    code: str
+    text: str
 
 
-class UserAudit:
+class UserInvariants:
     """Looks at one user after the other.
 
     Args:
@@ -41,97 +45,71 @@ class UserAudit:
         """Return the one due time for which the user needs a timer, or `NEVER`."""
         return self._due_of(user, self._paused)
 
-    def look_at(self, user: User, due: int) -> Sequence[Problem]:
+    def look_at(self, user: User, due: int) -> Sequence[Violation]:
         """Count the user's open journeys, and return what is wrong with the user, who needs a timer for *due*."""
         journeys = user.journeys
-        problems: list[Problem] = []
+        found: list[Violation] = []
         if user.seq < RECORDS_OF_A_JOURNEY * user.journeys_begun:
             text = f"the last journal record is number {user.seq}, but {user.journeys_begun} journeys began"
-            problems.append(("seq-too-low", text))
+            found.append(Violation("seq-too-low", text))
         if not journeys:
-            return problems
+            return found
         for journey in journeys:
             version = (journey.flow, journey.version)
             self._inside[version] = self._inside.get(version, 0) + 1
             program = self._programs.get(version)
             if program is None:
                 text = f"a journey is in {journey.flow} v{journey.version}, which is not in force"
-                problems.append(("flow-not-deployed", text))
+                found.append(Violation("flow-not-deployed", text))
             else:
-                _look_at_journey(journey, program, problems)
+                _look_at_journey(journey, program, found)
         if due < self._time_ms:
             text = f"was to be woken at {format_ms(due)}, and the shard's time is {format_ms(self._time_ms)}"
-            problems.append(("wake-up-overdue", text))
+            found.append(Violation("wake-up-overdue", text))
         if len(journeys) > 1 or journeys[0].number > user.journeys_begun:
             numbers = [journey.number for journey in journeys]
             if len(set(numbers)) < len(numbers) or max(numbers) > user.journeys_begun:
                 text = f"open journeys have the numbers {numbers}, and {user.journeys_begun} were begun"
-                problems.append(("journey-repeated", text))
-        return problems
+                found.append(Violation("journey-repeated", text))
+        return found
 
 
-def _look_at_journey(journey: Journey, program: Program, problems: list[Problem]) -> None:
+def _look_at_journey(journey: Journey, program: Program, found: list[Violation]) -> None:
     branches = journey.branches
     if not branches:
-        problems.append(("wake-up-missing", f"a journey of {program} stands nowhere: it has no open branch"))
+        found.append(Violation("wake-up-missing", f"a journey of {program} stands nowhere: it has no open branch"))
     for branch in branches:
         node = program.nodes.get(branch.step)
         if node is None:
-            problems.append(
-                ("step-unknown", f"a journey of {program} stands in '{branch.step}', which is no step of it")
-            )
+            text = f"a journey of {program} stands in '{branch.step}', which is no step of it"
+            found.append(Violation("step-unknown", text))
             continue
         if branch.wake_ms >= NEVER:
-            problems.append(("wake-up-missing", f"nothing will wake a journey of {program} in '{branch.step}'"))
+            found.append(Violation("wake-up-missing", f"nothing will wake a journey of {program} in '{branch.step}'"))
         if node.step.has_lost_its_memo(branch.memo):
             text = f"a journey of {program} in '{branch.step}' has lost what it counts its events in"
-            problems.append(("subscription-lost", text))
+            found.append(Violation("subscription-lost", text))
     if len(branches) > 1 and len({branch.number for branch in branches}) < len(branches):
-        problems.append(("journey-repeated", f"two branches of a journey of {program} have the same number"))
+        found.append(Violation("journey-repeated", f"two branches of a journey of {program} have the same number"))
 
 
-class Balance:
-    """The journeys of one flow version: what the totals say, and what the users hold."""
+class Balance(NamedTuple):
+    """The journeys of one flow version: what the totals say, and how many open ones the users hold."""
 
-    __slots__ = ("ended", "entered", "exited", "failed", "inside_by_users")
-
-    def __init__(self) -> None:
-        self.entered = self.ended = self.exited = self.failed = self.inside_by_users = 0
-
-    @property
-    def inside(self) -> int:
-        """How many are open by the totals."""
-        return self.entered - self.ended - self.exited - self.failed
+    totals: FlowTotals
+    inside_by_users: int
 
     @property
     def is_kept(self) -> bool:
         """Whether everybody who entered is accounted for."""
-        return self.inside == self.inside_by_users
-
-    def add_totals(self, counts: Mapping[str, int]) -> None:
-        """Add the counts of one shard."""
-        for what, number in counts.items():
-            kind = what.partition(":")[0]
-            if kind in (ENTERED, ENDED, EXITED, FAILED):
-                setattr(self, kind, getattr(self, kind) + number)
-
-    def add(self, other: Balance) -> None:
-        """Add what *other* has."""
-        for name in Balance.__slots__:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
+        return self.totals.inside == self.inside_by_users
 
     def __str__(self) -> str:
-        return (
-            f"entered {self.entered} = ended {self.ended} + exited {self.exited} + failed {self.failed} "
-            f"+ inside {self.inside}, but users hold {self.inside_by_users}"
-        )
+        entered, *others = (f"{kind} {number}" for kind, number in self.totals.balance().items())
+        return f"{entered} = {' + '.join(others)}, but users hold {self.inside_by_users}"
 
 
-def balances(totals: Mapping[str, Mapping[str, int]], inside: Mapping[str, int]) -> dict[str, Balance]:
-    """Return the balance of each flow version, from the totals of a shard and the open journeys of its users."""
-    found: dict[str, Balance] = {}
-    for label in sorted({*totals, *inside}):
-        balance = found[label] = Balance()
-        balance.add_totals(totals.get(label, {}))
-        balance.inside_by_users = inside.get(label, 0)
-    return found
+def balances(totals: Totals, inside: Mapping[str, int]) -> dict[str, Balance]:
+    """Return the balance of each flow version, from totals and the open journeys of the users."""
+    read = read_totals(totals, inside)
+    return {label: Balance(read[label], inside.get(label, 0)) for label in sorted(read)}

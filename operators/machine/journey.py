@@ -12,7 +12,8 @@ from msgspec import UNSET, UnsetType
 
 from operators.ids import Key, journey_id
 from operators.machine.context import AtStep, InJourney, Moment
-from operators.machine.outbox import CONVERTED, ENDED, ENTERED, EXITED, FAILED, InternalError
+from operators.machine.outbox import Mistake, Place
+from operators.machine.totals import CONVERTED, ENDED, ENTERED, ERROR, EXITED, FAILED, LOOP
 from operators.program.program import Exit
 from operators.steps.base import GO_ON, End, Hold, Node, Outcome, Stay, To
 from state.iso import TIME_MS_MAX, format_ms
@@ -87,13 +88,13 @@ def leave(inside: InJourney, rule: Exit) -> None:
     _close(inside, "exited", EXITED, rule.label, detail=by, cause=inside.cause())
 
 
-def fail(inside: InJourney, error: Exception, place: str, step: str | UnsetType = UNSET) -> None:
+def fail(inside: InJourney, error: Exception, place: Place, step: str | UnsetType = UNSET) -> None:
     """Close the journey, since looking after it went wrong at *place*, a mistake of ours; nothing to close is fine."""
     if inside.journey not in inside.user.journeys:
         return
-    inside.out.errors.append(InternalError(place, inside.program.label, error))
+    inside.out.mistakes.append(Mistake(place, inside.program.label, error))
     detail = {"error": f"{type(error).__name__}: {error}"[:500]}
-    _close(inside, "failed", FAILED, "error", detail=detail, step=step)
+    _close(inside, "failed", FAILED, ERROR, detail=detail, step=step)
 
 
 def _guarded(visit: AtStep, outcome: Outcome) -> None:
@@ -127,7 +128,7 @@ def _run(visit: AtStep, outcome: Outcome) -> None:
         visit.node = node
         times = visits.get(node.id, 0) + 1
         if times > VISITS_MAX:
-            _close(visit, "failed", FAILED, "loop", step=node.id)
+            _close(visit, "failed", FAILED, LOOP, step=node.id)
             return
         visits[node.id] = times
         branch.step = node.id
@@ -148,5 +149,5 @@ def _close(
 ) -> None:
     """End the journey: exactly once, and for a reason that the journal has."""
     inside.user.journeys.remove(inside.journey)
-    inside.tally(total if reason is None else f"{total}:{reason}")
+    inside.tally(total, reason)
     inside.note(kind, reason=reason, cause=cause, detail=detail, step=step)

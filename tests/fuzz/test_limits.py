@@ -60,7 +60,7 @@ def simulated(flow: str, events: list[dict[str, Any]], folder: Path) -> tuple[li
         journal=lambda one: journal.append(plain(one)),
     )
     simulation.run(file, NativeFormat(), 1_795_435_200_000)
-    assert simulation.errors == 0
+    assert simulation.mistakes == 0
     return actions, journal, simulation._shard
 
 

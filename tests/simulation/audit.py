@@ -7,7 +7,7 @@ from collections import Counter
 import orjson
 
 from dataflow.keep.recovery import read_cut
-from operators.machine.outbox import Totals, inside
+from operators.machine.totals import Totals, read_totals
 from state.store import ShardStore
 from state.user import NEVER, User
 from tests.simulation.disk import SimulatedBackend
@@ -107,9 +107,9 @@ def _check_state(world: SimulatedWorld, expected: Expected) -> None:
     if totals != expected.totals:
         raise Violation(f"totals {totals} instead of {expected.totals}")
     open_journeys = Counter(f"{one.flow}\x1f{one.version}" for user in users.values() for one in user.journeys)
-    for flow, counts in totals.items():
-        if inside(counts) != open_journeys[flow]:
-            raise Violation(f"{flow}: {inside(counts)} inside by the counts, {open_journeys[flow]} by the users")
+    for flow, counts in read_totals(totals).items():
+        if counts.inside != open_journeys[flow]:
+            raise Violation(f"{flow}: {counts.inside} inside by the counts, {open_journeys[flow]} by the users")
     assert expected.store is not None
     for user_id, user in expected.store.scan_users():
         mine = users.pop(user_id, User())

@@ -8,7 +8,7 @@ import msgspec
 
 from dataflow.job.ports import Parcel
 from dataflow.shard import Shard
-from operators.machine.outbox import Totals
+from operators.machine.totals import Totals
 from state.backend import MemoryBackend
 from state.records import Input, unpacked
 from state.store import ShardStore

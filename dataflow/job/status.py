@@ -1,0 +1,159 @@
+"""What the processes of a job report to their parent, and what it adds up to.
+
+A process writes down how things stand about twice a second, in the thread that does the work and between two batches,
+so that nothing changes meanwhile; another thread sends what was written down last. A process that is busy for long, or
+waits for Kafka, so goes on reporting, and its numbers grow old. Moments are of `time.monotonic`, which all processes of
+a machine share: how old something is can be told by whoever reads of it, also when nothing comes any more.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Final
+
+import msgspec
+
+from operators.machine.totals import Totals
+
+STATUS_EVERY_S: Final = 0.5
+
+
+class Work(msgspec.Struct, frozen=True):
+    """How much was done since the start: records by what became of them, and what was written.
+
+    `unsupported` are receipts and memberships; `too_large` are profile updates that would have made a profile so;
+    `ids_forgotten` says how often ids of the day had to go; `skipped` is what a killed run had written already.
+    """
+
+    records: int = 0
+    relevant: int = 0
+    unsupported: int = 0
+    duplicates: int = 0
+    too_large: int = 0
+    ids_forgotten: int = 0
+    actions: int = 0
+    journal: int = 0
+    dead_letters: int = 0
+    skipped: int = 0
+
+    def __add__(self, other: Work) -> Work:
+        return Work(*(getattr(self, name) + getattr(other, name) for name in self.__struct_fields__))
+
+
+class PartitionStatus(msgspec.Struct, frozen=True):
+    """How far a source partition has come.
+
+    `position` is the offset of the next record, `lag` how many records lie ahead, None when nobody knows; `moved_s` is
+    since when stream time stands at `stream_ms`. `ahead_ms` and `late_ms` are how far stamps and clock disagree, see
+    `dataflow/read/partition.py`.
+    """
+
+    position: int
+    lag: int | None
+    stream_ms: int
+    moved_s: float
+    ahead_ms: int = 0
+    late_ms: int = 0
+
+
+class ShardStatus(msgspec.Struct, frozen=True):
+    """The stream time of a shard, -1 for none yet, and before when nobody in it is to be woken, None if unknown."""
+
+    time_ms: int
+    due_ms: int | None = None
+
+
+class Status(msgspec.Struct, frozen=True):
+    """How things stood in one process at the moment `taken_s`.
+
+    `refusal` says why the state is not one to go on from. `dead` are dead letters by reason, `mistakes` ours by place.
+    `totals` are those of the state, which go back with it after a crash; `counted` is what was added to them since the
+    process started. `difference` is how many journeys are not accounted for.
+    """
+
+    process: int
+    taken_s: float
+    refusal: str = ""
+    work: Work = Work()
+    dead: dict[str, int] = {}
+    mistakes: dict[str, int] = {}
+    partitions: dict[str, PartitionStatus] = {}
+    shards: dict[int, ShardStatus] = {}
+    clock_held_back_ms: int = 0
+    totals: Totals = {}
+    counted: Totals = {}
+    difference: int = 0
+    checkpoints: int = 0
+    checkpoint_s: float = 0.0
+    checkpointed_s: float | None = None
+
+
+class Report(msgspec.Struct, frozen=True):
+    """A status on its way to the parent, at the moment `sent_s`."""
+
+    sent_s: float
+    status: Status
+
+    def dump(self) -> bytes:
+        """Return the report as a line."""
+        return msgspec.json.encode(self) + b"\n"
+
+
+load_report = msgspec.json.Decoder(Report).decode
+
+
+class Running:
+    """The last report of every process, in this execution of the job and in those before it in the same run."""
+
+    def __init__(self) -> None:
+        self.began_s = time.monotonic()
+        self._execution = 0
+        self._reports: dict[tuple[int, int], Report] = {}  # Execution, process.
+
+    def take(self, report: Report) -> None:
+        """Take in what a process has reported."""
+        self._reports[(self._execution, report.status.process)] = report
+
+    def end_execution(self) -> None:
+        """Keep what an execution has done that is over."""
+        self._execution += 1
+
+    @property
+    def reports(self) -> dict[int, Report]:
+        """The last report of each process of this execution, in their order."""
+        now = self._execution
+        found = {process: report for (one, process), report in self._reports.copy().items() if one == now}
+        return dict(sorted(found.items()))
+
+    @property
+    def statuses(self) -> list[Status]:
+        """The statuses of this execution, in order of the processes."""
+        return [report.status for report in self.reports.values()]
+
+    @property
+    def all_statuses(self) -> list[Status]:
+        """Those of executions that are over as well, as they were at their end."""
+        return [report.status for report in self._reports.copy().values()]
+
+    @property
+    def work(self) -> Work:
+        """How much this run has done."""
+        return sum((status.work for status in self.all_statuses), Work())
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.began_s
+
+    def summary(self) -> dict[str, Any]:
+        """Return what the last line of a run says."""
+        work, seconds = self.work, self.seconds
+        return {
+            "events": work.records,
+            "relevant": work.relevant,
+            "actions": work.actions,
+            "dead_letters": work.dead_letters,
+            "duplicates": work.duplicates,
+            "unsupported": work.unsupported,
+            "seconds": round(seconds, 3),
+            "events_per_second": round(work.records / seconds) if seconds > 0 else 0,
+        }

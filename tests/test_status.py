@@ -1,0 +1,126 @@
+"""What a process reports to its parent, and what the parent makes of it."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import structlog
+
+from dataflow.job.process import _report
+from dataflow.job.processes import JobRunner
+from dataflow.job.status import PartitionStatus, Report, Running, ShardStatus, Status, Work, load_report
+
+FULL = Status(
+    process=1,
+    taken_s=5.0,
+    work=Work(records=7, skipped=1),
+    dead={"no_user": 1},
+    mistakes={"step": 2},
+    partitions={"events-0": PartitionStatus(9, None, 1_000, 4.5, 3, 2)},
+    shards={12: ShardStatus(1_000, None)},
+    totals={"cart\x1f3": {"entered": 4}},
+    counted={"cart\x1f3": {"entered": 1}},
+    checkpointed_s=4.0,
+)
+
+
+def test_a_report_comes_out_as_it_went_in() -> None:
+    report = Report(6.5, FULL)
+    assert load_report(report.dump()) == report
+    assert report.dump().count(b"\n") == 1
+
+
+def test_who_is_busy_goes_on_reporting_and_says_how_old_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dataflow.job.process.STATUS_EVERY_S", 0.01)
+    reading, writing = os.pipe()
+    done = threading.Event()
+    worker: Any = SimpleNamespace(status=FULL)  # At work on something that takes long: its status stays the same.
+    thread = threading.Thread(target=_report, args=(worker, writing, done))
+    thread.start()
+    with os.fdopen(reading, "rb") as lines:
+        reports = [load_report(lines.readline()) for _ in range(3)]
+        done.set()
+        thread.join()
+    os.close(writing)
+    assert [report.status for report in reports] == [FULL] * 3
+    sent = [report.sent_s for report in reports]
+    assert sent == sorted(set(sent))
+    assert sent[-1] <= time.monotonic()
+
+
+def test_a_report_that_a_kill_has_torn_is_left_out() -> None:
+    reading, writing = os.pipe()
+    os.write(writing, Report(6.0, FULL).dump() + Report(7.0, FULL).dump()[:-9])
+    os.close(writing)
+    heard: list[float] = []
+    runner = JobRunner(
+        SimpleNamespace(processes=2),  # type: ignore[arg-type]
+        structlog.get_logger(),
+        lambda running: heard.extend(report.sent_s for report in running.reports.values()),
+    )
+    runner._listen(reading)
+    assert heard == [6.0]
+
+
+def test_work_goes_on_over_executions_and_the_rest_begins_anew() -> None:
+    running = Running()
+    running.take(Report(1.0, Status(0, 1.0, work=Work(records=3, actions=1))))
+    running.take(Report(2.0, Status(0, 2.0, work=Work(records=5, actions=2))))
+    running.end_execution()
+    assert running.statuses == []
+    running.take(Report(3.0, Status(1, 3.0, work=Work(records=1))))
+    running.take(Report(3.0, Status(0, 3.0, work=Work(records=10))))
+    assert running.work == Work(records=16, actions=2)
+    assert [status.process for status in running.statuses] == [0, 1]
+    summary = running.summary()
+    assert (summary["events"], summary["actions"]) == (16, 2)
+
+
+def test_stock_that_was_taken_never_changes(tmp_path: Path) -> None:
+    """Another thread reports it while the work goes on."""
+    from dataflow.job.outside import Machine
+    from dataflow.job.plan import PartitionPlan, Plan
+    from dataflow.job.ports import PartitionPort, ShardPort
+    from dataflow.job.worker import Worker
+    from dataflow.keep.statedir import StateDir
+
+    StateDir(tmp_path / "state").create_folders()
+    events = tmp_path / "events.jsonl"
+    line = '{"user_id": "ann", "event": "a", "timestamp": "2026-11-23T08:00:00Z"}\nno json\n'
+    events.write_text(line)
+    flow = '{"flow": "f", "trigger": {"event": "a"}, "entry": {"concurrent": 9}, "steps": [{"wait": "1h"}]}'
+    plan = Plan(
+        state=str(tmp_path / "state"), job="j", shards=1, processes=1, addresses=[],
+        partitions=[PartitionPlan("file:e", "file", "", str(events), 0, 1)], ordered=True, until_ms=None,
+        sink_kind="file", sink_bootstrap="", sink_folder=str(tmp_path / "out"), sink_options={}, sink_number=1,
+        create_topics=True, kafka={}, flows=[("f.json", flow)], workspace="", read_back=None, positions={},
+        epoch_s=1.0, slack_ms=0, users_in_memory=100, log_level="error", log_format="text",
+    )  # fmt: skip
+    log = structlog.get_logger()
+    worker = Worker(plan, 0, log, Machine(plan, log.warning, 1))
+    try:
+        source, shard = PartitionPort(worker, 0, None), ShardPort(worker, None)
+
+        def work() -> Report:
+            shard.on_batch([parcel for _, parcel in source.next_batch()])
+            worker.take_stock()
+            return Report(0.0, worker.status)
+
+        first = work()
+        said = first.dump()
+        assert first.status.work == Work(records=2, relevant=1, journal=2, dead_letters=1)
+        assert first.status.partitions["file:e"].position == 3
+        with events.open("a") as more:
+            more.write(line)
+        second = work()
+        assert second.status.work.records == 4
+        assert second.status.counted != first.status.counted
+        assert first.dump() == said
+    finally:
+        worker.close()
