@@ -1,15 +1,13 @@
-"""What `nudge check` says: where, what, and what to try next; every code has a section in the docs."""
+"""What `nudge check` says: where, what, and what to try next."""
 
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
 import pytest
 
 from dataflow.cli import main
-from tests.jobs import REPO
 
 FLOW = """\
 flow: cart-reminder
@@ -55,30 +53,24 @@ def test_json_output_has_one_object_per_problem(tmp_path: Path, capsys: pytest.C
     assert set(rows[0]) == {"file", "line", "column", "path", "code", "severity", "message", "hint"}
 
 
-@pytest.mark.parametrize("arguments", [[], ["nope"], ["check"], ["simulate", "x"], ["run", "--epoch"], ["schema", "x"]])
-def test_wrong_use_is_status_2_without_a_traceback(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "Usage: nudge"),
+        (["nope"], "No such command 'nope'"),
+        (["check"], "Missing argument"),
+        (["simulate", "x"], "--events"),
+        (["run", "--epoch"], "'--epoch' requires an argument"),
+        (["schema", "x"], "there is no schema of 'x'"),
+    ],
+)
+def test_wrong_use_is_status_2_and_a_message_without_a_traceback(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(arguments) == 2
-    assert "Traceback" not in capsys.readouterr().err
-
-
-def test_every_problem_code_has_a_section_in_the_reference() -> None:
-    code = re.compile(r"""["']([a-z]+(?:-[a-z]+)+)["']""")
-    calls = re.compile(r"(?:BadValue|problem|problems\.add|add)\(\s*[^\"']*?(?=[\"'])", re.S)
-    found = set()
-    for file in [
-        *(REPO / "operators").rglob("*.py"),
-        REPO / "dataflow" / "job" / "lifecycle.py",
-        REPO / "dataflow" / "flows.py",
-    ]:
-        text = file.read_text()
-        for call in calls.finditer(text):
-            name = code.match(text, call.end())
-            if name:
-                found.add(name[1])
-    reference = (REPO / "docs" / "flow-language.md").read_text()
-    sections = set(re.findall(r"^### `([a-z-]+)`", reference, re.M))
-    assert len(found) > 20
-    assert found <= sections, f"without a section: {sorted(found - sections)}"
+    said = "".join(capsys.readouterr())
+    assert message in said
+    assert "Traceback" not in said
 
 
 @pytest.mark.parametrize("topic", ["journal", "dead-letters"])
