@@ -326,33 +326,89 @@ def test_different_nudge_yaml_files_beside_the_arguments_are_an_error(tmp_path: 
 
 
 HUGE = 10**30
-EXTREMES: list[dict[str, Any]] = [
-    {"version": HUGE},
-    {"priority": -HUGE},
-    {"trigger": {"event": "a", "where": {"v": {"lt": HUGE}}}},
-    {"trigger": {"event": "a", "count": {"at_least": HUGE}}},
-    {"trigger": {"event": "a", "count": {"at_least": 1, "within": "99999999999w"}}},
-    {"trigger": {"event": "a", "where": {"v": {"within_last": "99999999999w"}}}},
-    {"entry": {"concurrent": HUGE}},
-    {"entry": {"reentry": {"after": "99999999999w"}}},
-    {"entry": {"reentry": {"at_most": HUGE, "within": "99999999999w"}}},
-    {"steps": [{"set": {"v": HUGE}}]},
-    {"steps": [{"send": "webhook", "template": "t", "vars": {"v": HUGE}, "expires": "99999999999w"}]},
-    {"steps": [{"wait": {"until": "{{ entry.t }}", "offset": "-99999999999w", "if_missing": "end"}}]},
-    {"steps": [{"wait_for": {"x": {"event": "x", "at_least": HUGE}}, "timeout": "1h"}]},
-    {"steps": [{"branch": [{"when": {"did": {"event": "a", "within": "99999999999w"}}, "steps": []}]}]},
-]
+TOO_LARGE: dict[str, dict[str, Any]] = {
+    "version": {"version": HUGE},
+    "priority": {"priority": -HUGE},
+    "a trigger's count": {"trigger": {"event": "a", "count": {"at_least": HUGE}}},
+    "a trigger's count in a window": {"trigger": {"event": "a", "count": {"at_least": 10_001, "within": "1h"}}},
+    "a trigger's window": {"trigger": {"event": "a", "count": {"at_least": 1, "within": "99999999999w"}}},
+    "within_last": {"trigger": {"event": "a", "where": {"v": {"within_last": "99999999999w"}}}},
+    "concurrent": {"entry": {"concurrent": HUGE}},
+    "reentry after": {"entry": {"reentry": {"after": "36601d"}}},
+    "reentry at_most": {"entry": {"reentry": {"at_most": 10_001, "within": "1h"}}},
+    "reentry within": {"entry": {"reentry": {"at_most": 1, "within": "99999999999w"}}},
+    "expires": {"steps": [{"send": "webhook", "template": "t", "expires": "99999999999w"}]},
+    "wait": {"steps": [{"wait": "367d"}]},
+    "offset": {"steps": [{"wait": {"until": "{{ entry.t }}", "offset": "-99999999999w", "if_missing": "end"}}]},
+    "wait_for at_least": {"steps": [{"wait_for": {"x": {"event": "x", "at_least": HUGE}}, "timeout": "1h"}]},
+    "timeout": {"steps": [{"wait_for": {"x": {"event": "x"}}, "timeout": "367d"}]},
+    "did within": {"steps": [{"branch": [{"when": {"did": {"event": "a", "within": "99999999999w"}}, "steps": []}]}]},
+}
+MOST, LONGEST, LAST = 2**63 - 1, "36600d", "9999-12-31T23:59:59.999Z"
+LARGEST: dict[str, tuple[dict[str, Any], str | None]] = {
+    "version": ({"version": MOST}, "ended"),
+    "priority": ({"priority": -MOST - 1}, "ended"),
+    "a number of a where": ({"trigger": {"event": "a", "where": {"v": {"lt": 10**300}}}}, "ended"),
+    "a trigger's count": ({"trigger": {"event": "a", "count": {"at_least": MOST}}}, None),
+    "a trigger's count in a window": (
+        {"trigger": {"event": "a", "count": {"at_least": 10_000, "within": LONGEST}}},
+        None,
+    ),
+    "a trigger's window": ({"trigger": {"event": "a", "count": {"at_least": 1, "within": LONGEST}}}, "ended"),
+    "within_next": ({"trigger": {"event": "a", "where": {"t": {"within_next": LONGEST}}}}, "ended"),
+    "active": ({"active": {"from": "1970-01-01T00:00:00Z", "until": LAST}}, "ended"),
+    "concurrent": ({"entry": {"concurrent": MOST}}, "ended"),
+    "reentry after": ({"entry": {"reentry": {"after": LONGEST}}}, "ended"),
+    "reentry at_most": ({"entry": {"reentry": {"at_most": 10_000, "within": LONGEST}}}, "ended"),
+    "set": ({"steps": [{"set": {"v": HUGE}}]}, "ended"),
+    "vars": ({"steps": [{"send": "webhook", "template": "t", "vars": {"v": HUGE}}]}, "ended"),
+    "expires": ({"steps": [{"send": "webhook", "template": "t", "expires": LONGEST}]}, "ended"),
+    "wait": ({"steps": [{"wait": "366d"}]}, "ended"),
+    "until": ({"steps": [{"wait": {"until": LAST}}]}, "waiting"),
+    "until, past": ({"steps": [{"wait": {"until": "1970-01-01T00:00:00Z"}}]}, "ended"),
+    "offset": (
+        {"steps": [{"wait": {"until": "{{ entry.last }}", "offset": LONGEST, "if_missing": "end"}}]},
+        "waiting",
+    ),
+    "offset, past": (
+        {"steps": [{"wait": {"until": "{{ entry.t }}", "offset": f"-{LONGEST}", "if_missing": "end"}}]},
+        "ended",
+    ),
+    "wait_for": ({"steps": [{"wait_for": {"x": {"event": "x", "at_least": MOST}}, "timeout": "366d"}]}, "ended"),
+    "did": ({"steps": [{"branch": [{"when": {"did": {"event": "a", "at_least": MOST}}, "steps": []}]}]}, "ended"),
+    "did within": (
+        {"steps": [{"branch": [{"when": {"did_not": {"event": "b", "within": LONGEST}}, "steps": []}]}]},
+        "ended",
+    ),
+}
 
 
-@pytest.mark.parametrize("part", EXTREMES, ids=json.dumps)
-def test_what_check_lets_pass_runs_however_extreme_its_numbers(part: dict[str, Any], tmp_path: Path) -> None:
+def with_part(part: dict[str, Any]) -> Scenario:
     flow = {"flow": "f", "trigger": {"event": "a"}, "steps": [{"wait": "1h"}]} | part
-    event = {"at": "08:00", "event": "a", "v": HUGE, "t": "2026-12-01"}
-    scenario = replace(PLAIN, flows=(flow,), events=(event,))
+    event = {"at": "08:00", "event": "a", "v": HUGE, "t": "2026-12-01", "last": LAST}
+    return replace(PLAIN, flows=(flow,), events=(event,))
+
+
+@pytest.mark.parametrize("what", TOO_LARGE)
+def test_what_is_too_large_is_one_problem_and_does_not_run(what: str, tmp_path: Path, capsys: Capture) -> None:
+    scenario = with_part(TOO_LARGE[what])
     flows = write(scenario, tmp_path)
-    status = call("check", flows)
-    assert status in (0, 2)
-    assert call(*simulate_args(scenario, flows, None)) == status
+    status, found = problems(flows, capsys)
+    assert (status, len(found)) == (2, 1)
+    assert found[0]["code"] in ("wrong-type", "out-of-range", "too-long")
+    assert call(*simulate_args(scenario, flows, None)) == 2
+
+
+@pytest.mark.parametrize("what", LARGEST)
+def test_what_check_lets_pass_runs_however_extreme_its_numbers(what: str, tmp_path: Path) -> None:
+    part, last = LARGEST[what]
+    scenario = with_part(part)
+    flows = write(scenario, tmp_path)
+    assert call("check", flows) == 0
+    assert call(*simulate_args(scenario, flows, None)) == 0
+    actions, journal, _ = (rows_of(path) for path in outputs(tmp_path).values())
+    assert_sound(actions, journal)
+    assert (journal[-1]["kind"] if journal else None) == last
 
 
 def test_a_flow_file_that_is_not_utf_8_is_a_problem_of_that_file(tmp_path: Path, capsys: Capture) -> None:
