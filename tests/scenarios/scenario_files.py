@@ -25,9 +25,7 @@ SCENARIO_KEYS = {"name", "spec", "flows", "config", "events", "until", "expect",
 TABLE_KEYS = {"name", "spec", "where", "holds", "fails", "places"}
 DEPLOYMENT_KEYS = {"name", "spec", "phases", "expect"}
 PHASE_KEYS = {"flows", "events", "until", "refuses"}
-EXPECT_KEYS = {
-    "actions", "journal", "journal_kinds", "dead_letters", "check", "totals", "topics", "stderr",
-}  # fmt: skip
+EXPECT_KEYS = {"actions", "journal", "journal_kinds", "dead_letters", "check", "totals", "topics"}
 EVENT_KEYS = {
     "at", "user", "event", "id", "own", "traits", "identify", "context", "properties",
     "raw", "raw_parts", "raw_hex", "bom", "pad_to", "nest_to", "raised",
@@ -43,7 +41,7 @@ ACTION_FIELDS = {
     "action_id", "channel", "user_id", "to", "flow", "version", "journey_id", "step", "visit", "template",
     "vars", "category", "at", "expires_at", "seq", "cause",
 }  # fmt: skip
-
+DEAD_LETTER_FIELDS = {"topic", "partition", "offset", "raw", "reason", "detail", "raw_bytes", "raw_text"}
 
 BALANCE = {"entered": 1, "ended": -1, "exited": -1, "failed": -1}
 
@@ -347,15 +345,38 @@ def load() -> list[Scenario]:
                 assert all(phase.keys() <= PHASE_KEYS for phase in row["phases"]), row["name"]
                 assert_in_order([event for phase in row["phases"] for event in phase["events"]], row["name"])
                 phases = tuple(row["phases"])
+                assert_is_compared(row["expect"], row["name"], runs=True)
                 found.append(Scenario(**common, flows=(), phases=phases, expect=row["expect"]))
                 continue
             assert row.keys() <= SCENARIO_KEYS, f"{path.name}: {row['name']}: {row.keys() - SCENARIO_KEYS}"
-            assert row["expect"].keys() <= EXPECT_KEYS, f"{row['name']}: {row['expect'].keys() - EXPECT_KEYS}"
+            assert_is_compared(row["expect"], row["name"], runs=row.get("run", False))
             assert_in_order(row.get("events", []), row["name"])
             rest = {k: row[k] for k in row.keys() - {"name", "spec", "flows", "events"}}
             flows, events = tuple(row["flows"]), tuple(row.get("events", ()))
             found.append(Scenario(**common, flows=flows, events=events, **rest))
     return found
+
+
+def assert_is_compared(expect: dict[str, Any], name: str, *, runs: bool) -> None:
+    """Fail where *expect* has something that nothing is compared with, or nothing that could differ."""
+    assert expect.keys() <= EXPECT_KEYS, f"{name}: {expect.keys() - EXPECT_KEYS}"
+    if "check" in expect:
+        assert expect.keys() == {"check"}, f"{name}: what is only checked does not run"
+        return
+    assert expect.keys() & {"actions", "journal"}, f"{name}: neither actions nor journal"
+    assert "journal" in expect or "journal_kinds" not in expect, f"{name}: kinds of a journal that is not compared"
+    assert runs or "topics" not in expect, f"{name}: topics are compared with `run: true` only"
+    kinds = {*expect.get("journal_kinds", ()), *expect.get("totals", ())}
+    assert kinds <= JOURNAL_KINDS, f"{name}: {kinds - JOURNAL_KINDS}"
+    for what, fields in (
+        ("actions", ACTION_FIELDS),
+        ("journal", JOURNAL_FIELDS | JOURNAL_OPTIONAL),
+        ("dead_letters", DEAD_LETTER_FIELDS),
+    ):
+        for row in expect.get(what, ()):  # A field that never is there is absent, whatever the product does.
+            assert row, f"{name}: a row that asks for nothing"
+            asked = {key.partition(".")[0] for key in wanted(row)}
+            assert asked <= fields, f"{name}: {asked - fields} is in no record of {what}"
 
 
 def assert_in_order(events: list[Any], name: str) -> None:

@@ -16,6 +16,7 @@ from tests.scenarios.coverage_table import TABLE, coverage_text, unknown_ids
 from tests.scenarios.scenario_files import (
     EVENTS,
     Scenario,
+    assert_is_compared,
     assert_rows,
     assert_sound,
     instant,
@@ -143,9 +144,13 @@ def test_run_does_what_simulate_does(scenario: Scenario, tmp_path: Path, capsys:
         assert canonical(rows) == canonical(expected)
     assert_sound(*ran[:2])
     assert_expected(scenario, *ran)
-    if topics := scenario.expect.get("topics"):
-        lines = {path.name.removesuffix(".jsonl"): len(rows_of(path)) for path in sink_files(tmp_path)}
-        assert {topic: number for topic, number in lines.items() if number} == topics
+    assert_topics(scenario, tmp_path)
+
+
+def assert_topics(scenario: Scenario, folder: Path) -> None:
+    if "topics" in scenario.expect:
+        lines = {path.name.removesuffix(".jsonl"): len(rows_of(path)) for path in sink_files(folder)}
+        assert {topic: number for topic, number in lines.items() if number} == scenario.expect["topics"]
 
 
 def canonical(rows: list[dict[str, Any]]) -> list[str]:
@@ -171,6 +176,7 @@ def test_run_goes_on_where_the_run_before_stopped(scenario: Scenario, tmp_path: 
     ran = sent_to(tmp_path)
     assert_sound(*ran[:2])
     assert_expected(scenario, *ran)
+    assert_topics(scenario, tmp_path)
 
 
 @pytest.mark.parametrize("scenario", [s for s in GOOD if s.subprocess], ids=lambda s: s.name)
@@ -443,6 +449,28 @@ def test_simulate_prints_a_table_per_flow(tmp_path: Path, capsys: Capture) -> No
 def test_every_scenario_has_a_name_of_its_own() -> None:
     names = Counter(ids(SCENARIOS))
     assert [name for name, times in names.items() if times > 1] == []
+
+
+@pytest.mark.parametrize(
+    ("expect", "runs"),
+    [
+        ({}, True),
+        ({"totals": {"sent": 1}}, True),
+        ({"actions": [], "stderr": "text"}, True),
+        ({"actions": [], "check": []}, True),
+        ({"actions": [], "journal_kinds": ["moved"]}, True),
+        ({"actions": [], "topics": {"journal": 1}}, False),
+        ({"journal": [], "journal_kinds": ["moove"]}, True),
+        ({"actions": [], "totals": {"faild": 0}}, True),
+        ({"actions": [{}]}, True),
+        ({"journal": [{"resaon": "<absent>"}]}, True),
+        ({"actions": [], "dead_letters": [{"ofset": 1}]}, True),
+    ],
+    ids=str,
+)
+def test_an_expectation_that_nothing_is_compared_with_is_no_scenario(expect: dict[str, Any], runs: bool) -> None:
+    with pytest.raises(AssertionError, match=r"^named: "):
+        assert_is_compared(expect, "named", runs=runs)
 
 
 def test_the_coverage_list_is_up_to_date() -> None:
