@@ -31,6 +31,8 @@ class ShopInput:
         events.unlink(missing_ok=True)
         Shop(seed=seed, users=users, tracker=TRACKER).write_jsonl(events, records)
         expected = simulated(folder / "flows", events, folder / "simulated", until=UNTIL)
+        for what in (expected.actions, expected.journal, expected.dead_letters):
+            assert what, "nothing can be lost where nothing is expected"
         return cls(folder, expected, records)
 
 

@@ -32,6 +32,7 @@ def test_every_action_is_on_the_sink_exactly_once_after_kills(
     broker: KafkaTopics, topic_prefix: str, shop: Path, tmp_path: Path, processes: str, seed: int
 ) -> None:
     expected = simulated(shop / "flows", shop / "events.jsonl", tmp_path, until=UNTIL)
+    assert len(expected.actions) > 100, "nothing can be lost where nothing is expected"
     fill(broker, f"{topic_prefix}events", shop / "events.jsonl", 4)
     command: list[str | Path] = [
         shop / "flows",
