@@ -404,3 +404,30 @@ def test_a_journey_that_no_user_holds_and_one_that_nobody_counted_are_noticed_at
     assert difference(lambda shard, user: None) == 0
     assert difference(lose) == 1
     assert difference(invent) == -1
+
+
+@pytest.mark.parametrize("state", ["live", "ended"])
+def test_a_journey_of_an_older_version_goes_on_to_hear_what_only_its_version_asks_for(state: str) -> None:
+    """Nobody enters there any more: its trigger is of no interest, what its steps and exits wait for is."""
+    old = (
+        "flow: f\nversion: 1\ntrigger: {event: start}\nexit: [{event: out}]\n"
+        "steps: [{wait_for: {x: {event: x}}, timeout: 1d}]\n"
+    )
+    new = "flow: f\nversion: 2\ntrigger: {event: other}\nsteps: [{wait: 1h}]\n"
+    backend = MemoryBackend()
+    before = deployment(old)
+    shard = Shard(ShardStore(backend, due_of=before.due_of), before, sources=1)
+    shard.take([(0, START, OPEN, [record(before, user, "start", START, n) for n, user in enumerate("ab")])])
+    shard.settle()
+    shard.store.commit()
+
+    after = deployment(f"{old.replace('version: 1', f'version: 1{chr(10)}state: {state}')}---\n{new}")
+    shard = Shard(ShardStore(backend, due_of=after.due_of), after, sources=1)
+    heard = [("a", "x"), ("b", "out"), ("c", "start")]
+    at = START + MINUTE
+    shard.take([(0, at, OPEN, [record(after, user, name, at, 2 + n) for n, (user, name) in enumerate(heard)])])
+    assert [(one["user_id"], one["version"], one["kind"]) for one in emitted(shard)] == [
+        ("a", 1, "moved"),
+        ("a", 1, "ended"),
+        ("b", 1, "exited"),
+    ]
