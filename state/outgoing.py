@@ -13,11 +13,12 @@ from msgspec.json import Encoder
 
 USER_ID_MAX: Final = 256
 NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9_.-]{0,63}$"
+DIGEST_PATTERN: Final = r"^[0-9a-f]{32}$"
 RAW_KEPT_BYTES: Final = 16 * 1024
 
 UserId = Annotated[str, Meta(min_length=1, max_length=USER_ID_MAX)]
 Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
-Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$")]
+Digest = Annotated[str, Meta(pattern=DIGEST_PATTERN)]
 Time = Annotated[str, Meta(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z$")]
 FromOne = Annotated[int, Meta(ge=1)]
 

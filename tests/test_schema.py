@@ -21,7 +21,7 @@ from operators.conditions.tests import TESTS
 from operators.language.flowfile import read_document
 from operators.language.workspace import Workspace, read_workspace
 from operators.program.flows import FlowText, compile_texts
-from operators.schema import SCHEMAS
+from operators.schemas import SCHEMAS
 from operators.steps import KINDS
 from state.records import Reject
 from tests.oracle.generate import random_case

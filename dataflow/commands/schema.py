@@ -17,7 +17,7 @@ def schema(
     what: Annotated[str, typer.Argument(help="flow, workspace, event, action or journal.")] = "flow",
 ) -> None:
     """Print the JSON Schema of flow files or records, for editors and tests."""
-    from operators.schema import SCHEMAS
+    from operators.schemas import SCHEMAS
 
     if what not in SCHEMAS:
         raise UsageError(f"there is no schema of '{what}'; there are {', '.join(SCHEMAS)}")

@@ -17,6 +17,9 @@ from state.iso import format_ms, parse_iso_ms
 
 Schema = dict[str, Any]
 
+DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
+"""The JSON Schema that all of them are written in."""
+
 ISO_PATTERN: Final = (
     r"^[0-9]{4}-[0-9]{2}-[0-9]{2}"
     r"([T ][0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]+)?)?(Z|[+-][0-9]{2}:?[0-9]{2})?)?$"
@@ -28,6 +31,11 @@ MOMENT_SCHEMA: Final[Schema] = {
     "description": "ISO 8601 with offset, such as 2026-11-01T00:00:00+08:00",
 }
 SCALAR_SCHEMA: Final[Schema] = {"type": ["string", "number", "boolean"]}
+
+
+def described(schema: Schema, description: str) -> Schema:
+    """Return *schema* with what an editor says of it."""
+    return {**schema, "description": description}
 
 
 def list_of(item: Schema, *, most: int | None = None) -> Schema:

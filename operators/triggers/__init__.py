@@ -8,7 +8,7 @@ from typing import Any, Final
 from operators.language.flow import Flow
 from operators.steps.build import Build
 from operators.triggers import event
-from operators.triggers.event import Alternative
+from operators.triggers.event import Alternative, Trigger, TriggerAny
 
 Builder = Callable[[dict[str, Any], Flow, Build], list[Alternative]]
 
@@ -21,6 +21,9 @@ def _not_yet(raw: dict[str, Any], flow: Flow, build: Build) -> list[Alternative]
 
 KINDS: Final[dict[str, Builder]] = {"audience": _not_yet, "event": event.build}
 """By the key that tells the kind."""
+
+MODELS: Final = (Trigger, TriggerAny)
+"""What may be written behind `trigger`."""
 
 
 def build_trigger(flow: Flow, build: Build) -> list[Alternative]:

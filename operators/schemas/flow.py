@@ -1,8 +1,7 @@
-"""JSON Schemas of flow files, of the workspace file and of the records, so that editors complete and check them.
+"""JSON Schemas of flow files and of the workspace file, so that editors complete and check them.
 
-What a flow file may say is in the models of `operators/language/flow.py` and `operators/steps`, and its schema is made
-from them. Written by hand is only what the models leave open, because other code reads it: conditions, and the places
-where lists of steps stand.
+What a flow file may say is in the models of `operators/language`, `operators/triggers` and `operators/steps`, and its
+schema is made of them and of the tables of conditions. Written by hand is only what binds them together.
 
 A schema sees one place at a time. What takes the whole flow or a parser (step names, templates, zones, impossible
 conditions) is left to `nudge check`. What `check` takes, the schema takes too, with one exception: `where:` and
@@ -12,41 +11,22 @@ conditions) is left to `nudge check`. What `check` takes, the schema takes too, 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from typing import Any, Final, get_args
+from collections.abc import Iterator
+from typing import Any, Final
 
-import msgspec
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue, models_json_schema
 from pydantic_core import core_schema
 
-from operators.conditions.arguments import ISO_PATTERN, MOMENT_SCHEMA, SCALAR_SCHEMA, Schema, list_of
+from operators import triggers
+from operators.conditions.arguments import DIALECT, MOMENT_SCHEMA, SCALAR_SCHEMA, Schema, described, list_of
 from operators.conditions.tests import TESTS
 from operators.conditions.when import KEYWORDS
 from operators.language.flow import Flow
-from operators.language.model import EVENT_NAME_MAX, Model
+from operators.language.model import Model
 from operators.language.workspace import Workspace
 from operators.steps import KINDS
-from operators.triggers.event import Trigger, TriggerAny
-from state.iso import TIME_MS_MAX
-from state.outgoing import (
-    NAME_PATTERN,
-    USER_ID_MAX,
-    Action,
-    DeadLetter,
-    EntryReason,
-    JournalRecord,
-    SendReason,
-)
 
-DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
-
-
-# ---- values --------------------------------------------------------------------------------------------------------
-
-_DATE: Final = r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
 _PATH: Final = r"[^.]+(\.[^.]+)*"  # No part of a path is empty.
-_ID: Final = r"^[0-9a-f]{32}$"
-_TEXT: Final[Schema] = {"type": "string"}
 
 
 def _ref(name: str) -> Schema:
@@ -56,20 +36,16 @@ def _ref(name: str) -> Schema:
 # ---- conditions ----------------------------------------------------------------------------------------------------
 
 
-def _described(schema: Schema, description: str) -> Schema:
-    return {**schema, "description": description}
-
-
 def _conditions() -> Schema:
     """Return the definitions of `where`, of `when`, and of the tests in both."""
-    tests = {name: _described(kind.argument.schema, kind.says) for name, kind in TESTS.items()}
+    tests = {name: described(kind.argument.schema, kind.says) for name, kind in TESTS.items()}
 
     def groups(name: str) -> Schema:
         each = list_of(_ref(name))
         return {
-            "any": _described(each, "at least one of these holds"),
-            "all": _described(each, "each of these holds"),
-            "not": _described(_ref(name), "this does not hold"),
+            "any": described(each, "at least one of these holds"),
+            "all": described(each, "each of these holds"),
+            "not": described(_ref(name), "this does not hold"),
         }
 
     definitions: Schema = {
@@ -78,7 +54,7 @@ def _conditions() -> Schema:
             "description": "a value, a list of values, or tests such as {gte: 50}; null: there is no value",
             "anyOf": [
                 {"type": ["string", "number", "boolean", "null"], "description": "equal to this; null: no value"},
-                _described(list_of(SCALAR_SCHEMA), "one of these"),
+                described(list_of(SCALAR_SCHEMA), "one of these"),
                 {"type": "object", "minProperties": 1, "additionalProperties": False, "properties": tests},
             ],
         },
@@ -205,7 +181,7 @@ def flow_schema() -> Schema:
     """Return the JSON Schema of flow files."""
     parts = [part for kind in KINDS.values() for part in kind.parts]
     of_keywords = [model for keyword in KEYWORDS.values() for model in keyword.models]
-    definitions = _definitions(Flow, Trigger, TriggerAny, *KINDS.values(), *parts, *of_keywords)
+    definitions = _definitions(Flow, *triggers.MODELS, *KINDS.values(), *parts, *of_keywords)
     kinds = []
     for kind, model in KINDS.items():
         name = model.__name__.removesuffix("Model")
@@ -215,6 +191,7 @@ def flow_schema() -> Schema:
             dict.fromkeys([*required, kind])
         )  # Else a step without kind were an `end`.
         kinds.append(_ref(name))
+    definitions["Flow"]["properties"]["trigger"]["anyOf"] = [_ref(model.__name__) for model in triggers.MODELS]
     definitions["Step"] = {
         "title": "step",
         "description": "One step: a mapping with its kind as key, " + ", ".join(KINDS) + "; or the word end.",
@@ -228,121 +205,3 @@ def workspace_schema() -> Schema:
     """Return the JSON Schema of `nudge.yaml`."""
     description = "nudge.yaml: channels, rules for messages, and settings of nudge run, for all flows of a folder."
     return _top(_definitions(Workspace), "Workspace", "Nudge workspace", description)
-
-
-# ---- records -------------------------------------------------------------------------------------------------------
-
-_TIME_IN: Final[Schema] = {
-    "anyOf": [
-        {"type": "string", "pattern": ISO_PATTERN},
-        {"type": "number", "exclusiveMinimum": -1, "exclusiveMaximum": TIME_MS_MAX + 1},
-        {"type": "null"},
-    ]
-}
-_USER: Final[Schema] = {"type": "string", "minLength": 1, "maxLength": USER_ID_MAX}
-_NAME: Final[Schema] = {"type": "string", "pattern": NAME_PATTERN}
-_OBJECT_OR_NULL: Final[Schema] = {"type": ["object", "null"]}
-_TEXT_OR_NULL: Final[Schema] = {"type": ["string", "null"]}
-
-
-def event_schema() -> Schema:
-    """Return the JSON Schema of events and profile updates, as trackers send them."""
-    return {
-        "$schema": DIALECT,
-        "title": "Nudge event or profile update",
-        "description": "What a user did, or with type identify, what is known of them. One JSON object per Kafka "
-        "record or line, at most 1 MiB and 64 levels deep. Other fields are ignored; null is as absent.",
-        "type": "object",
-        "required": ["user_id"],
-        "properties": {
-            "user_id": _described(_USER, "Who did it; the Kafka key."),
-            "event": {"description": "What was done, such as add_to_cart. Required, except with type identify."},
-            "type": {"description": "identify: a profile update, whose traits are merged into the profile."},
-            "message_id": _described(
-                _TEXT_OR_NULL, "Identity of the record: a second one within 24 hours is dropped. Send one."
-            ),
-            "timestamp": _described(_TIME_IN, "When it happened: ISO 8601, or ms since 1970. Default: on arrival."),
-            "received_at": _described(_TIME_IN, "In files: when it arrived."),
-            "properties": {"description": "What happened: an object, which where asks about."},
-            "traits": _described(_OBJECT_OR_NULL, "Attributes, merged into the profile first; null removes one."),
-            "context": {"description": "Not looked at."},
-        },
-        "if": {"required": ["type"], "properties": {"type": {"const": "identify"}}},
-        "else": {
-            "required": ["event"],
-            "properties": {
-                "event": {"type": "string", "minLength": 1, "maxLength": EVENT_NAME_MAX},
-                "properties": _OBJECT_OR_NULL,
-            },
-        },
-    }
-
-
-def _record_schema(record: type[msgspec.Struct], title: str) -> Schema:
-    """Return the JSON Schema of a record that goes out. Further fields are allowed: a later version may add some."""
-    made = msgspec.json.schema(record)
-    whole = made["$defs"][record.__name__]
-    description = " ".join(str(record.__doc__).split()) + " Later versions may add fields."
-    inlined = _inlined({"$schema": DIALECT, **whole, "title": title, "description": description}, made["$defs"])
-    assert isinstance(inlined, dict)
-    return inlined
-
-
-def _inlined(schema: Any, definitions: Schema) -> Any:
-    """Return *schema* with the definitions that it refers to in their places."""
-    if isinstance(schema, list):
-        return [_inlined(one, definitions) for one in schema]
-    if not isinstance(schema, dict):
-        return schema
-    if "$ref" in schema:
-        found = definitions[schema["$ref"].rpartition("/")[2]]
-        return _inlined({key: value for key, value in found.items() if key != "title"}, definitions)
-    return {key: _inlined(value, definitions) for key, value in schema.items()}
-
-
-def action_schema() -> Schema:
-    """Return the JSON Schema of actions."""
-    return _record_schema(Action, "Nudge action")
-
-
-def dead_letter_schema() -> Schema:
-    """Return the JSON Schema of dead letters."""
-    return _record_schema(DeadLetter, "Nudge dead letter")
-
-
-def journal_schema() -> Schema:
-    """Return the JSON Schema of journal records, with what only some kinds have."""
-
-    def of(kind: str, then: Schema, otherwise: Schema | None = None) -> Schema:
-        rule: Schema = {"if": {"required": ["kind"], "properties": {"kind": {"const": kind}}}, "then": then}
-        return rule if otherwise is None else {**rule, "else": otherwise}
-
-    def reasons(known: Any) -> Schema:
-        return {"required": ["reason"], "properties": {"reason": {"enum": list(get_args(known))}}}
-
-    digest = {"type": "string", "pattern": _ID}
-    refused = reasons(EntryReason)
-    refused["properties"]["journey_id"] = {"type": "null"}
-    sent = {
-        "type": "object",
-        "required": ["action_id", "channel"],
-        "properties": {"action_id": digest, "channel": _NAME},
-    }
-    return {
-        **_record_schema(JournalRecord, "Nudge journal record"),
-        "allOf": [
-            of("refused", refused, {"properties": {"journey_id": digest}}),
-            of("suppressed", {**reasons(SendReason), "required": ["step", "reason"]}),
-            of("sent", {"required": ["step", "detail"], "properties": {"detail": sent}}),
-        ],
-    }
-
-
-SCHEMAS: Final[dict[str, Callable[[], Schema]]] = {
-    "flow": flow_schema,
-    "workspace": workspace_schema,
-    "event": event_schema,
-    "action": action_schema,
-    "journal": journal_schema,
-    "dead-letter": dead_letter_schema,
-}
