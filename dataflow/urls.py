@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import parse_qsl, urlsplit
 
+from connectors.formats import FORMATS, NATIVE, NOT_YET
 from dataflow.errors import UsageError
 
-SOURCE_FORMATS: Final = ("native",)
-LATER_FORMATS: Final = ("segment", "quick_audience", "quick_tracking", "cloudevents", "auto")
 DEFAULT_PORT: Final = 9092
 PARTITIONS_MAX: Final = 10_000
 TOPIC: Final = re.compile(r"[a-zA-Z0-9._-]{1,249}")
@@ -24,7 +23,7 @@ class SourceUrl:
     kind: str
     bootstrap: str
     name: str
-    format: str = "native"
+    format: str = NATIVE
 
     @property
     def identity(self) -> str:
@@ -116,9 +115,9 @@ def _format(url: str, query: dict[str, str]) -> str:
     unknown = sorted(set(query) - {"format"})
     if unknown:
         raise UsageError(f"--source {url}: '{unknown[0]}' is not a parameter; there is format")
-    name = query.get("format", "native")
-    if name in LATER_FORMATS:
+    name = query.get("format", NATIVE)
+    if name in NOT_YET:
         raise UsageError(f"--source {url}: the format {name} is not supported yet; native is")
-    if name not in SOURCE_FORMATS:
+    if name not in FORMATS:
         raise UsageError(f"--source {url}: there is no format {name}; native is supported")
     return name

@@ -85,10 +85,11 @@ def test_work_goes_on_over_executions_and_the_rest_begins_anew() -> None:
 def test_stock_that_was_taken_never_changes(tmp_path: Path) -> None:
     """Another thread reports it while the work goes on."""
     from dataflow.job.outside import Machine
-    from dataflow.job.plan import PartitionPlan, Plan
+    from dataflow.job.plan import Plan
     from dataflow.job.ports import PartitionPort, ShardPort
     from dataflow.job.worker import Worker
     from dataflow.keep.statedir import StateDir
+    from dataflow.read.discovery import PartitionPlan
 
     StateDir(tmp_path / "state").create_folders()
     events = tmp_path / "events.jsonl"

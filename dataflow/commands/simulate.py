@@ -38,13 +38,13 @@ def simulate(
 ) -> None:
     """Run flows over recorded events in virtual time: what would have been sent, to whom, and why not."""
     from dataflow.flows import load
-    from dataflow.read.scanner import NativeFormat
+    from dataflow.read.scanner import format_of
     from dataflow.simulate import Simulation, jsonl
     from dataflow.urls import parse_source
     from operators.language.problems import BadValue
     from operators.language.values import parse_moment
 
-    parse_source(f"file:{events}?format={format}")
+    source = parse_source(f"file:{events}?format={format}")
     try:
         until_ms = None if until is None else parse_moment(until)
     except BadValue as bad:
@@ -65,7 +65,7 @@ def simulate(
             journal=jsonl(outputs[1]),
             dead_letter=jsonl(outputs[2]),
         )
-        simulation.run(events, NativeFormat(loaded.deployment.index.table()), until_ms)
+        simulation.run(events, format_of(source.format, loaded.deployment.index.table()), until_ms)
     print_simulation(simulation, loaded.deployment, as_json=as_json)
 
 

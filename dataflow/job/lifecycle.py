@@ -16,7 +16,7 @@ import structlog
 from connectors.sinks import Ends, Sink
 from dataflow.errors import UsageError
 from dataflow.flows import Loaded
-from dataflow.job.plan import PartitionPlan, Plan, channel_topics
+from dataflow.job.plan import Plan, channel_topics
 from dataflow.keep.files import Folder
 from dataflow.keep.recovery import Cut
 from dataflow.keep.statedir import (
@@ -30,6 +30,7 @@ from dataflow.keep.statedir import (
     read_state_file,
     write_state_file,
 )
+from dataflow.read.discovery import PartitionPlan
 from dataflow.read.progress import has_progress, read_progress
 from dataflow.settings import SHARDS, Settings
 from operators.ids import of_label

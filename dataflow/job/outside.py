@@ -13,10 +13,11 @@ from typing import Any, Final, Protocol
 
 from connectors.sinks import Sink
 from connectors.sources import SourcePartition
-from dataflow.job.plan import PartitionPlan, Plan
+from dataflow.job.plan import Plan
 from dataflow.keep.files import Folder
 from dataflow.keep.statedir import StateDir
 from dataflow.read.clock import SteadyClock
+from dataflow.read.discovery import PartitionPlan
 from dataflow.urls import SinkUrl
 from operators.language.workspace import DEAD_LETTERS, JOURNAL
 from state.backend import Backend

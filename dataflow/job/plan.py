@@ -6,29 +6,12 @@ from typing import Any
 
 import msgspec
 
+from dataflow.read.discovery import PartitionPlan
 from dataflow.urls import SinkUrl
 from operators.language.channels import channel_of
 from operators.language.workspace import Workspace, read_workspace
 from operators.machine.deployment import Deployment
 from operators.program.flows import FlowText, compile_texts
-
-
-class PartitionPlan(msgspec.Struct):
-    """One source partition.
-
-    `end` is the offset at which to stop, None to go on for ever. `closes` tells whether that end is all there is, so
-    that time runs on to the newest record; if not, time stands where it is.
-    """
-
-    key: str
-    kind: str
-    bootstrap: str
-    topic: str
-    partition: int
-    start: int
-    end: int | None = None
-    closes: bool = True
-    topic_id: str = ""
 
 
 class Plan(msgspec.Struct):

@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from connectors.sinks import Sink
-from dataflow.errors import UsageError
 from dataflow.job.lifecycle import Course, Job, Log
 from dataflow.job.outside import Throttled, open_sink
-from dataflow.job.plan import PartitionPlan, Plan
+from dataflow.job.plan import Plan
 from dataflow.job.status import Running, load_report
 from dataflow.keep.recovery import Cut, forget_unfinished, last_cut
 from dataflow.keep.statedir import RESTORE, STATE_FILE, StateDir
+from dataflow.read.discovery import PartitionPlan, partitions_of
 from state.backend import Backend
 from state.errors import Failed, StateRefused
 from state.rocks import RocksBackend
@@ -136,41 +136,8 @@ class JobRunner:
         return self.stopping.is_set()
 
     def partitions(self) -> list[PartitionPlan]:
-        found: list[PartitionPlan] = []
-        for source in self.job.sources:
-            if source.kind == "file":
-                if not _is_text(source.name):
-                    raise UsageError(
-                        f"--source: {source.name!r} is no text in UTF-8, and the state has to name it: rename it"
-                    )
-                if not Path(source.name).is_file():
-                    raise UsageError(f"--source file:{source.name}: no such file")
-                # A file is all there is: what is appended later is for a later run.
-                end = _lines_of(Path(source.name)) + 1
-                found.append(PartitionPlan(f"file:{source.name}", "file", "", source.name, 0, 1, end))
-                continue
-            from connectors.kafka import MISSING_S, KafkaTopics
-
-            topics = KafkaTopics(source.bootstrap, self.job.kafka, self.log.warning)
-            try:
-                numbers = topics.partitions(source.name, awaited_s=MISSING_S)
-                if not numbers:
-                    raise UsageError(
-                        f"--source: there is no topic {source.name} at {source.bootstrap}: create it first"
-                    )
-                ends: list[int | None] = [None] * len(numbers)
-                if self.job.stop_at_end:
-                    ends = [*topics.end_offsets(source.name, numbers)]
-                starts = topics.start_offsets(source.name, numbers)
-                made = topics.topic_id(source.name)
-                for number, start, last in zip(numbers, starts, ends, strict=True):
-                    key = f"{source.name}-{number}"
-                    found.append(
-                        PartitionPlan(key, "kafka", source.bootstrap, source.name, number, start, last, topic_id=made)
-                    )
-            finally:
-                topics.close()
-        return sorted(found, key=lambda one: (one.topic, one.partition))
+        job = self.job
+        return partitions_of(job.sources, job.kafka, up_to_now=job.stop_at_end, log=self.log.warning)
 
     # ---- processes ---------------------------------------------------------------------------------------------
 
@@ -290,22 +257,3 @@ def _free_addresses(processes: int) -> list[str]:
     for one in sockets:
         one.close()
     return addresses
-
-
-def _is_text(name: str) -> bool:
-    """Tell whether a name on the command line can be written down: a file may be called anything."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _lines_of(path: Path) -> int:
-    """Return how many lines *path* has; a last one without its end counts."""
-    lines, last = 0, b"\n"
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            lines += block.count(b"\n")
-            last = block[-1:]
-    return lines + (last != b"\n")

@@ -16,12 +16,13 @@ import structlog
 from dataflow.emit import Emitter
 from dataflow.job.mistakes import MistakeLog
 from dataflow.job.outside import Outside
-from dataflow.job.plan import PartitionPlan, Plan, channel_topics
+from dataflow.job.plan import Plan, channel_topics
 from dataflow.job.status import STATUS_EVERY_S, PartitionStatus, ShardStatus, Status, Work
+from dataflow.read.discovery import PartitionPlan
 from dataflow.read.intake import Intake, head_time
 from dataflow.read.partition import Partition
 from dataflow.read.progress import ProgressLog, read_progress
-from dataflow.read.scanner import NativeFormat
+from dataflow.read.scanner import format_of
 from dataflow.read.streamtime import StreamTime
 from dataflow.shard import Shard
 from operators.language.workspace import DEAD_LETTERS, JOURNAL
@@ -43,7 +44,8 @@ class Worker:
         self.log = log
         self.outside = outside
         self.deployment, workspace = plan.deployment()
-        self._format = NativeFormat(self.deployment.index.table())
+        table = self.deployment.index.table()
+        self._formats = {name: format_of(name, table) for name in {one.format for one in plan.partitions}}
         self.stopping = threading.Event()
         self.has_said_why = False  # Whether what stops the job is in the log.
         self.shards: dict[int, Shard] = {}
@@ -162,17 +164,17 @@ class Worker:
         plan = self.plan.partitions[number]
         position, stream_ms = resumed if resumed is not None else (plan.start, -1)
         noted = [pair for pair in read_progress(self.outside.progress, plan.key) if pair[0] >= position]
-        is_file = plan.kind == "file"
+        is_file, records = plan.kind == "file", self._formats[plan.format]
         intake = Intake(
             self.deployment.index,
-            self._format,
+            records,
             topic=_topic_of(plan),
             partition=plan.partition,
             source=number,
             shards=self.plan.shards,
             time=StreamTime(stream_ms, noted),
             is_file=is_file,
-            head_ms=head_time(Path(plan.topic), self._format) if is_file and stream_ms <= 0 else 0,
+            head_ms=head_time(Path(plan.topic), records) if is_file and stream_ms <= 0 else 0,
         )
         intake.time.reach_at(position)
         partition = Partition(

@@ -1,4 +1,4 @@
-"""The native format, to whoever reads source partitions: by the compiled part where there is one."""
+"""How the records of a format are read: one by one, and those of the native format by the compiled part, too."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import orjson
 
+from connectors.formats import FORMATS, NATIVE, Decode
 from connectors.formats.native import decode
 from state.records import Record, Reject
 
@@ -22,6 +23,20 @@ else:
 
 WHY_NOT_COMPILED: Final = _missing
 """Why this installation is without the compiled part (`dataflow/read/scanner`); "" if it has it."""
+
+
+class PlainFormat:
+    """A format whose records are decoded one by one.
+
+    Args:
+        decode: see `connectors/formats`.
+    """
+
+    def __init__(self, decode: Decode) -> None:
+        self.decode = decode
+
+    def scanner(self, *, prefix: str, source: int, shards: int, head_ms: int) -> None:
+        """Return None: nothing reads batches of it."""
 
 
 class NativeFormat:
@@ -54,3 +69,8 @@ class NativeFormat:
         if self._table is None or not prefix.isprintable():  # A file's name may be no text at all.
             return None
         return Scanner(self._table, prefix, source, shards, head_ms)
+
+
+def format_of(name: str, table: dict[str, Any]) -> NativeFormat | PlainFormat:
+    """Return the format *name*, whose events are matched with *table*."""
+    return NativeFormat(table) if name == NATIVE else PlainFormat(FORMATS[name])

@@ -12,10 +12,11 @@ from connectors.sinks import Sink
 from connectors.sources import SourcePartition as Reader
 from dataflow.errors import UsageError
 from dataflow.job.lifecycle import Course, Job
-from dataflow.job.plan import PartitionPlan, Plan
+from dataflow.job.plan import Plan
 from dataflow.job.worker import Worker
 from dataflow.keep.recovery import Cut, forget_from, read_cut
 from dataflow.read.clock import SteadyClock
+from dataflow.read.discovery import PartitionPlan
 from dataflow.urls import SinkUrl, SourceUrl
 from operators.language.values import HOUR, MINUTE
 from operators.language.workspace import Workspace
