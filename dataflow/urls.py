@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import parse_qsl, urlsplit
 
-from connectors.formats import FORMATS, NATIVE, NOT_YET
 from dataflow.errors import UsageError
 
 DEFAULT_PORT: Final = 9092
@@ -23,7 +22,7 @@ class SourceUrl:
     kind: str
     bootstrap: str
     name: str
-    format: str = NATIVE
+    format: str = "native"
 
     @property
     def identity(self) -> str:
@@ -115,6 +114,8 @@ def _format(url: str, query: dict[str, str]) -> str:
     unknown = sorted(set(query) - {"format"})
     if unknown:
         raise UsageError(f"--source {url}: '{unknown[0]}' is not a parameter; there is format")
+    from connectors.formats import FORMATS, NATIVE, NOT_YET  # `nudge --help` does without what it loads.
+
     name = query.get("format", NATIVE)
     if name in NOT_YET:
         raise UsageError(f"--source {url}: the format {name} is not supported yet; native is")

@@ -26,22 +26,6 @@ PAGES: Final = sorted(
     ]
 )
 
-PLANNED: Final[frozenset[str]] = frozenset(
-    (
-        "operators/conditions/tests.py",
-        "operators/machine/order.py",
-        "operators/machine/pause.py",
-        "operators/machine/totals.py",
-        "operators/machine/wakeup.py",
-        "operators/rules/",
-        "operators/schemas/",
-        "operators/templates/",
-        "operators/triggers/",
-        "state/undo.py",
-    )
-)
-"""Paths that pages name before they exist."""
-
 TOP: Final = ("dataflow", "operators", "connectors", "state", "tests", "docs", "examples", "benchmarks")
 BROKEN_FLOWS: Final = {("docs/tutorial.md", "welcome")}
 """Flows with a mistake on purpose; a test of their own says which."""
@@ -142,19 +126,11 @@ def exists(name: str) -> bool:
 @pytest.mark.parametrize("page", PAGES, ids=shown)
 def test_every_file_that_is_named_exists(page: Path) -> None:
     missing = {name for name in named_paths(page) if not exists(name)}
-    assert missing - PLANNED - USERS_FILES.get(name_of(page), set()) == set()
+    assert missing - USERS_FILES.get(name_of(page), set()) == set()
 
 
 USERS_FILES: Final = {"docs/tutorial.md": {"kafka.py"}}
 """Files that a page has its reader make."""
-
-
-def test_what_is_planned_is_taken_off_the_list_once_it_exists() -> None:
-    assert [name for name in sorted(PLANNED) if exists(name)] == []
-
-
-def test_what_is_planned_is_named_somewhere() -> None:
-    assert set().union(*map(named_paths, PAGES)) >= PLANNED
 
 
 # ---- flows ---------------------------------------------------------------------------------------------------------

@@ -417,7 +417,7 @@ def test_a_journey_of_an_older_version_goes_on_to_hear_what_only_its_version_ask
     backend = MemoryBackend()
     before = deployment(old)
     shard = Shard(ShardStore(backend, due_of=before.due_of), before, sources=1)
-    shard.take([(0, START, OPEN, [record(before, user, "start", START, n) for n, user in enumerate("ab")])])
+    shard.take([Delivery(0, START, OPEN, [record(before, user, "start", START, n) for n, user in enumerate("ab")])])
     shard.settle()
     shard.store.commit()
 
@@ -425,7 +425,7 @@ def test_a_journey_of_an_older_version_goes_on_to_hear_what_only_its_version_ask
     shard = Shard(ShardStore(backend, due_of=after.due_of), after, sources=1)
     heard = [("a", "x"), ("b", "out"), ("c", "start")]
     at = START + MINUTE
-    shard.take([(0, at, OPEN, [record(after, user, name, at, 2 + n) for n, (user, name) in enumerate(heard)])])
+    shard.take([Delivery(0, at, OPEN, [record(after, user, name, at, 2 + n) for n, (user, name) in enumerate(heard)])])
     assert [(one["user_id"], one["version"], one["kind"]) for one in emitted(shard)] == [
         ("a", 1, "moved"),
         ("a", 1, "ended"),
