@@ -12,7 +12,6 @@ import typer
 
 from dataflow.commands.arguments import Config, Flows
 from dataflow.errors import UsageError
-from operators.machine.totals import ENDED, EXITED, FAILED, REFUSED, SENT, SUPPRESSED, Totals, read_totals
 
 if TYPE_CHECKING:
     from dataflow.simulate import Simulation
@@ -69,11 +68,13 @@ def simulate(
     print_simulation(simulation, loaded.deployment, as_json=as_json)
 
 
-_DETAILED: Final = (REFUSED, SENT, SUPPRESSED, ENDED, EXITED, FAILED)
+_DETAILED: Final = ("refused", "sent", "suppressed", "ended", "exited", "failed")
 
 
 def counts_by_flow(totals: Totals, deployment: Deployment) -> list[dict[str, Any]]:
     """Return, per flow version, what happened: entered, refused, sent, suppressed, ended, and who is still inside."""
+    from operators.machine.totals import read_totals
+
     read = read_totals(totals, [program.label for program in deployment.programs.values()])
     rows = []
     for (flow, version), program in sorted(deployment.programs.items()):
