@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from dataflow.commands.longwork import LongWork
+from operators.ids import of_label
 
 if TYPE_CHECKING:
     from dataflow.keep.audit import Audit, Finding, Seen
@@ -96,7 +97,7 @@ def _as_json(finding: Finding) -> dict[str, Any]:
 
 
 def _row(label: str, balance: Balance) -> dict[str, Any]:
-    flow, _, version = label.partition("\x1f")
+    flow, version = of_label(label)
     return {
         "flow": flow,
         "version": int(version),

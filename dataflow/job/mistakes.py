@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from operators.ids import of_label
 from operators.machine.outbox import Mistake
 
 KINDS_LOGGED: Final = 100  # One line for each kind, and one whenever its number has doubled.
@@ -31,7 +32,7 @@ class MistakeLog:
         """Count and log *mistakes*, and empty the list."""
         for one in mistakes:
             self.counts[one.place] = self.counts.get(one.place, 0) + 1
-            flow, _, version = one.flow.partition("\x1f")
+            flow, version = of_label(one.flow)
             kind = (one.place, flow, version, type(one.error).__name__, code_line(one.error))
             if kind not in self._seen and len(self._seen) >= KINDS_LOGGED:
                 continue

@@ -84,7 +84,7 @@ class Machine:
         plan, bootstrap = self._plan, partition.bootstrap
         if bootstrap not in self._probes:
             there = [(one.topic, one.partition) for one in plan.partitions if one.bootstrap == bootstrap]
-            self._probes[bootstrap] = EndProbe(bootstrap, plan.kafka, there, self.clock.now_ms, self._say)
+            self._probes[bootstrap] = EndProbe(bootstrap, plan.kafka, there, self.clock.tick_ms, self._say)
         probe = self._probes[bootstrap]
         topic, number = partition.topic, partition.partition
         readers = -(-len(plan.partitions) // plan.processes)

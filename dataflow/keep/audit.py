@@ -17,6 +17,7 @@ import msgspec
 
 from dataflow.errors import UsageError
 from dataflow.keep.stateview import StateView
+from operators.ids import of_label
 from operators.machine.deployment import Deployment
 from operators.machine.invariants import Balance, UserInvariants, balances
 from operators.machine.totals import Totals, add_totals
@@ -236,7 +237,7 @@ class ShardAudit:
             yield Finding("conservation", number, None, text)
         for label, balance in balances(self.totals, self.inside).items():
             if not balance.is_kept:
-                flow, _, version = label.partition("\x1f")
+                flow, version = of_label(label)
                 yield Finding("conservation", number, None, f"{flow} v{version}: {balance}")
 
     def _finding(self, code: str, user_id: bytes, problem: str) -> Finding:

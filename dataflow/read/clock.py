@@ -41,8 +41,11 @@ class SteadyClock:
         self._at: float = wall_ms()
         self._read_at = elapsed_ms()
 
-    def now_ms(self) -> int:
-        """Return the time: never ahead of the wall clock, except where that was set back; then it stands."""
+    def tick_ms(self) -> int:
+        """Let the time that has passed since the last tick count, and return the time.
+
+        It is never ahead of the wall clock, except where that was set back; then it stands.
+        """
         with self._lock:
             self._go_on()
             return int(self._at)
@@ -50,13 +53,18 @@ class SteadyClock:
     def _go_on(self) -> None:
         """Let the time that has passed since the last look count; only with the lock."""
         read_at = self._elapsed_ms()
-        reach = self._at + CATCH_UP * (read_at - self._read_at)
-        self._at = max(self._at, min(self.wall_ms(), reach))
+        self._at = self._reached(read_at, self.wall_ms())
         self._read_at = read_at
+
+    def _reached(self, read_at: int, wall_ms: int) -> float:
+        """Return how far time has come at *read_at* of the clock that is never set; only with the lock."""
+        return max(self._at, min(wall_ms, self._at + CATCH_UP * (read_at - self._read_at)))
 
     def held_back_ms(self) -> int:
         """Return how far the wall clock is ahead of what we believe."""
-        return max(0, self.wall_ms() - self.now_ms())
+        with self._lock:
+            wall_ms = self.wall_ms()
+            return max(0, wall_ms - int(self._reached(self._elapsed_ms(), wall_ms)))
 
     def confirm(self, stamp_ms: int) -> None:
         """Take a record's stamp as evidence that it is at least so late, as far as the wall clock agrees."""

@@ -22,6 +22,7 @@ from prometheus_client.registry import Collector
 
 from dataflow.job.processes import JobRunner
 from dataflow.job.status import PartitionStatus, ShardStatus, Status, Work
+from operators.ids import of_label
 from operators.machine.outbox import PLACES
 from operators.machine.totals import FAILURES, FlowTotals, Totals, add_totals, read_totals
 from state.outgoing import DEAD_REASONS
@@ -152,7 +153,7 @@ def _by_label(counts: Callable[[Status], dict[str, int]], known: Iterable[str] =
 
 def _by_flow(number: Callable[[FlowTotals], int]) -> Measure:
     """Measure what was counted of each flow version."""
-    return lambda look: {_flow_of(label): number(counts) for label, counts in look.counted.items()}
+    return lambda look: {of_label(label): number(counts) for label, counts in look.counted.items()}
 
 
 def _by_flow_and(details: Callable[[FlowTotals], dict[str, int]], known: Iterable[str] = ()) -> Measure:
@@ -160,7 +161,7 @@ def _by_flow_and(details: Callable[[FlowTotals], dict[str, int]], known: Iterabl
 
     def measure(look: Look) -> Samples:
         return {
-            (*_flow_of(label), detail): number
+            (*of_label(label), detail): number
             for label, counts in look.counted.items()
             for detail, number in {**dict.fromkeys(known, 0), **details(counts)}.items()
         }
@@ -168,14 +169,9 @@ def _by_flow_and(details: Callable[[FlowTotals], dict[str, int]], known: Iterabl
     return measure
 
 
-def _flow_of(label: str) -> tuple[str, str]:
-    name, _, version = label.partition("\x1f")
-    return name, version
-
-
 def _journeys(look: Look) -> Samples:
     return {
-        (*_flow_of(label), kind): number
+        (*of_label(label), kind): number
         for label, totals in look.totals.items()
         for kind, number in totals.balance().items()
     }
@@ -318,7 +314,7 @@ METRICS: Final = (
     _gauge(
         "nudge_journeys_inside",
         "Journeys that are open.",
-        lambda look: {_flow_of(label): totals.inside for label, totals in look.totals.items()},
+        lambda look: {of_label(label): totals.inside for label, totals in look.totals.items()},
         _FLOW,
     ),
     _gauge(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
+from operators.ids import label_of
 from operators.machine.deployment import Deployment
 from operators.machine.totals import FlowTotals, Totals, read_totals
 from operators.program.program import Program
@@ -39,7 +40,7 @@ class UserInvariants:
     @property
     def inside(self) -> dict[str, int]:
         """How many open journeys the users so far have, by the label of their flow version."""
-        return {f"{flow}\x1f{version}": number for (flow, version), number in self._inside.items()}
+        return {label_of(flow, version): number for (flow, version), number in self._inside.items()}
 
     def due(self, user: User) -> int:
         """Return the one due time for which the user needs a timer, or `NEVER`."""

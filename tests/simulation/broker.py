@@ -85,7 +85,7 @@ class SimulatedReader:
 
     def ask(self) -> None:
         """The probe's thread: ask where the partition ends, as of now."""
-        self._reached = Reached(self._partition.end(self._clock.now_ms), self._host.now_ms())
+        self._reached = Reached(self._partition.end(self._clock.now_ms), self._host.tick_ms())
 
     def reached_end(self) -> Reached | None:
         if not self._silent and self._chance.random() < 0.5:

@@ -195,7 +195,7 @@ class World:
         if not self.broker.away:
             for number, records in enumerate(self.broker.partitions):
                 if number not in self.broker.unreadable:
-                    self.ends.note("events", number, len(records), self.clock.now_ms())
+                    self.ends.note("events", number, len(records), self.clock.tick_ms())
         for partition in self.partitions:
             for shard, source, mark, phase, inputs, _ in partition.step():
                 self.shards[shard].take([Delivery(source, mark, phase, unpacked(inputs))])
