@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -350,3 +351,20 @@ def test_a_sink_topic_that_was_made_anew_with_fewer_partitions_stops_nobody(
             wait_until(lambda: actions not in broker.topics(topic_prefix))
             broker.create_topic(actions, 1)
     assert len(broker.read_all(actions)) == 1
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_a_job_runs_its_own_code_in_a_folder_with_packages_of_the_same_names(tmp_path: Path, processes: str) -> None:
+    """Data teams like to call their packages `operators` and `connectors`."""
+    for name in ("operators", "connectors", "state", "dataflow", "msgspec"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise SystemExit('somebody else was run')\n")
+    flow, events = REPO / "examples" / "quickstart", REPO / "examples" / "quickstart" / "events.jsonl"
+    command = [sys.executable, "-P", "-m", "dataflow.cli", "run", flow, "--source", f"file:{events}", "--stop-at-end"]
+    done = subprocess.run(
+        [*command, "--until", UNTIL, "--sink", f"file:{tmp_path / 'out'}", "--processes", processes],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(REPO)},
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert len((tmp_path / "out" / "actions.sms.jsonl").read_text().splitlines()) == 2

@@ -175,7 +175,8 @@ class JobRunner:
     def _start(self, index: int) -> tuple[subprocess.Popen[bytes], int]:
         """Start a process, which waits for its plan; return it with the pipe on which it will report."""
         reading, writing = os.pipe()
-        command = [sys.executable, "-m", "dataflow.job.process", str(index), str(writing), str(os.getpid())]
+        # -P: the folder in which somebody stands may have packages with the names of ours.
+        command = [sys.executable, "-P", "-m", "dataflow.job.process", str(index), str(writing), str(os.getpid())]
         # Inherited by the child: asked to stop before it listens, it must find that out then, and not die of it.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
         try:
