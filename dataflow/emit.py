@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Final
 
 import orjson
+from msgspec import UNSET, UnsetType
 
 from connectors.sinks import Ends, Sink
 from operators.language.workspace import DEAD_LETTERS, JOURNAL
@@ -50,7 +51,7 @@ class Emitter:
         self._sink = sink
         self._topics = dict(topics)
         self._job = job
-        self._job_suffix = b',"job":' + orjson.dumps(job) + b"}" if sink.marks_job else None
+        self._mark: str | UnsetType = job if sink.marks_job else UNSET
         self._job_header = ("job", job.encode())
         # What was read back and is to come again, the next one last.
         self._written: dict[tuple[str, str], list[int]] = {}
@@ -134,28 +135,25 @@ class Emitter:
         self._ends = None
 
     def _emit_actions(self, actions: list[Action]) -> None:
-        write, suffix = self._sink.write, self._job_suffix
+        write, mark = self._sink.write, self._mark
         for action in actions:
             topic, user_id = self._topics[action.channel], action.user_id
             if self._written and self._is_written(topic, user_id, action.seq):
                 continue
+            action.job = mark
             value = dump(action)
-            if suffix is not None:
-                value = value[:-1] + suffix
             headers = (("action_id", action.action_id.encode()), ("flow", action.flow.encode()), _CONTENT_TYPE)
             write(topic, user_id, value, headers)
             self.actions += 1
 
     def _emit_journal(self, journal: list[JournalRecord]) -> None:
-        write, suffix = self._sink.write, self._job_suffix
+        write, mark = self._sink.write, self._mark
         for record in journal:
             user_id = record.user_id
             if self._written and self._is_written(JOURNAL, user_id, record.seq):
                 continue
-            value = dump(record)
-            if suffix is not None:
-                value = value[:-1] + suffix
-            write(JOURNAL, user_id, value)
+            record.job = mark
+            write(JOURNAL, user_id, dump(record))
             self.journal += 1
 
     def _is_written(self, topic: str, user_id: str, seq: int) -> bool:

@@ -17,7 +17,7 @@ class Meta(msgspec.Struct, array_like=True):
     """The shard's own record.
 
     `time_ms` is the shard's stream time at the commit, `newest_ms` the newest stream time of a record it has taken.
-    `totals` counts, per flow and version (joined by the byte 0x1F), what happened: see `operators/machine/outbox.py`.
+    `totals` counts, per flow and version (joined by the byte 0x1F), what happened: see `operators/machine/totals.py`.
     `paused` lists the flow versions that were paused; `held` the records that wait for their turn. `owner` is whose
     shard this is: a directory put together from parts is found out by it. `inside` is how many open journeys the users
     hold, counted as their rows are written and so apart from `totals`; -1 where nobody counted.

@@ -158,7 +158,7 @@ class ShardStore:
 
     @property
     def earliest_due(self) -> int | None:
-        """Nobody is to be woken before this time; None while that is not known. May be asked by any thread.
+        """Nobody is to be woken before this time; None while that is not known.
 
         It can be that of a user who has been woken by something else meanwhile.
         """

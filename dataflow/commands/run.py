@@ -65,7 +65,6 @@ def job_of(flows: Sequence[Path], flags: Mapping[str, Any], config: Path | None)
     """
     from dataflow.flows import load
     from dataflow.job.lifecycle import Job
-    from dataflow.job.plan import channel_topics
     from operators.language.workspace import OWN_TOPICS
 
     loaded = load(flows, config)
@@ -78,7 +77,7 @@ def job_of(flows: Sequence[Path], flags: Mapping[str, Any], config: Path | None)
             raise UsageError(f"--source: {identity} is given twice")
     if job.until_ms is not None and not job.stop_at_end:
         raise UsageError("--until is for --stop-at-end: without it, time goes on by itself")
-    _check_no_circle(job, {*channel_topics(loaded.deployment, loaded.workspace).values(), *OWN_TOPICS})
+    _check_no_circle(job, {*loaded.deployment.topics.values(), *OWN_TOPICS})
     if kafka and "kafka" in (job.sink.kind, *(source.kind for source in job.sources)):
         _check_kafka(kafka)
     return job, settings

@@ -27,7 +27,6 @@ from dataflow.demo.shop import Shop, Tracker
 from dataflow.demo.view import DemoSnapshot, DemoView, FlowCounts, ShownAction
 from dataflow.flows import load
 from dataflow.job.lifecycle import Job
-from dataflow.job.plan import channel_topics
 from dataflow.job.processes import JobRunner
 from dataflow.logs import configure_logs
 from dataflow.urls import SinkUrl, SourceUrl
@@ -58,7 +57,7 @@ class _Demo:
         broker = next(iter(self._broker.list_topics(TOPIC, timeout=10).brokers.values()))
         self.bootstrap = f"{broker.host}:{broker.port}"
         # This broker makes a topic when a producer asks for it, and in no other way.
-        for topic in (*channel_topics(self.loaded.deployment, self.loaded.workspace).values(), JOURNAL, DEAD_LETTERS):
+        for topic in (*self.loaded.deployment.topics.values(), JOURNAL, DEAD_LETTERS):
             self._broker.list_topics(topic, timeout=10)
         self.actions: deque[ShownAction] = deque(maxlen=ACTIONS_SHOWN)
         self.by_channel: dict[str, int] = {}
@@ -130,7 +129,7 @@ class _Demo:
         while not self.runner.is_ready:
             if self.stopping.wait(0.05):
                 return
-        topics = sorted(set(channel_topics(self.loaded.deployment, self.loaded.workspace).values()))
+        topics = sorted(set(self.loaded.deployment.topics.values()))
         consumer = Consumer({"bootstrap.servers": self.bootstrap, "group.id": "channels", "log_level": 0})
         try:
             found = consumer.list_topics(timeout=10).topics

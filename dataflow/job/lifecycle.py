@@ -16,7 +16,7 @@ import structlog
 from connectors.sinks import Ends, Sink
 from dataflow.errors import UsageError
 from dataflow.flows import Loaded
-from dataflow.job.plan import Plan, channel_topics
+from dataflow.job.plan import Plan
 from dataflow.keep.files import Folder
 from dataflow.keep.recovery import Cut
 from dataflow.keep.statedir import (
@@ -34,7 +34,7 @@ from dataflow.read.discovery import PartitionPlan
 from dataflow.read.progress import has_progress, read_progress
 from dataflow.settings import SHARDS, Settings
 from operators.ids import of_label
-from operators.language.workspace import DEAD_LETTERS, JOURNAL, Workspace
+from operators.language.workspace import DEAD_LETTERS, JOURNAL
 from operators.machine.deployment import Deployment
 from operators.machine.totals import Totals, add_totals, read_totals
 from operators.program.flows import left_out, refuse_reused_versions
@@ -115,7 +115,7 @@ class Course:
                 file = self._new_state(partitions)
             self._check_state(file, cut)
             self._check_partitions(file, cut, partitions)
-            topics = _topics_of(job.loaded.deployment, job.loaded.workspace)
+            topics = _topics_of(job.loaded.deployment)
             self._note_sink(file, sink, topics)
             if not file.run.is_clean:
                 self.log.warning("the last run was interrupted; going on from its last checkpoint", epoch=cut.epoch)
@@ -304,7 +304,7 @@ class Course:
         self.log.info("replaying what the interrupted run had begun", partitions=len(plans))
         flows = [(one.file, one.text) for one in old]
         plan = self._plan(file, cut, plans, flows, file.workspace, None, file.run.until_ms)
-        topics = _topics_of(*plan.deployment())  # Those that the new flows may no longer have.
+        topics = _topics_of(plan.deployment())  # Those that the new flows may no longer have.
         self._open_topics(sink, topics)
         plan.read_back = self._read_back_from(file, cut, sink, topics)
         self._world.execute(plan)
@@ -394,6 +394,6 @@ def _ends_of(partitions: list[PartitionPlan]) -> dict[str, int]:
     return {one.key: one.end for one in partitions if one.end is not None}
 
 
-def _topics_of(deployment: Deployment, workspace: Workspace) -> list[str]:
+def _topics_of(deployment: Deployment) -> list[str]:
     """Return all topics that flows in force write to."""
-    return [*sorted({*channel_topics(deployment, workspace).values()}), JOURNAL, DEAD_LETTERS]
+    return [*sorted({*deployment.topics.values()}), JOURNAL, DEAD_LETTERS]

@@ -8,8 +8,7 @@ import msgspec
 
 from dataflow.read.discovery import PartitionPlan
 from dataflow.urls import SinkUrl
-from operators.language.channels import channel_of
-from operators.language.workspace import Workspace, read_workspace
+from operators.language.workspace import read_workspace
 from operators.machine.deployment import Deployment
 from operators.program.flows import FlowText, compile_texts
 
@@ -50,12 +49,12 @@ class Plan(msgspec.Struct):
     def sink_url(self) -> SinkUrl:
         return SinkUrl(self.sink_kind, self.sink_bootstrap, self.sink_folder, self.sink_options)
 
-    def deployment(self) -> tuple[Deployment, Workspace]:
+    def deployment(self) -> Deployment:
         """Return the flows as this plan has them; they were checked when the plan was made."""
         workspace, _ = read_workspace("nudge.yaml", self.workspace.encode())
         checked = compile_texts([FlowText(file, text) for file, text in self.flows], workspace)
         assert not checked.has_errors, checked.problems
-        return Deployment(checked.programs), workspace
+        return Deployment(checked.programs)
 
     def dump(self) -> bytes:
         """Return the plan as it goes to the processes: through a pipe, since it may hold secrets of Kafka."""
@@ -65,17 +64,3 @@ class Plan(msgspec.Struct):
 def load_plan(data: bytes) -> Plan:
     """Return the plan that the parent sent."""
     return msgspec.json.decode(data, type=Plan)
-
-
-def channel_topics(deployment: Deployment, workspace: Workspace) -> dict[str, str]:
-    """Return the topic of every channel that a flow in force sends to."""
-    from operators.steps.send import SendStep
-
-    topics = {}
-    for program in deployment.programs.values():
-        for node in program.nodes.values():
-            if isinstance(node.step, SendStep):
-                plan = channel_of(node.step.channel, workspace)
-                assert plan is not None
-                topics[plan.name] = plan.topic
-    return topics

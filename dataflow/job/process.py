@@ -100,9 +100,11 @@ def main(arguments: list[str]) -> int:
             log.error("the engine stopped", error=reason)
     if worker.refusal:
         status = REFUSED
-    worker.take_stock()  # The engine's threads have ended.
-    done.set()
-    reporter.join()
+    try:
+        worker.take_stock()  # The engine's threads have ended.
+    finally:
+        done.set()  # Whatever went wrong, the parent hears of a refusal.
+        reporter.join()
     if status == 0:
         worker.close()
     return status

@@ -16,7 +16,7 @@ import structlog
 from dataflow.emit import Emitter
 from dataflow.job.mistakes import MistakeLog
 from dataflow.job.outside import Outside
-from dataflow.job.plan import Plan, channel_topics
+from dataflow.job.plan import Plan
 from dataflow.job.status import STATUS_EVERY_S, PartitionStatus, ShardStatus, Status, Work
 from dataflow.read.discovery import PartitionPlan
 from dataflow.read.intake import Intake, head_time
@@ -43,7 +43,7 @@ class Worker:
         self.index = index
         self.log = log
         self.outside = outside
-        self.deployment, workspace = plan.deployment()
+        self.deployment = plan.deployment()
         table = self.deployment.index.table()
         self._formats = {name: format_of(name, table) for name in {one.format for one in plan.partitions}}
         self.stopping = threading.Event()
@@ -60,7 +60,7 @@ class Worker:
         self._checkpoint_s = 0.0
         self._checkpointed_s: float | None = None
         self._uncommitted = False
-        topics = channel_topics(self.deployment, workspace)
+        topics = self.deployment.topics
         dead_shards = {
             (_topic_of(partition), partition.partition): dead_shard(number, plan.shards)
             for number, partition in enumerate(plan.partitions)

@@ -180,7 +180,15 @@ class InJourney(Moment):
         record: Input | None = None,
         satisfied: frozenset[str] = NOTHING,
     ) -> None:
-        super().__init__(user_id, user, program, now, out, record, satisfied)
+        # Flat, without `super`: one is made for every open journey that an event may concern.
+        self.user_id = user_id
+        self.user = user
+        self.program = program
+        self.now = now
+        self.out = out
+        self.record = record
+        self.heard = {} if record is None else record.parse_properties()
+        self.satisfied = satisfied
         self.journey = journey
 
     @property
@@ -217,16 +225,15 @@ class AtStep(InJourney):
     __slots__ = ("branch", "node")
 
     def __init__(self, inside: InJourney, branch: Branch, node: Node) -> None:
-        super().__init__(
-            inside.user_id,
-            inside.user,
-            inside.program,
-            inside.now,
-            inside.out,
-            inside.journey,
-            inside.record,
-            inside.satisfied,
-        )
+        self.user_id = inside.user_id
+        self.user = inside.user
+        self.program = inside.program
+        self.now = inside.now
+        self.out = inside.out
+        self.record = inside.record
+        self.heard = inside.heard
+        self.satisfied = inside.satisfied
+        self.journey = inside.journey
         self.branch = branch
         self.node = node
 

@@ -52,6 +52,8 @@ class Deployment:
         self.programs = {(program.name, program.version): program for program in running}
         self.entering = sorted(_entering(running), key=lambda program: (-program.priority, program.name))
         self.entering_by_name = {program.name: program for program in self.entering}
+        self.topics = {channel.name: channel.topic for program in running for channel in program.channels}
+        """The topic of every channel that a flow in force sends to."""
         self.paused = sorted(program.label for program in running if program.is_paused)
         self.reactions: dict[Hits, Reaction] = {}
         """What `reaction` has answered before."""

@@ -68,7 +68,7 @@ def _refusal(moment: Moment, key: Key) -> tuple[EntryReason, dict[str, Any] | No
         return "inactive", {"active_until": format_ms(program.active_until)}
     if program.key_path is not None and key is None:
         return "no_key", {"path": ".".join(program.key_path), "value": told(dig(moment.heard, program.key_path))}
-    rules = program.rules
+    rules = program.entry_rules
     if rules.when is not None and not rules.when.holds(moment):
         failure = rules.when.failure(moment)
         if not fits(failure, TOLD_BYTES_MAX):
@@ -117,7 +117,7 @@ def _remember(user: User, program: Program, key: Key, now: int) -> None:
 
     A flow with a key has as many memories as there are key values, so there only what its rule asks for is kept.
     """
-    rule = program.rules.reentry
+    rule = program.entry_rules.reentry
     if rule == "always" and program.key_path is not None:
         return
     keep = rule.at_most if isinstance(rule, ReentryAtMost) else 1

@@ -90,9 +90,9 @@ def leave(inside: InJourney, rule: Exit) -> None:
 
 def fail(inside: InJourney, error: Exception, place: Place, step: str | UnsetType = UNSET) -> None:
     """Close the journey, since looking after it went wrong at *place*, a mistake of ours; nothing to close is fine."""
+    inside.out.mistakes.append(Mistake(place, inside.program.label, error))
     if inside.journey not in inside.user.journeys:
         return
-    inside.out.mistakes.append(Mistake(place, inside.program.label, error))
     detail = {"error": f"{type(error).__name__}: {error}"[:500]}
     _close(inside, "failed", FAILED, ERROR, detail=detail, step=step)
 

@@ -102,7 +102,7 @@ class Memory:
 
 def _horizon(program: Program) -> int | None:
     """Return how far back a flow's rule on re-entry asks, None for no rule or one without end."""
-    rule = program.rules.reentry
+    rule = program.entry_rules.reentry
     if isinstance(rule, ReentryAfter):
         return rule.after
     return rule.within if isinstance(rule, ReentryAtMost) else None

@@ -7,6 +7,7 @@ from zoneinfo import ZoneInfo
 
 from operators.conditions.base import Clause, Condition
 from operators.conditions.wanted import Wanted
+from operators.language.channels import Channel
 from operators.language.flow import ReentryAfter, ReentryAtMost
 from operators.steps.base import Node
 from operators.triggers.event import Alternative
@@ -44,10 +45,10 @@ class Program:
     """One version of one flow.
 
     `label` is what counts and reports call it: `<flow> 0x1F <version>`. `key_path` is where a trigger event has the
-    entry key, None for a flow without one. `tallies` are what each journey counts; `tally_names` says which of them
-    answers a clause. `windows` are the clauses that the user's rolling windows answer. `wants` has every event that the
-    flow wants, `hears` the names of those that an open journey may want. `content` identifies what the flow does:
-    title, owner and state aside.
+    entry key, None for a flow without one. `channels` are those that it sends to. `tallies` are what each journey
+    counts; `tally_names` says which of them answers a clause. `windows` are the clauses that the user's rolling windows
+    answer. `wants` has every event that the flow wants, `hears` the names of those that an open journey may want.
+    `content` identifies what the flow does: title, owner and state aside.
     """
 
     name: str
@@ -59,7 +60,8 @@ class Program:
     active_from: int | None
     active_until: int | None
     key_path: tuple[str, ...] | None
-    rules: EntryRules
+    entry_rules: EntryRules
+    channels: tuple[Channel, ...]
     alternatives: tuple[Alternative, ...]
     exits: tuple[Exit, ...]
     first: Node | None

@@ -63,7 +63,7 @@ class Build:
     """What the steps of one flow ask for while they are built.
 
     Places are given relative to the step that is being built. `nodes` are the steps by id. `wants` has every event that
-    somebody wants, `clauses` every `did` with the event that it counts.
+    somebody wants, `clauses` every `did` with the event that it counts, `channels` those that are sent to, by name.
 
     Args:
         kinds: the models of the kinds of steps that there are.
@@ -81,6 +81,7 @@ class Build:
         self.nodes: dict[str, Node] = {}
         self.wants: list[Wanted] = []
         self.clauses: list[tuple[Clause, Wanted]] = []
+        self.channels: dict[str, Channel] = {}
         self._workspace = workspace
         self._kinds = kinds
         self._not_yet = not_yet
@@ -134,6 +135,8 @@ class Build:
             hint = did_you_mean(name, [*DEFAULT_ADDRESSES, *self._workspace.channels])
             hint = f"{hint}; other channels need an entry under 'channels' in nudge.yaml"
             self.problem("unknown-channel", f"there is no channel '{name}'", hint, *place)
+        else:
+            self.channels[name] = channel
         return channel
 
     def reference(self, name: str, *place: str | int) -> Reference:

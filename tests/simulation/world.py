@@ -19,7 +19,6 @@ from dataflow.read.clock import SteadyClock
 from dataflow.read.discovery import PartitionPlan
 from dataflow.urls import SinkUrl, SourceUrl
 from operators.language.values import HOUR, MINUTE
-from operators.language.workspace import Workspace
 from operators.machine.deployment import Deployment
 from state.backend import Backend
 from tests.simulation.broker import Clock, SimulatedReader, SimulatedSink, SinkRecord, SinkTopics
@@ -42,9 +41,8 @@ class _Silent:
 class _CompiledPlan(Plan):
     """A plan whose flows are not compiled once more for every process."""
 
-    def deployment(self) -> tuple[Deployment, Workspace]:
-        found = loaded(_number_of(self))
-        return found.deployment, found.workspace
+    def deployment(self) -> Deployment:
+        return loaded(_number_of(self)).deployment
 
 
 def _number_of(plan: Plan) -> int:
