@@ -173,7 +173,7 @@ class Course:
             )
         if job.shards is not None and job.shards != file.shards:
             raise UsageError(
-                f"--shards {job.shards}: this state was made with {file.shards}, which is fixed as long as it lives: "
+                f"--shards {job.shards}: this state was made with {file.shards} shards, and their number cannot change: "
                 "leave the setting out, or begin a new state"
             )
         if job.processes > file.shards:
@@ -182,7 +182,7 @@ class Course:
             if not file.run.is_clean:
                 raise UsageError(
                     f"--state {place}: the last run was interrupted while writing to {file.sink}: "
-                    "let it finish there before you write elsewhere"
+                    "start the job once with that sink, stop it, and then change --sink"
                 )
             file.sink, file.sink_starts, file.sink_number = job.sink.identity, {}, file.sink_number + 1
         beyond = [key for key in cut.shards if not key.isdigit() or int(key) >= file.shards]
@@ -209,14 +209,14 @@ class Course:
             if key not in there:
                 what = "is gone"
             elif known and there[key].topic_id and known != there[key].topic_id:
-                what = "belongs to a topic that was made anew since, with other records at the same offsets"
+                what = "belongs to a topic that was deleted and created again: other records are at the same offsets"
             elif there[key].kind == "file" and position > (there[key].end or 0):
                 what = f"was read up to line {position - 1}, and has only {(there[key].end or 1) - 1} now"
             else:
                 continue
             raise UsageError(
-                f"--source: {key} {what}: put it back as it was, or begin with a new state; who waits in "
-                f"{self._world.place} is then forgotten"
+                f"--source: {key} {what}: put it back as it was, or begin with a new state; the open journeys in "
+                f"{self._world.place} are then lost"
             )
 
     def _check_users_inside(self, file: StateFile, cut: Cut) -> None:
