@@ -63,10 +63,12 @@ def test_a_run_on_a_file_gives_what_simulate_gives(
 def test_without_the_compiled_part_the_same_comes_out_and_the_log_says_so(
     shop: Path, expected: Emitted, tmp_path: Path
 ) -> None:
-    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['dataflow.read._scanner'] = None\n")
+    path = tmp_path / "path"  # Apart from the state, a folder that could be taken for the package of that name.
+    path.mkdir()
+    (path / "sitecustomize.py").write_text("import sys\nsys.modules['dataflow.read._scanner'] = None\n")
     source = f"file:{shop / 'events.jsonl'}"
     asked = arguments(shop, source, f"file:{tmp_path / 'out'}", tmp_path / "state")
-    RunningJob(asked, tmp_path / "log", PYTHONPATH=str(tmp_path)).wait()
+    RunningJob(asked, tmp_path / "log", PYTHONPATH=str(path)).wait()
     assert in_folder(tmp_path / "out").differences(expected) == []
     assert (tmp_path / "log").read_text().count("the compiled part is missing") == 1
 

@@ -173,7 +173,7 @@ class Course:
             )
         if job.shards is not None and job.shards != file.shards:
             raise UsageError(
-                f"--shards {job.shards}: this state was made with {file.shards} shards, and their number cannot change: "
+                f"--shards {job.shards}: this state was made with {file.shards}, and their number cannot change: "
                 "leave the setting out, or begin a new state"
             )
         if job.processes > file.shards:
