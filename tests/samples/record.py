@@ -40,7 +40,7 @@ Json = dict[str, Any]
 def main() -> None:
     """Write the samples of the present format."""
     folder = SAMPLES / f"format-{max(STORE_FORMAT, USER_FORMAT)}"
-    folder.mkdir(exist_ok=True)
+    folder.mkdir()  # Those of an older version are never made again: they show that its states can still be read.
     with tempfile.TemporaryDirectory() as work:
         _record_job(Path(work).resolve() / "job", folder / "job.tar.gz")
     (folder / "shard.json").write_text(json.dumps(_recorded_shard(), separators=(",", ":")) + "\n")
