@@ -142,29 +142,35 @@ class Settings:
     ]
     sink: Annotated[SinkUrl, Declared(SINK, "kafka://host:9092, file:DIR or stdout:.", example="stdout:")]
     state: Annotated[
-        Path | None, Declared(FOLDER, "Folder for checkpoints; without one, nothing survives the run.")
+        Path | None, Declared(FOLDER, "State directory. Without one, the job keeps nothing after its end.")
     ] = None
     processes: Annotated[int, Declared(COUNT, "How many processes share the work. Default: {default}.")] = 1
-    stop_at_end: Annotated[bool, Declared(SWITCH, "Read what is there now, fire what is due by then, stop.")] = False
-    until_ms: Annotated[int | None, Declared(MOMENT, "With --stop-at-end: let time run on to this moment first.")] = (
-        None
+    stop_at_end: Annotated[bool, Declared(SWITCH, "Read to the present end, fire all wake-ups due by then, stop.")] = (
+        False
     )
+    until_ms: Annotated[
+        int | None, Declared(MOMENT, "With --stop-at-end: first continue stream time to this moment.")
+    ] = None
     epoch_ms: Annotated[int, Declared(DURATION, "Time between checkpoints. Default: {default}.")] = 10_000
     slack_ms: Annotated[
         int, Declared(DURATION, "How long a record may be on its way to Kafka. Default: {default}.")
     ] = 1_000
     shards: Annotated[
         int | None,
-        Declared(COUNT, "Fixed when the state is created; the most processes. Default: {default}.", unset=str(SHARDS)),
+        Declared(
+            COUNT, "Fixed when the state is created. Maximum of --processes. Default: {default}.", unset=str(SHARDS)
+        ),
     ] = None
-    cached_users: Annotated[int, Declared(COUNT, "Users in memory per process. Default: {default}.")] = 200_000
+    cached_users: Annotated[int, Declared(COUNT, "Users that each process keeps in memory. Default: {default}.")] = (
+        200_000
+    )
     create_topics: Annotated[bool, Declared(SWITCH, "Create missing topics of the sink.")] = True
     metrics_port: Annotated[
-        int | None, Declared(PORT, "Serve /metrics, /healthz and /readyz here; 0 picks a port.")
+        int | None, Declared(PORT, "Serve /metrics, /healthz and /readyz on this port; 0 picks a free one.")
     ] = None
     log_level: Annotated[str, Declared(LEVEL, "debug, info, warning or error.")] = "info"
     log_format: Annotated[str, Declared(LOG_FORMAT, "text or json.")] = "auto"
-    json: Annotated[bool, Declared(SWITCH, "Print the summary as one JSON object.")] = False
+    json: Annotated[bool, Declared(SWITCH, "Print the summary at the end as one JSON object.")] = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,10 +26,10 @@ app = typer.Typer()
 
 @app.command(epilog="Example: [bold]nudge audit --state /var/lib/nudge[/bold]")
 def audit(
-    state: Annotated[Path, typer.Option("--state", help="The state of a job, stopped or running.")],
+    state: Annotated[Path, typer.Option("--state", help="State directory of a job, stopped or running.")],
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per finding, flow and summary.")] = False,
 ) -> None:
-    """Walk a state: is everybody accounted for, and is a wake-up there for all who wait? 1 if anything is found."""
+    """Check a state: is every journey counted, and has every waiting user a wake-up? 1 if anything is wrong."""
     status = audit_command(state, as_json=as_json)
     if status:
         raise typer.Exit(status)

@@ -22,7 +22,7 @@ def check(
     config: Config = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per problem and line.")] = False,
 ) -> None:
-    """Tell all problems of flow files; exit status 2 if any is an error."""
+    """List all problems of flow files. Exit status 2 if any of them is an error."""
     from dataclasses import asdict
 
     from dataflow.flows import find_workspace, read_flows, read_workspace_file, shown_path

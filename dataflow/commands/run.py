@@ -27,9 +27,7 @@ app = typer.Typer()
 
 def _with_a_flag_per_setting(command: Callable[..., None]) -> Callable[..., None]:
     """Return *command* with the parameters that it takes by name spelled out, as typer reads them."""
-    show_config = Annotated[
-        bool, typer.Option("--show-config", help="Print what is in force and where it came from, and stop.")
-    ]
+    show_config = Annotated[bool, typer.Option("--show-config", help="Print each setting with its origin, and stop.")]
 
     def parameter(name: str, annotation: Any, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
         return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
@@ -50,7 +48,7 @@ def _with_a_flag_per_setting(command: Callable[..., None]) -> Callable[..., None
 )
 @_with_a_flag_per_setting
 def run(flows: list[Path], config: Path | None, show_config: bool, **flags: Any) -> None:
-    """Run the job. Settings: flags, then NUDGE_<SETTING>, then run: in nudge.yaml."""
+    """Run the job. A flag wins over NUDGE_<SETTING>, and that over run: in nudge.yaml."""
     status = run_command(flows, flags, config, show_config=show_config)
     if status:
         raise typer.Exit(status)

@@ -25,17 +25,17 @@ app = typer.Typer()
 def simulate(
     flows: Flows,
     events: Annotated[Path, typer.Option("--events", help="Recorded events, one JSON object per line.")],
-    until: Annotated[str | None, typer.Option("--until", help="Let time run on to this moment.")] = None,
+    until: Annotated[str | None, typer.Option("--until", help="Continue stream time up to this moment.")] = None,
     actions: Annotated[Path | None, typer.Option("--actions", help="Write the actions here.")] = None,
     journal: Annotated[Path | None, typer.Option("--journal", help="Write the journal here.")] = None,
     dead_letters: Annotated[
-        Path | None, typer.Option("--dead-letters", help="Write here what could not be read.")
+        Path | None, typer.Option("--dead-letters", help="Write records that cannot be read to this file.")
     ] = None,
     format: Annotated[str, typer.Option("--format", help="The format of the events.")] = "native",
     config: Config = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the counts as one JSON object.")] = False,
 ) -> None:
-    """Run flows over recorded events in virtual time: what would have been sent, to whom, and why not."""
+    """Run flows over recorded events in virtual time: what they would have sent, to whom, and why not."""
     from dataflow.flows import load
     from dataflow.read.scanner import format_of
     from dataflow.simulate import Simulation, jsonl
