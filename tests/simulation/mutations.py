@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import pytest
 
@@ -95,14 +96,15 @@ def do_not_note_progress(patch: Patch) -> None:
 
 def note_progress_after_it_went_out(patch: Patch) -> None:
     note, step, snapshot = Partition._note, Partition.step, Partition.snapshot
-    late: dict[int, list[tuple[int, int]]] = {}
+    # By the partition itself, not by its address, which the partition of a later life may get.
+    late: WeakKeyDictionary[Partition, list[tuple[int, int]]] = WeakKeyDictionary()
 
     def catch_up(self: Partition) -> None:
-        for position, stream_ms in late.pop(id(self), []):
+        for position, stream_ms in late.pop(self, []):
             note(self, position, stream_ms)
 
     def later(self: Partition, position: int, stream_ms: int) -> None:
-        late.setdefault(id(self), []).append((position, stream_ms))
+        late.setdefault(self, []).append((position, stream_ms))
 
     def catch_up_and_step(self: Partition) -> Any:
         catch_up(self)
