@@ -17,11 +17,13 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from dataflow.allowance import Allowance, Unlimited
+from operators.ids import label_of
 from operators.machine.deployment import Deployment
 from operators.machine.event import on_record
 from operators.machine.outbox import Mistake, Outbox
-from operators.machine.pause import PauseChange
-from operators.machine.totals import read_totals
+from operators.machine.pause import resumer
+from operators.machine.totals import Totals, inside_by
 from operators.machine.wakeup import on_due, postpone
 from state.records import Input
 from state.store import ShardStore
@@ -44,7 +46,8 @@ class Delivery(NamedTuple):
     records: list[Input]
 
 
-WAKES_BETWEEN_SPILLS: Final = 1000
+WAKES_BETWEEN_SPILLS: Final = 500  # So the next checkpoint stays small, however many fall due together.
+_UNLIMITED: Final = Unlimited()
 
 _records_of: Final = attrgetter("records")
 _user_id_of: Final = attrgetter("user_id")
@@ -59,6 +62,8 @@ class Shard:
         sources: how many source partitions there are, over all topics.
         ordered: whether records come in order by themselves, as from a single topic.
         until_ms: up to where time runs on once all sources are closed; None: to the newest record.
+        keys: the keys of the source partitions, by number; empty where nobody changes them.
+        news: where what is counted from now on is counted once more.
     """
 
     def __init__(
@@ -69,30 +74,32 @@ class Shard:
         sources: int,
         ordered: bool = True,
         until_ms: int | None = None,
+        keys: Sequence[str] = (),
+        news: Totals | None = None,
     ) -> None:
         self.store = store
         self.deployment = deployment
-        self.out = Outbox(store.meta.totals)
+        self.out = Outbox(store.totals, store.counted, news)
         self.time_ms = store.meta.time_ms
         self.newest_ms = store.meta.newest_ms
+        self.is_behind = True
+        """Whether wake-ups may be left that are due by the shard's time."""
         self._until_ms = until_ms
         self._marks = [self.time_ms] * sources
-        self._closed = [False] * sources
+        self._phases = [OPEN] * sources
         self._ordered = ordered
+        self._keys = list(keys)
+        self._inside = {label: inside_by(counts) for label, counts in store.totals.items()}
+        self._inside_in_all = sum(self._inside.values())
         self._held: list[tuple[int, int, int, Input]] = []
-        for fields in store.meta.held:
-            record = msgspec.convert(fields, Input)
-            # The flows may have changed since: what the event satisfies is asked anew.
-            record.hits = deployment.index.match(record.name, record.parse_properties())
-            heappush(self._held, (record.now, record.source, record.offset, record))
+        self._hold_again()
         self._held_changed = False
         self._ran_on = False  # Time is beyond what the sources say, and nobody but us will remember it.
-        self._resumed = False  # Flows go on whose wake-ups are due at the time that it is already.
-        if store.meta.paused != deployment.paused:
-            self._look_at_paused_flows()
+        self._woken = 0  # Since the last part of a commit was written.
+        self._look_at_paused_flows()
 
-    def take(self, deliveries: Sequence[Delivery]) -> None:
-        """Take in what the sources have sent, and do what follows from it."""
+    def take(self, deliveries: Sequence[Delivery], allowance: Allowance = _UNLIMITED) -> None:
+        """Take in what the sources have sent, and do what follows from it; of what is due, as much as is allowed."""
         self.store.prefetch(map(_user_id_of, chain.from_iterable(map(_records_of, deliveries))))
         for source, mark, phase, records in deliveries:
             if self._ordered:
@@ -100,10 +107,11 @@ class Shard:
             else:
                 self._hold(records)
             self._marks[source] = max(mark, self._marks[source])
-            self._closed[source] = phase == CLOSED
+            self._phases[source] = phase
         if self.store.needs_spill:
-            self.store.spill()
+            self._spill()
         self._move_time()
+        self.drain(allowance)
 
     def handle(self, record: Input) -> None:
         """Handle a record that is next for its user."""
@@ -126,6 +134,8 @@ class Shard:
             try:
                 if slot.due <= now:
                     on_due(deployment, user_id, user, now, out)
+                    if out.parked:
+                        self._park()
                 on_record(deployment, user, record, out)
             except Exception as error:  # What is not contained closer to its cause is here: nobody else has to wait.
                 out.mistakes.append(Mistake("record", "", error, record.source, record.offset))
@@ -137,22 +147,40 @@ class Shard:
 
     def advance_to(self, time_ms: int) -> None:
         """Let the shard's time reach *time_ms*: fire what is due by then, in order of due time, then user."""
-        if time_ms < self.time_ms or (time_ms == self.time_ms and not self._resumed):
+        self._reach(time_ms)
+        self.drain(_UNLIMITED)
+
+    def drain(self, allowance: Allowance) -> None:
+        """Fire what is due by the shard's time, in order of due time, then user, as far as *allowance* grants it."""
+        if not self.is_behind:
             return
-        self.time_ms, self._resumed = time_ms, False
-        store, deployment, out = self.store, self.deployment, self.out
-        fired = 0
+        store, deployment, out, time_ms = self.store, self.deployment, self.out, self.time_ms
+        granted = 0
+        allowance.enter()
         while (found := store.next_due(time_ms)) is not None:
+            if not granted:
+                granted = allowance.grant()
+                if not granted:
+                    return
+            granted -= 1
             due, user_id, slot = found
             try:
                 on_due(deployment, user_id, slot.user, due, out)
+                if out.parked:
+                    self._park()
             except Exception as error:
                 out.mistakes.append(Mistake("wake-up", "", error))
                 postpone(deployment, slot.user, due)
             store.touch(user_id, slot, deployment.due_of(slot.user))
-            fired += 1
-            if fired % WAKES_BETWEEN_SPILLS == 0 and store.needs_spill:
-                store.spill()
+            self._woken += 1
+            if self._woken >= WAKES_BETWEEN_SPILLS:
+                self._spill()
+        self.is_behind = False
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no source partition says anything more: all are at their end, or halted."""
+        return OPEN not in self._phases
 
     @property
     def held(self) -> int:
@@ -170,14 +198,22 @@ class Shard:
         Holds at a commit, once it is prepared: the users' journeys are counted as their rows are made.
         """
         meta = self.store.meta
-        return sum(one.inside for one in read_totals(meta.totals).values()) - meta.inside if meta.inside >= 0 else 0
+        return self._inside_in_all - meta.inside if meta.inside >= 0 else 0
 
     def settle(self) -> None:
         """Bring the store's own record up to date, before a commit."""
-        meta = self.store.meta
+        store = self.store
+        meta = store.meta
+        for label in store.counted:
+            inside = inside_by(store.totals[label])
+            self._inside_in_all += inside - self._inside.get(label, 0)
+            self._inside[label] = inside
+        left = store.next_due(self.time_ms) if self.is_behind else None
+        meta.fired_ms = self.time_ms if left is None else left[0]
+        self._woken = 0
         # Of a flow that is resumed one day, what fell due meanwhile acts as of then: that must not be forgotten.
         if (self._ran_on or self.deployment.paused) and meta.time_ms != self.time_ms:
-            self.store.meta_changed = True
+            store.meta_changed = True
         meta.time_ms = self.time_ms
         meta.newest_ms = self.newest_ms
         if self._held_changed:
@@ -185,7 +221,8 @@ class Shard:
             for record in held:
                 record.parse_properties()  # They are written down as objects; once parsed, for all commits to come.
             meta.held = msgspec.to_builtins(held)
-            self.store.meta_changed = True
+            meta.sources = self._keys if held else []
+            store.meta_changed = True
             self._held_changed = False
 
     def _hold(self, records: Iterable[Input]) -> None:
@@ -195,15 +232,34 @@ class Shard:
             heappush(self._held, (record.now, record.source, record.offset, record))
             self._held_changed = True
 
+    def _hold_again(self) -> None:
+        """Hold what was held at the commit, under the numbers that the source partitions have now."""
+        before = self.store.meta.sources
+        numbers = {number: self._keys.index(key) for number, key in enumerate(before)} if self._keys else {}
+        for fields in self.store.meta.held:
+            record = msgspec.convert(fields, Input)
+            record.source = numbers.get(record.source, record.source)
+            # The flows may have changed since: what the event satisfies is asked anew.
+            record.hits = self.deployment.index.match(record.name, record.parse_properties())
+            heappush(self._held, (record.now, record.source, record.offset, record))
+
     def _move_time(self) -> None:
-        if all(self._closed):
+        if all(phase == CLOSED for phase in self._phases):
             self._ran_on = True
             time_ms = max(self._marks) if self._until_ms is None else max(*self._marks, self._until_ms)
             self._release(NEVER)
         else:
-            time_ms = min(mark for mark, closed in zip(self._marks, self._closed, strict=True) if not closed)
+            time_ms = min(mark for mark, phase in zip(self._marks, self._phases, strict=True) if phase != CLOSED)
             self._release(time_ms)
-        self.advance_to(time_ms)
+        self._reach(time_ms)
+
+    def _reach(self, time_ms: int) -> None:
+        if time_ms > self.time_ms:
+            self.time_ms, self.is_behind = time_ms, True
+
+    def _spill(self) -> None:
+        self.store.spill()
+        self._woken = 0
 
     def _release(self, before_ms: int) -> None:
         """Run the held records whose turn has come: those before *before_ms*, since one at it may still come."""
@@ -212,23 +268,44 @@ class Shard:
             self._handle_all([heappop(held)[3]])
             self._held_changed = True
             if self.store.needs_spill:
-                self.store.spill()
+                self._spill()
+
+    def _park(self) -> None:
+        for label, user_id in self.out.parked:
+            self.store.park(label, user_id)
+        self.out.parked.clear()
 
     def _look_at_paused_flows(self) -> None:
-        """After a deployment that pauses or resumes flows: wake-ups that fell due meanwhile act as of now."""
-        store, deployment = self.store, self.deployment
-        change = PauseChange(store.meta.paused, deployment)
-        self._resumed = change.resumes
+        """After a deployment that resumes flows, what fell due in them meanwhile acts as of now."""
+        store = self.store
+        meta, paused = store.meta, self.deployment.paused
         now = max(self.time_ms, self.newest_ms)
-        for user_id, user in store.scan_users():
-            if not change.concerns(user):
+        if store.is_of_format_1 and meta.paused:
+            self._give_timers(meta.paused, now)
+        elif meta.paused != paused:
+            gone_on = {label: now for label in meta.paused if label not in paused}
+            meta.resumed = {label: at for label, at in meta.resumed.items() if label not in paused} | gone_on
+        if meta.paused != paused:
+            meta.paused = list(paused)
+            store.meta_changed = True
+        store.resume(meta.resumed, resumer(meta.resumed))
+
+    def _give_timers(self, paused: Sequence[str], now: int) -> None:
+        """Give the users in flows that were *paused* the timers that they do not have in a store of format 1."""
+        store, due_of = self.store, self.deployment.due_of
+        still = {*self.deployment.paused}
+        for user_id, found in store.scan_users():
+            concerned = [one for one in found.journeys if label_of(one.flow, one.version) in paused]
+            if not concerned:
                 continue
             slot = store.slot(user_id)
-            # The slot was loaded as the flows are now, but the user's timer row is from before.
-            slot.row_due = slot.due = change.due_before(slot.user)
-            change.resume(slot.user, now)
-            store.touch(user_id, slot, deployment.due_of(slot.user))
+            # The slot was loaded as if all timers were there.
+            slot.row_due = slot.due = due_of(slot.user, paused)
+            for journey in slot.user.journeys:
+                label = label_of(journey.flow, journey.version)
+                if label in paused and label not in still:
+                    for branch in journey.branches:
+                        branch.wake_ms = max(branch.wake_ms, now)
+            store.touch(user_id, slot, due_of(slot.user))
             if store.needs_spill:
                 store.spill()
-        store.meta.paused = list(deployment.paused)
-        store.meta_changed = True

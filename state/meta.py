@@ -1,4 +1,4 @@
-"""The shard's own record: its commit, its time, its totals, whose it is; and how that is written down."""
+"""The shard's own record: its commit, its time, whose it is; and how that is written down."""
 
 from __future__ import annotations
 
@@ -10,17 +10,21 @@ from state.backend import Backend
 from state.errors import NewerFormatError, StateRefused
 from state.rows import META
 
-STORE_FORMAT: Final = 1
+STORE_FORMAT: Final = 2
 
 
 class Meta(msgspec.Struct, array_like=True):
     """The shard's own record.
 
-    `time_ms` is the shard's stream time at the commit, `newest_ms` the newest stream time of a record it has taken.
-    `totals` counts, per flow and version (joined by the byte 0x1F), what happened: see `operators/machine/totals.py`.
-    `paused` lists the flow versions that were paused; `held` the records that wait for their turn. `owner` is whose
-    shard this is: a directory put together from parts is found out by it. `inside` is how many open journeys the users
-    hold, counted as their rows are written and so apart from `totals`; -1 where nobody counted.
+    `time_ms` is the shard's stream time at the commit, `newest_ms` the newest stream time of a record it has taken,
+    `fired_ms` up to where all wake-ups have fired: earlier than `time_ms` while many fall due together.
+    `paused` lists the flow versions that were paused; `resumed` those that go on and of which something is still
+    parked, with the time of their resume. `held` are the records that wait for their turn, `sources` the keys of the
+    source partitions by the numbers that these records name. `owner` is whose shard this is: a directory put together
+    from parts is found out by it. `inside` is how many open journeys the users hold, counted as their rows are written
+    and so apart from the totals; -1 where nobody counted.
+
+    `totals` is empty but in a store of format 1, which kept there what has a row per version of a flow today.
     """
 
     format: int = STORE_FORMAT
@@ -32,6 +36,9 @@ class Meta(msgspec.Struct, array_like=True):
     held: list[Any] = []
     owner: str = ""
     inside: int = -1
+    fired_ms: int = -1
+    resumed: dict[str, int] = {}
+    sources: list[str] = []
 
 
 _decode_any = msgspec.msgpack.Decoder().decode

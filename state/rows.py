@@ -4,6 +4,9 @@ All keys are bytes:
 
     u <user_id>                 the user's row (state/user.py)
     t <due, 8 bytes> <user_id>  timer: the earliest moment at which the user has to be looked at
+    c <flow 0x1F version>       what was counted for a version of a flow (operators/machine/totals.py)
+    p <flow 0x1F version> 0x1F <user_id>
+                                a wake-up of the user that fell due while the flow was paused, and waits for its resume
     z <commit, 8> <part, 4>     undo of one part of one commit (state/undo.py)
     m                           the shard's own record (state/meta.py)
 """
@@ -20,6 +23,10 @@ USER: Final = b"u"  # Put before the id where it is needed, without a call: it i
 _USERS_END: Final = b"v"
 _TIMERS_END: Final = b"u"
 UNDO_END: Final = b"{"  # Behind every undo row.
+_COUNTS: Final = b"c"
+_COUNTS_END: Final = b"d"
+_SEPARATOR: Final = b"\x1f"
+_BEHIND_SEPARATOR: Final = b"\x20"
 
 
 def timer_key(due: int, user_id: bytes) -> bytes:
@@ -33,6 +40,32 @@ def undo_key(commit: int, part: int) -> bytes:
 def place_of(key: bytes) -> tuple[int, int]:
     """Return (commit, part) of an undo row."""
     return int.from_bytes(key[1:9], "big"), int.from_bytes(key[9:], "big")
+
+
+def counts_key(label: str) -> bytes:
+    return _COUNTS + label.encode()
+
+
+def counts_rows(backend: Backend) -> Iterator[tuple[str, bytes]]:
+    """Yield (label, row) of every version of a flow for which something was counted."""
+    for key, row in backend.scan(_COUNTS, _COUNTS_END):
+        yield key[1:].decode(), row
+
+
+def parked_key(label: str, user_id: bytes) -> bytes:
+    return b"p" + label.encode() + _SEPARATOR + user_id
+
+
+def parked_rows(backend: Backend, label: str, user_id: bytes = b"") -> Iterator[bytes]:
+    """Yield the id of every user of whom something is parked in the flow *label*, from *user_id* on, in order."""
+    prefix = b"p" + label.encode()
+    for key, _ in backend.scan(prefix + _SEPARATOR + user_id, prefix + _BEHIND_SEPARATOR):
+        yield key[len(prefix) + 1 :]
+
+
+def are_there(backend: Backend, keys: list[bytes]) -> list[bool]:
+    """Tell for each of *keys* whether there is such a row."""
+    return [row is not None for row in backend.get_many(keys)]
 
 
 def user_rows(backend: Backend) -> Iterator[tuple[bytes, bytes]]:
@@ -54,4 +87,4 @@ def users_of(backend: Backend, user_ids: Iterable[bytes]) -> list[bytes | None]:
 
 def has_timers(backend: Backend, timers: Sequence[tuple[int, bytes]]) -> list[bool]:
     """Tell for each (due time, user id) whether there is such a timer."""
-    return [row is not None for row in backend.get_many([timer_key(due, user_id) for due, user_id in timers])]
+    return are_there(backend, [timer_key(due, user_id) for due, user_id in timers])

@@ -1,4 +1,4 @@
-"""The shard store: the users of one shard, their timers, and the commits that can be undone.
+"""The shard store: the users of one shard, their timers, what was counted, and the commits that can be undone.
 
 The hot users sit in a bounded cache of slots; everything else is in a backend. A commit writes what changed since the
 last one as one atomic, synced batch, together with what is needed to undo it. When too much has changed before a commit
@@ -10,17 +10,35 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from heapq import heappop, heappush
-from itertools import filterfalse
+from itertools import filterfalse, islice
+from operator import itemgetter
 from typing import Final
+
+import msgspec
 
 from state.backend import Backend, Changes
 from state.errors import StateRefused
-from state.meta import dump_meta, load_meta
-from state.rows import META, USER, timer_key, timer_rows, undo_key, user_rows, users_of
-from state.undo import Undo, UndoneUser, dump_undo, outdated_undo, rows_before
+from state.meta import STORE_FORMAT, Meta, dump_meta, load_meta
+from state.rows import (
+    META,
+    USER,
+    counts_key,
+    counts_rows,
+    parked_key,
+    parked_rows,
+    timer_key,
+    timer_rows,
+    undo_key,
+    user_rows,
+    users_of,
+)
+from state.undo import Rows, dump_undo, outdated_undo, rows_before
 from state.user import NEVER, User, dump_user, load_user
 
-TIMER_ROWS_AT_ONCE: Final = 1000
+ROWS_AT_ONCE: Final = 1000
+
+_dump_counts = msgspec.msgpack.Encoder().encode
+_load_counts = msgspec.msgpack.Decoder(dict[str, int]).decode
 
 
 class Slot:
@@ -38,6 +56,13 @@ class Slot:
         self.row_due = due
         self.row_journeys = len(user.journeys)
         self.changed = False
+
+
+def counts_of(backend: Backend, meta: Meta) -> dict[str, dict[str, int]]:
+    """Return what was counted in a shard, by the label of the flow version; *meta* is the shard's own record."""
+    if meta.format == 1:
+        return {label: dict(counts) for label, counts in meta.totals.items()}
+    return {label: _load_counts(row) for label, row in counts_rows(backend)}
 
 
 class ShardStore:
@@ -71,6 +96,9 @@ class ShardStore:
         self._young: dict[str, Slot] = {}
         self._old: dict[str, Slot] = {}  # The generation before: what is used again moves to the young one.
         self._changed: dict[str, Slot] = {}
+        self._rows: Rows = {}  # Other rows that have changed.
+        self._resume: Callable[[User], None] | None = None
+        self._resumed: list[tuple[str, int]] = []  # Flows of which more may be parked, and when they were resumed.
         self._spilled = 0  # Parts of the next commit that are written already.
         self.meta_changed = False  # Set by whoever changes `meta` in a way that must be committed.
         self._heap: list[tuple[int, str]] = []
@@ -87,6 +115,17 @@ class ShardStore:
         meta.owner = self._owner or meta.owner
         self._meta_row = row
         self._rows_from: tuple[int, str] = (0, "")  # The first timer row that the heap may lack: (due, user).
+        self._parked_from = ""  # The first user of whom something may still be parked in the first resumed flow.
+        self.totals: dict[str, dict[str, int]] = counts_of(self._backend, meta)
+        """What was counted, by the label of the flow version, then by key: see `operators/machine/totals.py`."""
+        self.counted: set[str] = set()
+        """The labels whose counts have changed since the last commit."""
+        self.is_of_format_1 = meta.format == 1
+        """Whether the last commit was in format 1, in which users have no timer for what they wait for in a flow that
+        is paused."""
+        if self.is_of_format_1:
+            meta.format, meta.fired_ms, meta.totals = STORE_FORMAT, meta.time_ms, {}
+            self.counted.update(self.totals)
 
     # ---- users -------------------------------------------------------------------------------------------------
 
@@ -110,7 +149,16 @@ class ShardStore:
                     young[user_id] = Slot(User(), None, NEVER)
                 else:
                     user = load_user(row)
-                    young[user_id] = Slot(user, row, self._due_of(user))
+                    slot = young[user_id] = Slot(user, row, self._due_of(user))
+                    if self._resume is not None:
+                        self._resume(user)
+                        self.touch_if_due(user_id, slot)
+
+    def touch_if_due(self, user_id: str, slot: Slot) -> None:
+        """Note it if the user in *slot* has to be looked at at another time than before."""
+        due = self._due_of(slot.user)
+        if due != slot.due:
+            self.touch(user_id, slot, due)
 
     def slot(self, user_id: str) -> Slot:
         """Return the slot of *user_id*, a blank one for a user of whom nothing is known."""
@@ -135,6 +183,45 @@ class ShardStore:
         for user_id, row in user_rows(self._backend):
             yield user_id.decode(), load_user(row)
 
+    # ---- other rows --------------------------------------------------------------------------------------------
+
+    def put_row(self, key: bytes, row: bytes | None) -> None:
+        """Let the row *key*, one of neither a user nor a timer, be *row* from the next commit on; None: let it go."""
+        self._rows[key] = row
+
+    def park(self, label: str, user_id: str) -> None:
+        """Note that a wake-up of the user has fallen due in the flow *label*, which is paused."""
+        self.put_row(parked_key(label, user_id.encode()), b"")
+
+    def resume(self, resumed: dict[str, int], resume: Callable[[User], None]) -> None:
+        """Let what is parked in flows be due.
+
+        Args:
+            resumed: the flows by their labels, and the moment at which each was resumed.
+            resume: lets what is parked of a user in these flows be due; called for every user that is loaded.
+        """
+        assert not (self._young and resumed), "flows are resumed before anybody is looked at"
+        self._resumed, self._parked_from = sorted(resumed.items(), key=itemgetter(1)), ""
+        self._resume = resume if resumed else None
+
+    def _read_parked(self) -> None:
+        """Load the next users of whom something is parked in a resumed flow, which lets it be due."""
+        label = self._resumed[0][0]
+        rows = parked_rows(self._backend, label, self._parked_from.encode())
+        found = [user_id.decode() for user_id in islice(rows, ROWS_AT_ONCE)]
+        self.prefetch(found)
+        for user_id in found:
+            self.put_row(parked_key(label, user_id.encode()), None)
+        if len(found) == ROWS_AT_ONCE:
+            self._parked_from = found[-1] + "\0"
+            return
+        del self._resumed[0]
+        self._parked_from = ""
+        self.meta.resumed.pop(label, None)
+        self.meta_changed = True
+        if not self._resumed:
+            self._resume = None
+
     # ---- timers ------------------------------------------------------------------------------------------------
 
     def next_due(self, limit: int) -> tuple[int, str, Slot] | None:
@@ -149,6 +236,9 @@ class ShardStore:
                 self._read_timers(limit)
                 continue
             if not heap or heap[0][0] > limit:
+                if self._resumed and self._resumed[0][1] <= limit:
+                    self._read_parked()
+                    continue
                 return None
             due, user_id = heap[0]
             slot = self.slot(user_id)
@@ -175,7 +265,7 @@ class ShardStore:
         start_due, start_user = self._rows_from
         for due, key in timer_rows(self._backend, start_due, start_user.encode()):
             row = (due, key.decode())
-            if due > limit or len(found) == TIMER_ROWS_AT_ONCE:
+            if due > limit or len(found) == ROWS_AT_ONCE:
                 self._rows_from = row
                 break
             found.append(row)
@@ -208,7 +298,7 @@ class ShardStore:
     def spill(self) -> None:
         """Write what has changed so far, as a part of the next commit that a crash takes back."""
         changes = self._backend.changes()
-        self._put_changes(changes, None)
+        self._put_changes(changes, self.meta.commit + 1, {})
         self._backend.write(changes, sync=False)
         self._spilled += 1
         self._settle()
@@ -227,17 +317,17 @@ class ShardStore:
         `prepare`, `write` and `finish` are `commit` in three parts, so that the slow one, `write`, can run for many
         shards at once.
         """
-        if not (self._changed or self._spilled or self.meta_changed):
+        if not (self._changed or self._rows or self.counted or self._spilled or self.meta_changed):
             return None
         meta = self.meta
-        number = meta.commit + 1
+        meta.commit += 1
         changes = self._backend.changes()
-        old_meta_row = self._meta_row or b""
-        meta.commit = number
-        self._put_changes(changes, old_meta_row, number)
+        for label in self.counted:
+            self.put_row(counts_key(label), _dump_counts(self.totals[label]))
+        self._put_changes(changes, meta.commit, {META: self._meta_row})
         self._meta_row = dump_meta(meta)
         changes.put(META, self._meta_row)
-        for key in outdated_undo(self._backend, number):
+        for key in outdated_undo(self._backend, meta.commit):
             changes.delete(key)
         return changes
 
@@ -248,36 +338,55 @@ class ShardStore:
     def finish(self) -> None:
         """Take note that the prepared commit is written."""
         self._spilled = 0
-        self.meta_changed = False
+        self.meta_changed = self.is_of_format_1 = False
+        self.counted.clear()
         self._settle()
 
-    def _put_changes(self, changes: Changes, old_meta: bytes | None, number: int | None = None) -> None:
-        undone = []
+    def _put_changes(self, changes: Changes, commit: int, before: Rows) -> None:
+        """Put what has changed into *changes*, with the undo of it.
+
+        Args:
+            commit: the number of the commit that this is a part of.
+            before: how rows were that somebody else puts.
+        """
         entered = 0
         put, delete = changes.put, changes.delete
         for user_id, slot in self._changed.items():
             key = user_id.encode()
-            undone.append(UndoneUser(user_id, slot.row, slot.row_due, slot.due))
+            row_key = USER + key
+            before[row_key] = slot.row
             journeys = len(slot.user.journeys)
             entered += journeys - slot.row_journeys
             slot.row_journeys = journeys
             if slot.user.is_blank:
                 if slot.row is not None:
-                    delete(USER + key)
+                    delete(row_key)
                 slot.row = None
             else:
                 slot.row = dump_user(slot.user)
-                put(USER + key, slot.row)
+                put(row_key, slot.row)
             if slot.due != slot.row_due:
                 if slot.row_due < NEVER:
-                    delete(timer_key(slot.row_due, key))
+                    old_key = timer_key(slot.row_due, key)
+                    before[old_key] = b""
+                    delete(old_key)
                 if slot.due < NEVER:
-                    put(timer_key(slot.due, key), b"")
+                    new_key = timer_key(slot.due, key)
+                    before[new_key] = None
+                    put(new_key, b"")
                 slot.row_due = slot.due
+        if self._rows:
+            keys = list(self._rows)
+            before.update(zip(keys, self._backend.get_many(keys), strict=True))
+            for row_key, row in self._rows.items():
+                if row is None:
+                    delete(row_key)
+                else:
+                    put(row_key, row)
+            self._rows = {}
         if self.meta.inside >= 0:
             self.meta.inside += entered
-        undo = Undo(old_meta, undone)
-        put(undo_key(self.meta.commit + 1 if number is None else number, self._spilled), dump_undo(undo))
+        put(undo_key(commit, self._spilled), dump_undo(before))
 
     def _settle(self) -> None:
         """After a write: nothing has changed, all timers are rows, and the cache goes back to its size."""
@@ -306,7 +415,7 @@ class ShardStore:
                 else:
                     changes.put(key, row)
             self._backend.write(changes, sync=True)
-        self._young, self._old, self._heap, self._spilled, self.meta_changed = {}, {}, [], 0, False
+        self._young, self._old, self._heap, self._rows, self._spilled, self.meta_changed = {}, {}, [], {}, 0, False
         self._load()
 
     def close(self) -> None:

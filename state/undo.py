@@ -21,7 +21,26 @@ from state.user import NEVER
 UNDO_KEPT: Final = 3  # The engine's resume epoch may lag by one; one more for a backup taken meanwhile, one in hand.
 
 
-class UndoneUser(msgspec.Struct, array_like=True, gc=False):
+Rows = dict[bytes, bytes | None]
+"""Rows by their keys; None for one that is not there."""
+
+dump_undo = msgspec.msgpack.Encoder().encode
+"""Return the row that tells how the rows were which a part of a commit has changed: `Rows`, whatever they are."""
+
+_decode_rows = msgspec.msgpack.Decoder(Rows).decode
+
+
+def load_undo(row: bytes) -> Rows:
+    """Return the rows as they were before the part of a commit that *row* is the undo of."""
+    if row[0] & 0xF0 == _SHORT_LIST:
+        return _rows_of_format_1(_decode_undo_1(row))
+    return _decode_rows(row)
+
+
+_SHORT_LIST: Final = 0x90  # Of msgpack: so begins an `_Undo1`, and nothing else that is written here.
+
+
+class _UndoneUser1(msgspec.Struct, array_like=True, gc=False):
     """How one user was before a commit, and the timer that the commit wrote."""
 
     user_id: str
@@ -30,21 +49,28 @@ class UndoneUser(msgspec.Struct, array_like=True, gc=False):
     new_due: int
 
 
-class Undo(msgspec.Struct, array_like=True):
-    """What one part of a commit has changed.
-
-    `meta` is the row of the shard's own record before the commit, b"" where there was none; None in a part that was
-    spilled, which leaves that record alone.
-    """
+class _Undo1(msgspec.Struct, array_like=True):
+    """Undo as stores of format 1 have it; `meta` is None in a part that was spilled, b"" where there was no row."""
 
     meta: bytes | None
-    users: list[UndoneUser]
+    users: list[_UndoneUser1]
 
 
-dump_undo = msgspec.msgpack.Encoder().encode
-"""Return the row of an `Undo`."""
+_decode_undo_1 = msgspec.msgpack.Decoder(_Undo1).decode
 
-_decode_undo = msgspec.msgpack.Decoder(Undo).decode
+
+def _rows_of_format_1(undo: _Undo1) -> Rows:
+    before: Rows = {}
+    for one in undo.users:
+        key = one.user_id.encode()
+        before[USER + key] = one.old_row
+        if one.new_due < NEVER:
+            before[timer_key(one.new_due, key)] = None
+        if one.old_due < NEVER:
+            before[timer_key(one.old_due, key)] = b""
+    if undo.meta is not None:
+        before[META] = undo.meta or None
+    return before
 
 
 def undo_keys(backend: Backend, commit: int) -> list[bytes]:
@@ -69,7 +95,7 @@ def undo_keys(backend: Backend, commit: int) -> list[bytes]:
     return keys
 
 
-def rows_before(backend: Backend, commit: int) -> dict[bytes, bytes | None]:
+def rows_before(backend: Backend, commit: int) -> Rows:
     """Return what has to be put (or, None, deleted) to bring the rows of *backend* back to *commit*.
 
     It takes back every later commit, and whatever was spilled after the last one. Empty when there is none.
@@ -77,20 +103,11 @@ def rows_before(backend: Backend, commit: int) -> dict[bytes, bytes | None]:
     Raises:
         StateRefused: as `undo_keys`.
     """
-    before: dict[bytes, bytes | None] = {}
+    before: Rows = {}
     for undo_row in reversed(undo_keys(backend, commit)):
         row = backend.get_many([undo_row])[0]
         assert row is not None
-        undone = _decode_undo(row)
-        for one in undone.users:
-            key = one.user_id.encode()
-            before[USER + key] = one.old_row
-            if one.new_due < NEVER:
-                before[timer_key(one.new_due, key)] = None
-            if one.old_due < NEVER:
-                before[timer_key(one.old_due, key)] = b""
-        if undone.meta is not None:
-            before[META] = undone.meta or None
+        before.update(load_undo(row))
         before[undo_row] = None
     return before
 

@@ -14,11 +14,13 @@ from state.errors import NewerFormatError, StateRefused
 
 USER_FORMAT: Final = 1
 NEVER: Final = 2**62  # A due time that no clock reaches; fits a signed 64-bit integer.
+PARKED: Final = NEVER + 1  # Of a wake-up that fell due while its flow was paused: it is due at the resume.
 
 
 class Branch(msgspec.Struct, array_like=True, gc=False):
     """One place where a journey stands: a held step, since when, until when.
 
+    `wake_ms` is when it goes on by itself, `PARKED` where that passed while the flow was paused.
     `number` tells the branches of a journey apart, in written order. `memo` is the step's own memory while it holds
     (`wait_for` keeps its counts there). `scope` names the parallel step that the branch belongs to, "" for none.
     """

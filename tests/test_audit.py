@@ -27,7 +27,7 @@ from state.meta import Meta, read_meta
 from state.records import Input
 from state.rocks import RocksBackend
 from state.store import ShardStore
-from state.user import NEVER, User, dump_user, load_user
+from state.user import NEVER, PARKED, User, dump_user, load_user
 from tests.jobs import NUDGE, REPO, RunningJob
 from tests.kafka.broker import KafkaTopics
 from tests.scenarios.scenario_files import instant
@@ -217,6 +217,10 @@ DAMAGES: dict[str, tuple[Damage, set[str]]] = {
         {"flow-not-deployed", "conservation"},
     ),
     "a branch that nothing wakes": (changed(set_branch("wait", wake_ms=NEVER)), {"wake-up-missing"}),
+    "a branch that waits for the resume of a flow that runs": (
+        changed(set_branch("wait", wake_ms=PARKED)),
+        {"wake-up-missing"},
+    ),
     "a journey without a branch": (changed(set_journey("wait", branches=[])), {"wake-up-missing"}),
     "a wake-up that was passed over": (changed(set_branch("wait", wake_ms=5), moves_timer=True), {"wake-up-overdue"}),
     "a subscription that is lost": (changed(set_branch("ask", memo=None)), {"subscription-lost"}),
@@ -228,7 +232,7 @@ DAMAGES: dict[str, tuple[Damage, set[str]]] = {
         {"conservation"},
     ),
     "totals that are wrong": (
-        changed_meta(lambda meta: meta.totals["wait\x1f1"].update(entered=99)),
+        lambda state: rewrite(state, 1, (b"cwait\x1f1", msgspec.msgpack.encode({"entered": 99}))),
         {"conservation"},
     ),
     "a count of journeys that is wrong": (
@@ -313,10 +317,9 @@ def test_what_a_killed_run_committed_after_the_last_checkpoint_does_not_count(st
 # ---- paused flows --------------------------------------------------------------------------------------------------
 
 
-def test_paused_flows_have_no_wake_up_from_the_first_checkpoint_after_the_deployment_on(
+def test_what_falls_due_in_a_paused_flow_has_no_timer_any_more_and_a_row_by_which_its_resume_finds_it(
     made: Path, state: Path, tmp_path: Path
 ) -> None:
-    """Until then the timers are those of the flows before, though nudge.json has the new ones."""
     folder = StateDir(state).files
     file = read_state_file(folder)
     assert file is not None
@@ -335,6 +338,12 @@ def test_paused_flows_have_no_wake_up_from_the_first_checkpoint_after_the_deploy
     audit = Audit(state)
     assert list(audit.findings()) == []
     assert (audit.balances["wait\x1f1"].inside_by_users, audit.seen.timers) == (10, 0)
+
+    shard = RocksBackend(StateDir(state).shard(shard_of("u1")), read_only=True)
+    (parked, *_) = [key for key, _ in shard.scan(b"pwait", b"pwaiu")]
+    shard.close()
+    rewrite(state, shard_of("u1"), (parked, None))
+    assert codes(state) == {"wake-up-missing"}
 
 
 # ---- beside a running job ------------------------------------------------------------------------------------------

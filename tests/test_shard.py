@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dataflow.allowance import Allowance, Turns, Unlimited
 from dataflow.shard import CLOSED, OPEN, Delivery, Shard
 from operators.language.values import HOUR, MINUTE
 from operators.language.workspace import Workspace
@@ -64,6 +65,11 @@ def record(deployed: Deployment, user: str, name: str, at: int, offset: int, sou
     return Input(user, at, name, f"m-{source}-{offset}", False, at, {}, None, hits, source, offset)
 
 
+def timers(backend: MemoryBackend) -> list[tuple[int, str]]:
+    """Return (due time, user) of every timer row."""
+    return [(int.from_bytes(key[1:9], "big"), key[9:].decode()) for key, _ in backend.scan(b"t", b"u")]
+
+
 def emitted(shard: Shard) -> list[Any]:
     """Return what the shard has emitted, in an order that depends on the users alone."""
     records = [*actions_of(shard), *journal_of(shard)]
@@ -84,10 +90,24 @@ def history(deployed: Deployment, events: list[tuple[str, str, int]]) -> list[In
     return records
 
 
-def run(deployed: Deployment, deliveries: list[list[Delivery]], **more: Any) -> list[Any]:
-    shard = Shard(ShardStore(MemoryBackend()), deployed, sources=1, until_ms=START + 1000 * HOUR, **more)
+class AnyAllowance:
+    """May be used up at any moment."""
+
+    def __init__(self, chance: random.Random) -> None:
+        self._chance = chance
+
+    def enter(self) -> None:
+        pass
+
+    def grant(self) -> int:
+        return self._chance.randint(0, 2)
+
+
+def run(deployed: Deployment, deliveries: list[list[Delivery]], allowance: Allowance | None = None) -> list[Any]:
+    shard = Shard(ShardStore(MemoryBackend()), deployed, sources=1, until_ms=START + 1000 * HOUR)
     for delivery in deliveries:
-        shard.take(delivery)
+        shard.take(delivery, allowance or Unlimited())
+    shard.drain(Unlimited())
     return emitted(shard)
 
 
@@ -101,7 +121,7 @@ def whole(records: list[Input]) -> list[list[Delivery]]:
 
 @given(EVENTS, st.randoms(use_true_random=False))
 @settings(max_examples=150, deadline=None)
-def test_how_the_records_are_cut_into_deliveries_changes_nothing(
+def test_how_the_records_are_cut_into_deliveries_and_the_wake_ups_into_slices_changes_nothing(
     events: list[tuple[str, str, int]], chance: random.Random
 ) -> None:
     deployed = deployment()
@@ -116,7 +136,7 @@ def test_how_the_records_are_cut_into_deliveries_changes_nothing(
             mark = chance.choice([mark, chance.randint(mark, left[0].now)])
         deliveries.append([Delivery(0, mark, OPEN, part)])
     deliveries.append([Delivery(0, mark, CLOSED, [])])
-    assert run(deployed, deliveries) == run(deployed, whole(records))
+    assert run(deployed, deliveries, AnyAllowance(chance)) == run(deployed, whole(records))
 
 
 @given(EVENTS, st.randoms(use_true_random=False))
@@ -141,13 +161,15 @@ def test_a_crash_loses_and_repeats_nothing_when_its_replay_is_told_apart_by_seq(
             size = chance.randint(1, 4)
             part = copied(records[position : min(stop, position + size)])
             position += len(part)
-            shard.take([Delivery(0, part[-1].now, OPEN, part)])
+            shard.take([Delivery(0, part[-1].now, OPEN, part)], AnyAllowance(chance))
             if chance.random() < 0.3:
                 shard.settle()
                 committed, resumed = store.commit(), position
+                assert store.meta.fired_ms <= min((due for due, _ in timers(backend)), default=NEVER)
         if last:
             mark = records[-1].now if records else START
-            shard.take([Delivery(0, mark, CLOSED, [])])
+            shard.take([Delivery(0, mark, CLOSED, [])], AnyAllowance(chance))
+            shard.drain(Unlimited())
         for one in [*actions_of(shard), *journal_of(shard)]:
             key = (one.get("channel", "journal"), one["user_id"], one["seq"])
             assert found.setdefault(key, one) == one, "a replay decided otherwise"
@@ -360,8 +382,8 @@ def test_every_user_has_the_one_timer_row_they_need_whatever_is_deployed_paused_
         shard.settle()
         committed = store.commit()
         left = ShardStore(backend)
-        needed = {(now.due_of(user, left.meta.paused), user_id) for user_id, user in left.scan_users()}
-        rows = [(int.from_bytes(key[1:9], "big"), key[9:].decode()) for key, _ in backend.scan(b"t", b"u")]
+        needed = {(now.due_of(user), user_id) for user_id, user in left.scan_users()}
+        rows = timers(backend)
         assert rows == sorted(one for one in needed if one[0] < NEVER)
         assert all(due > shard.time_ms for due, _ in rows), "nothing is due"
     assert [user for _, user in ShardStore(backend).scan_users() if user.journeys or user.seen or user.windows] == []
@@ -387,11 +409,13 @@ def test_a_journey_that_no_user_holds_and_one_that_nobody_counted_are_noticed_at
         shard.take(
             [Delivery(0, START, OPEN, [record(deployed, user, "view", START, n) for n, user in enumerate("ab")])]
         )
+        shard.settle()
         shard.store.commit()
         assert shard.difference() == 0
         slot = shard.store.slot("a")
         damage(shard, slot.user)
         shard.store.touch("a", slot, NEVER)
+        shard.settle()
         shard.store.commit()
         return shard.difference()
 
@@ -431,3 +455,60 @@ def test_a_journey_of_an_older_version_goes_on_to_hear_what_only_its_version_ask
         ("a", 1, "ended"),
         ("b", 1, "exited"),
     ]
+
+
+def test_a_million_wake_ups_are_worked_off_in_turns_and_a_record_that_comes_meanwhile_is_handled_in_its_turn() -> None:
+    deployed = deployment()
+    now_s = 0.0
+
+    def clock() -> float:
+        nonlocal now_s
+        now_s += 0.001
+        return now_s
+
+    turns = Turns(clock, turn_s=0.01, users=5)
+    shard = Shard(ShardStore(MemoryBackend(), due_of=deployed.due_of), deployed, sources=1)
+    shard.take([Delivery(0, START, OPEN, [record(deployed, f"u{n}", "view", START, n) for n in range(300)])], turns)
+    at = START + HOUR
+    slices = []
+    while shard.is_behind or not slices:
+        turns.begin()
+        before = len(shard.out.actions)
+        shard.take([Delivery(0, at, OPEN, [record(deployed, f"new{len(slices)}", "view", at, len(slices))])], turns)
+        slices.append(len(shard.out.actions) - before)
+        entered = {one["user_id"] for one in journal_of(shard) if one["kind"] == "entered"}
+        assert f"new{len(slices) - 1}" in entered, "it does not wait for those who are woken"
+    assert sum(slices) == 300
+    assert max(slices) <= 50
+    assert {one["at"] for one in actions_of(shard)} == {format_ms(START + 45 * MINUTE)}
+
+
+def test_where_nobody_begins_turns_they_begin_by_themselves() -> None:
+    now_s = 0
+    turns = Turns(lambda: float(now_s), turn_s=10, users=1)
+    worked = []
+    for now_s in range(0, 100, 5):
+        turns.enter()
+        granted = turns.grant()
+        now_s += 5  # noqa: PLW2901 - what was granted takes so long.
+        worked.append(bool(granted))
+        turns.grant()
+    assert worked == [True, True, False, False] * 5
+
+
+def test_what_is_spent_on_records_is_not_taken_from_what_may_be_spent_on_those_who_are_woken() -> None:
+    now_s = 0
+    turns = Turns(lambda: float(now_s), turn_s=10, users=1)
+    turns.begin()
+    now_s = 30
+    turns.enter()
+    assert turns.grant() == 1
+    now_s = 39
+    assert turns.grant() == 1
+    now_s = 40
+    assert turns.grant() == 0
+    turns.enter()
+    assert turns.grant() == 0
+    turns.begin()
+    turns.enter()
+    assert turns.grant() == 1

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from state.backend import Backend, MemoryBackend
+from state.backend import Backend, MemoryBackend, MemoryChanges
 from state.errors import StoreError
 from state.rocks import RocksBackend
 from state.store import ShardStore
 from state.undo import UNDO_KEPT, AsOf, rows_before
-from state.user import NEVER, Branch, Journey
+from state.user import NEVER, PARKED, Branch, Journey, User
 
 
 @pytest.fixture(params=["memory", "rocks"])
@@ -126,9 +126,25 @@ OPERATIONS = st.lists(
         st.tuples(st.just("commit"), st.none(), st.none()),
         st.tuples(st.just("spill"), st.none(), st.none()),
         st.tuples(st.just("crash"), st.integers(0, 2), st.none()),
+        st.tuples(st.just("row"), st.sampled_from("xyz"), st.one_of(st.none(), st.binary(max_size=2))),
+        st.tuples(st.just("count"), st.sampled_from("fg"), st.integers(1, 3)),
     ),
     max_size=40,
 )
+
+
+def other_rows(store: ShardStore, operation: str, first: object, second: object) -> None:
+    """Let a row of any other kind change, or the counts of a flow."""
+    if operation == "row":
+        assert isinstance(first, str)
+        assert second is None or isinstance(second, bytes)
+        store.put_row(b"o" + first.encode(), second)
+    elif operation == "count":
+        assert isinstance(first, str)
+        assert isinstance(second, int)
+        counts = store.totals.setdefault(first, {})
+        counts["entered"] = counts.get("entered", 0) + second
+        store.counted.add(first)
 
 
 @given(OPERATIONS, st.integers(0, 6))
@@ -139,7 +155,10 @@ def test_a_store_behaves_like_a_dict_with_snapshots_whatever_is_spilled_undone_o
     backend = MemoryBackend()
     store = ShardStore(backend, cached_users=cached)
     model: dict[str, int] = {}
-    committed: dict[int, dict[str, int]] = {0: {}}
+    others: dict[str, object] = {}
+    counts: dict[str, int] = {}
+    Kept = tuple[dict[str, int], dict[str, object], dict[str, int]]
+    committed: dict[int, Kept] = {0: ({}, {}, {})}
     for operation, first, second in operations:
         if operation == "wait":
             assert isinstance(first, str)
@@ -152,17 +171,27 @@ def test_a_store_behaves_like_a_dict_with_snapshots_whatever_is_spilled_undone_o
             assert drain(store, first) == expected
             model.update({user: NEVER for _, user in expected})
         elif operation == "commit":
-            committed[store.commit()] = dict(model)
+            committed[store.commit()] = (dict(model), dict(others), dict(counts))
         elif operation == "spill":
             store.spill()
-        else:
+        elif operation == "crash":
             assert isinstance(first, int)
             target = max(0, max(committed) - first)
             store = ShardStore(backend, cached_users=cached)
             store.roll_back(target)
-            model = dict(committed[target])
-            committed = {number: users for number, users in committed.items() if number <= target}
+            model, others, counts = (dict(one) for one in committed[target])  # type: ignore[assignment]
+            committed = {number: kept for number, kept in committed.items() if number <= target}
+        else:
+            other_rows(store, operation, first, second)
+            if operation == "row":
+                others[str(first)] = second
+            else:
+                counts[str(first)] = counts.get(str(first), 0) + int(str(second))
     assert drain(store, 10_000) == sorted((due, user) for user, due in model.items() if due < NEVER)
+    store.commit()
+    rows = {key[1:].decode(): row for key, row in backend.scan(b"o", b"p")}
+    assert rows == {key: row for key, row in others.items() if row is not None}
+    assert ShardStore(backend).totals == {label: {"entered": number} for label, number in counts.items()}
 
 
 @given(OPERATIONS, st.integers(0, 6), st.integers(0, UNDO_KEPT))
@@ -184,10 +213,21 @@ def test_a_look_at_an_earlier_commit_shows_what_rolling_back_to_it_leaves(
             store.commit()
         elif operation == "spill":
             store.spill()
+        else:
+            other_rows(store, operation, first, second)
     commit = max(0, store.commit_number - back)
     rows = dict(backend.rows)
     looked = AsOf(backend, commit)
-    ranges = [(b"", b"\xff"), (b"m", b"n"), (b"t", b"u"), (b"u", b"v"), (b"ub", b"ud"), (b"z", b"{")]
+    ranges = [
+        (b"", b"\xff"),
+        (b"c", b"d"),
+        (b"m", b"n"),
+        (b"o", b"p"),
+        (b"t", b"u"),
+        (b"u", b"v"),
+        (b"ub", b"ud"),
+        (b"z", b"{"),
+    ]
     seen = [list(looked.scan(*one)) for one in ranges]
     assert backend.rows == rows, "who looks changes nothing"
     ShardStore(backend).roll_back(commit)
@@ -249,7 +289,7 @@ def test_the_open_journeys_are_counted_as_they_are_written(
             target = max(0, store.commit_number - first)
             store = ShardStore(backend, cached_users=cached)
             store.roll_back(target)
-        else:
+        elif operation == "commit":
             store.commit()
             assert store.meta.inside == sum(len(user.journeys) for _, user in store.scan_users())
     store.commit()
@@ -269,3 +309,52 @@ def test_the_earliest_due_time_is_known_once_timers_were_looked_for(backend: Bac
     assert store.earliest_due == 70
     assert drain(store, 80) == [(70, "b")]
     assert store.earliest_due == NEVER
+
+
+def test_what_a_commit_writes_for_counts_does_not_grow_with_the_number_of_flows() -> None:
+    backend = MemoryBackend()
+    store = ShardStore(backend)
+    for number in range(1000):
+        other_rows(store, "count", f"flow-{number}\x1f1", 1)
+    store.commit()
+    other_rows(store, "count", "flow-7\x1f1", 1)
+    changes = store.prepare()
+    assert isinstance(changes, MemoryChanges)
+    assert sorted(key for key, row in changes.rows.items() if row is not None and key[:1] != b"z") == [
+        b"cflow-7\x1f1",
+        b"m",
+    ]
+    assert sum(len(row or b"") for row in changes.rows.values()) < 300
+
+
+def test_what_is_parked_is_found_at_the_resume_of_its_flow_and_nobody_else_is_looked_at() -> None:
+    backend = MemoryBackend()
+    store = ShardStore(backend)
+    for number in range(3000):
+        waiting(store, f"u{number}", 10**6 + number)
+    for user_id in ("u7", "u2999"):
+        store.slot(user_id).user.journeys[0].branches[0].wake_ms = PARKED
+        store.touch(user_id, store.slot(user_id), NEVER)
+        store.park("f\x1f1", user_id)
+    store.park("f\x1f1", "gone")  # Has left the flow meanwhile.
+    store.park("other\x1f1", "u8")
+    store.commit()
+
+    def resume(user: User) -> None:
+        looked_at.append(user)
+        for journey in user.journeys:
+            for branch in journey.branches:
+                branch.wake_ms = min(branch.wake_ms, 500) if branch.wake_ms == PARKED else branch.wake_ms
+
+    looked_at: list[User] = []
+    store = ShardStore(backend)
+    store.meta.resumed = {"f\x1f1": 500}
+    store.resume(store.meta.resumed, resume)
+    assert drain(store, 499) == []
+    assert looked_at == [], "it is not due before the resume"
+    assert drain(store, 500) == [(500, "u2999"), (500, "u7")]
+    assert len(looked_at) == 2
+    assert store.meta.resumed == {}
+    store.commit()
+    assert [key for key, _ in backend.scan(b"p", b"q")] == [b"pother\x1f1\x1fu8"]
+    assert drain(ShardStore(backend), 10**6) == [(10**6, "u0")]

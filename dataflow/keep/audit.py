@@ -19,15 +19,16 @@ from dataflow.errors import UsageError
 from dataflow.keep.stateview import StateView
 from operators.ids import of_label
 from operators.machine.deployment import Deployment
-from operators.machine.invariants import Balance, UserInvariants, balances
+from operators.machine.invariants import Balance, UserInvariants, balances, parked_in
 from operators.machine.totals import Totals, add_totals
 from state.backend import Backend
 from state.errors import NewerFormatError, StateRefused, StoreError
 from state.iso import format_ms
 from state.meta import read_meta
 from state.records import Input
-from state.rows import has_timers, timer_rows, user_rows, users_of
+from state.rows import are_there, has_timers, parked_key, timer_rows, user_rows, users_of
 from state.shards import shard_of
+from state.store import counts_of
 from state.undo import UNDO_KEPT, undo_parts
 from state.user import NEVER, User, load_user
 
@@ -188,13 +189,16 @@ class ShardAudit:
         self._shards = shards
         self._seen = seen
         self._tell = tell
-        self._meta = read_meta(backend)
-        self._users = UserInvariants(deployment, self._meta.paused, self._meta.time_ms)
-
-    @property
-    def totals(self) -> Totals:
+        meta = self._meta = read_meta(backend)
+        self.totals: Totals = counts_of(backend, meta)
         """What the shard has counted."""
-        return self._meta.totals
+        is_old = meta.format == 1
+        self._users = UserInvariants(
+            deployment,
+            meta.time_ms if is_old else meta.fired_ms,
+            parking={*meta.paused, *meta.resumed},
+            untimed=meta.paused if is_old else (),
+        )
 
     @property
     def inside(self) -> dict[str, int]:
@@ -205,6 +209,7 @@ class ShardAudit:
         """Yield what does not hold."""
         # Of random numbers the sums agree only if their terms do, for all that can ever happen.
         needed = needed_sum = 0
+        parked: list[tuple[bytes, bytes]] = []
         invariants, seen, number, shards = self._users, self._seen, self._number, self._shards
         for user_id, row in user_rows(self._backend):
             seen.users += 1
@@ -222,6 +227,10 @@ class ShardAudit:
             if due < NEVER:
                 needed += 1
                 needed_sum += hash((due, user_id))
+            parked.extend((user_id, parked_key(label, user_id)) for label in parked_in(user))
+            if len(parked) >= AT_ONCE:
+                yield from self._unparked(parked)
+        yield from self._unparked(parked)
         found = found_sum = 0
         for timer in timer_rows(self._backend):
             found += 1
@@ -242,6 +251,14 @@ class ShardAudit:
 
     def _finding(self, code: str, user_id: bytes, problem: str) -> Finding:
         return Finding(code, self._number, user_id.decode(errors="backslashreplace"), problem)
+
+    def _unparked(self, parked: list[tuple[bytes, bytes]]) -> Iterator[Finding]:
+        """Look for the rows of what is parked, (user id, key) each, and empty the list."""
+        there = are_there(self._backend, [key for _, key in parked])
+        for (user_id, _), is_there in zip(parked, there, strict=True):
+            if not is_there:
+                yield self._finding("wake-up-missing", user_id, "no resume will find what is parked of the user")
+        parked.clear()
 
     def _missing_timers(self) -> Iterator[Finding]:
         for some in _batches(user_rows(self._backend)):

@@ -96,23 +96,22 @@ class Deployment:
         """Return the program of a journey; a state whose journeys lack theirs is refused before it runs."""
         return self.programs[(flow, version)]
 
-    def due_of(self, user: User, paused: Sequence[str] | None = None) -> int:
-        """Return when *user* has to be looked at: at the earliest wake-up in a flow that is not paused.
+    @staticmethod
+    def due_of(user: User, without: Sequence[str] = ()) -> int:
+        """Return when *user* has to be looked at: at the earliest wake-up, whether its flow is paused or not.
 
         Without any journey it is when what is remembered of the user can go; `NEVER` for none of both.
 
         Args:
-            paused: the labels of the flow versions that stand still; None for those of this deployment.
+            without: the labels of flow versions to leave out: in states of format 1 those that were paused.
         """
         journeys = user.journeys
         if not journeys:
             day = user.day  # As `Memory.due`, without a call per event.
             return day * DAY if day and (user.seen or user.windows or user.entries) else NEVER
-        if paused is None:
-            paused = self.paused
         due = NEVER
         for journey in journeys:
-            if paused and label_of(journey.flow, journey.version) in paused:
+            if without and label_of(journey.flow, journey.version) in without:
                 continue
             for branch in journey.branches:
                 if branch.wake_ms < due:  # noqa: PLR1730 - a call of min() per branch shows in profiles.

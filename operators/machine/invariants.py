@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from operators.ids import label_of
@@ -10,7 +10,7 @@ from operators.machine.deployment import Deployment
 from operators.machine.totals import FlowTotals, Totals, read_totals
 from operators.program.program import Program
 from state.iso import format_ms
-from state.user import NEVER, Journey, User
+from state.user import NEVER, PARKED, Journey, User
 
 RECORDS_OF_A_JOURNEY: Final = 2  # It is journaled when it enters, and then at least once more: it waits, or is over.
 
@@ -26,15 +26,19 @@ class UserInvariants:
     """Looks at one user after the other.
 
     Args:
-        paused: the labels of the flow versions that stand still.
-        time_ms: the stream time that the user's shard has come to.
+        fired_ms: up to where the wake-ups of the user's shard have fired.
+        parking: the labels of the flow versions in which wake-ups may be parked.
+        untimed: those in which users have no timer, as in states of format 1 those that are paused.
     """
 
-    def __init__(self, deployment: Deployment, paused: Sequence[str], time_ms: int) -> None:
+    def __init__(
+        self, deployment: Deployment, fired_ms: int, *, parking: Collection[str] = (), untimed: Sequence[str] = ()
+    ) -> None:
         self._programs = deployment.programs
         self._due_of = deployment.due_of
-        self._paused = paused
-        self._time_ms = time_ms
+        self._fired_ms = fired_ms
+        self._parking = parking
+        self._untimed = untimed
         self._inside: dict[tuple[str, int], int] = {}
 
     @property
@@ -44,7 +48,7 @@ class UserInvariants:
 
     def due(self, user: User) -> int:
         """Return the one due time for which the user needs a timer, or `NEVER`."""
-        return self._due_of(user, self._paused)
+        return self._due_of(user, self._untimed)
 
     def look_at(self, user: User, due: int) -> Sequence[Violation]:
         """Count the user's open journeys, and return what is wrong with the user, who needs a timer for *due*."""
@@ -63,9 +67,9 @@ class UserInvariants:
                 text = f"a journey is in {journey.flow} v{journey.version}, which is not in force"
                 found.append(Violation("flow-not-deployed", text))
             else:
-                _look_at_journey(journey, program, found)
-        if due < self._time_ms:
-            text = f"was to be woken at {format_ms(due)}, and the shard's time is {format_ms(self._time_ms)}"
+                _look_at_journey(journey, program, found, may_be_parked=program.label in self._parking)
+        if due < self._fired_ms:
+            text = f"was to be woken at {format_ms(due)}, and everybody was up to {format_ms(self._fired_ms)}"
             found.append(Violation("wake-up-overdue", text))
         if len(journeys) > 1 or journeys[0].number > user.journeys_begun:
             numbers = [journey.number for journey in journeys]
@@ -75,7 +79,17 @@ class UserInvariants:
         return found
 
 
-def _look_at_journey(journey: Journey, program: Program, found: list[Violation]) -> None:
+def parked_in(user: User) -> set[str]:
+    """Return the labels of the flow versions in which something of *user* is parked."""
+    return {
+        label_of(journey.flow, journey.version)
+        for journey in user.journeys
+        for branch in journey.branches
+        if branch.wake_ms == PARKED
+    }
+
+
+def _look_at_journey(journey: Journey, program: Program, found: list[Violation], *, may_be_parked: bool) -> None:
     branches = journey.branches
     if not branches:
         found.append(Violation("wake-up-missing", f"a journey of {program} stands nowhere: it has no open branch"))
@@ -85,7 +99,7 @@ def _look_at_journey(journey: Journey, program: Program, found: list[Violation])
             text = f"a journey of {program} stands in '{branch.step}', which is no step of it"
             found.append(Violation("step-unknown", text))
             continue
-        if branch.wake_ms >= NEVER:
+        if branch.wake_ms >= NEVER and not (branch.wake_ms == PARKED and may_be_parked):
             found.append(Violation("wake-up-missing", f"nothing will wake a journey of {program} in '{branch.step}'"))
         if node.step.has_lost_its_memo(branch.memo):
             text = f"a journey of {program} in '{branch.step}' has lost what it counts its events in"

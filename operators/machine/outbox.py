@@ -29,15 +29,26 @@ class Mistake(NamedTuple):
 class Outbox:
     """Collects what users' steps emit, until whoever runs them takes it.
 
-    `totals` may be shared with whoever keeps them.
+    Args:
+        totals: the counts to go on from; shared with whoever keeps them.
+        counted: the labels whose counts have changed; shared with whoever keeps them.
+        news: what is counted from now on; several outboxes may share it.
     """
 
-    __slots__ = ("actions", "duplicates", "ids_forgotten", "journal", "mistakes", "too_large", "totals")
+    __slots__ = (
+        "actions", "counted", "duplicates", "ids_forgotten", "journal", "mistakes", "news", "parked", "too_large",
+        "totals",
+    )  # fmt: skip
 
-    def __init__(self, totals: Totals | None = None) -> None:
+    def __init__(
+        self, totals: Totals | None = None, counted: set[str] | None = None, news: Totals | None = None
+    ) -> None:
         self.actions: list[Action] = []
         self.journal: list[JournalRecord] = []
         self.totals: Totals = {} if totals is None else totals
+        self.counted: set[str] = set() if counted is None else counted
+        self.news: Totals = {} if news is None else news
+        self.parked: list[tuple[str, str]] = []  # Label of a paused flow, and a user of whom a wake-up fell due there.
         self.duplicates = 0
         self.mistakes: list[Mistake] = []
         self.ids_forgotten = 0  # How often a user had so many message ids within a day that the oldest had to go.
@@ -45,7 +56,9 @@ class Outbox:
 
     def count(self, flow: str, key: str) -> None:
         """Count *key* for *flow*, as `operators/machine/totals.py` says."""
-        counts = self.totals.get(flow)
-        if counts is None:
-            counts = self.totals[flow] = {}
-        counts[key] = counts.get(key, 0) + 1
+        for totals in (self.totals, self.news):
+            counts = totals.get(flow)
+            if counts is None:
+                counts = totals[flow] = {}
+            counts[key] = counts.get(key, 0) + 1
+        self.counted.add(flow)

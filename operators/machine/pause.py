@@ -1,46 +1,38 @@
-"""Flows that stand still: what a deployment that pauses or resumes some of them means for a user inside.
+"""Flows that stand still, and what their resume does.
 
-While a flow is paused its wake-ups wait. Resumed, what fell due meanwhile acts as of the resume.
+While a flow is paused its wake-ups wait. One that falls due is parked: taken note of by user, so that a resume finds
+those concerned without a look at anybody else. Resumed, what fell due meanwhile acts as of the resume.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Mapping
 
 from operators.ids import label_of
-from operators.machine.deployment import Deployment
-from state.user import User
+from operators.machine.outbox import Outbox
+from operators.program.program import Program
+from state.user import PARKED, Branch, User
 
 
-class PauseChange:
-    """From one set of paused flow versions to that of a deployment.
+def park(user_id: str, program: Program, branch: Branch, out: Outbox) -> None:
+    """Let *branch*, whose wake-up has fallen due, wait for the resume of its flow."""
+    branch.wake_ms = PARKED
+    out.parked.append((program.label, user_id))
+
+
+def resumer(resumed: Mapping[str, int]) -> Callable[[User], None]:
+    """Return what lets everything that is parked of a user in flows be due at their resume.
 
     Args:
-        before: the labels of the flow versions that stood still so far.
+        resumed: the flow versions by their labels, and the moment of the resume (ms).
     """
 
-    def __init__(self, before: Iterable[str], deployment: Deployment) -> None:
-        self._deployment = deployment
-        self._before = sorted(before)
-        self._resumed = {*self._before} - {*deployment.paused}
-        self._changed = {*self._before} ^ {*deployment.paused}
-
-    @property
-    def resumes(self) -> bool:
-        """Whether some flow goes on."""
-        return bool(self._resumed)
-
-    def concerns(self, user: User) -> bool:
-        """Tell whether *user* is in a flow that pauses or goes on."""
-        return any(label_of(journey.flow, journey.version) in self._changed for journey in user.journeys)
-
-    def due_before(self, user: User) -> int:
-        """Return when *user* was to be looked at while the flows stood as before, or `NEVER`."""
-        return self._deployment.due_of(user, self._before)
-
-    def resume(self, user: User, now: int) -> None:
-        """Let what fell due in flows that go on act as of *now*."""
+    def resume(user: User) -> None:
         for journey in user.journeys:
-            if label_of(journey.flow, journey.version) in self._resumed:
+            at_ms = resumed.get(label_of(journey.flow, journey.version))
+            if at_ms is not None:
                 for branch in journey.branches:
-                    branch.wake_ms = max(branch.wake_ms, now)
+                    if branch.wake_ms == PARKED:
+                        branch.wake_ms = at_ms
+
+    return resume

@@ -22,6 +22,7 @@ SUPPRESSED: Final = "suppressed"
 INSIDE: Final = "inside"
 """Not counted, but what is left of the others."""
 
+_OVER: Final = frozenset({ENDED, EXITED, FAILED})
 LOOP: Final = "loop"
 """A journey failed since it came to one step too often."""
 ERROR: Final = "error"
@@ -45,12 +46,15 @@ def add_totals(to: Totals, more: Mapping[str, Mapping[str, int]]) -> None:
             kept[key] = kept.get(key, 0) + number
 
 
-def since(now: Totals, before: Totals) -> Totals:
-    """Return what *now* has more than *before*."""
-    return {
-        flow: {key: number - before.get(flow, {}).get(key, 0) for key, number in counts.items()}
-        for flow, counts in now.items()
-    }
+def inside_by(counts: Mapping[str, int]) -> int:
+    """Return how many journeys are open by the *counts* of one flow version: who entered and is not over."""
+    inside = 0
+    for key, number in counts.items():
+        if key == ENTERED:
+            inside += number
+        elif key.partition(":")[0] in _OVER:
+            inside -= number
+    return inside
 
 
 class FlowTotals(msgspec.Struct):

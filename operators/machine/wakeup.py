@@ -9,6 +9,7 @@ from operators.machine.context import InJourney
 from operators.machine.deployment import Deployment
 from operators.machine.journey import wake
 from operators.machine.outbox import Outbox
+from operators.machine.pause import park
 from operators.program.program import Program
 from state.user import Branch, Journey, User
 
@@ -16,16 +17,20 @@ POSTPONED_MS: Final = HOUR
 
 
 def on_due(deployment: Deployment, user_id: str, user: User, now: int, out: Outbox) -> None:
-    """Fire the wake-ups of *user* that are due by *now*: by due time, priority, entry; each as of its time."""
+    """Fire the wake-ups of *user* that are due by *now*: by due time, priority, entry; each as of its time.
+
+    Those of a flow that is paused are parked.
+    """
     while True:
         first: tuple[int, int, int, int] | None = None
         found: tuple[Program, Journey, Branch] | None = None
         for journey in user.journeys:
             program = deployment.program(journey.flow, journey.version)
-            if program.is_paused:
-                continue
             for branch in journey.branches:
                 if branch.wake_ms <= now:
+                    if program.is_paused:
+                        park(user_id, program, branch, out)
+                        continue
                     rank = (branch.wake_ms, -program.priority, journey.number, branch.number)
                     if first is None or rank < first:
                         first, found = rank, (program, journey, branch)
