@@ -80,8 +80,8 @@ class World(Protocol):
         """Open the store of a shard, None when there is none yet."""
         ...
 
-    def execute(self, plan: Plan) -> None:
-        """Run *plan* in its processes until all have ended by themselves."""
+    def execute(self, plan: Plan) -> bool:
+        """Run *plan* in its processes until all have ended by themselves; tell whether they left undone what is due."""
         ...
 
     def is_stopping(self) -> bool:
@@ -129,6 +129,7 @@ class Course:
             self._deploy(file)
             file.partitions = [one.key for one in partitions]
             file.topic_ids = {one.key: one.topic_id for one in partitions if one.topic_id}
+            was_clean = file.run.is_clean
             file.run = RunNote(False, _ends_of(partitions), job.until_ms)
             write_state_file(world.files, file)
             self.log.info(
@@ -139,8 +140,11 @@ class Course:
                 job=file.job,
             )
             flows = [(text.file, text.text) for text in job.loaded.checked.texts.values()]
-            world.execute(self._plan(file, cut, partitions, flows, job.loaded.workspace_text, starts, job.until_ms))
-            file.run.is_clean = self._has_caught_up(file)
+            left = world.execute(
+                self._plan(file, cut, partitions, flows, job.loaded.workspace_text, starts, job.until_ms)
+            )
+            # Of what an interrupted run had begun to wake, nothing may be left to other flows.
+            file.run.is_clean = self._has_caught_up(file) and (was_clean or not left)
             write_state_file(world.files, file)
         finally:
             sink.close()
@@ -243,7 +247,7 @@ class Course:
             try:
                 store = ShardStore(backend, owner=owner_of(file.job, number, file.shards))
                 store.roll_back(cut.shards.get(str(number), [0])[0])
-                add_totals(found, store.meta.totals)
+                add_totals(found, store.totals)
             finally:
                 backend.close()
         return found

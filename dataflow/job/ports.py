@@ -9,7 +9,7 @@ from typing import Any
 
 from dataflow.job.worker import Worker
 from dataflow.read.partition import Parcel
-from dataflow.shard import Delivery, Shard
+from dataflow.shard import OPEN, Delivery, Shard
 from state.records import packed, unpacked
 
 
@@ -26,11 +26,13 @@ class PartitionPort:
         self._partition = worker.open_partition(number, resumed)
         self._keys = [shard_key(shard) for shard in range(worker.plan.shards)]
         self._packs = worker.plan.processes > 1
+        self._number = number
+        self._goads = False
 
     @property
     def is_idle(self) -> bool:
-        """Whether there was nothing to read, and may be later."""
-        return self._partition.is_idle and not self._partition.is_finished
+        """Whether there was nothing to read, and may be later, and nobody has more to do that is due."""
+        return self._partition.is_idle and not self._partition.is_finished and not self._goads
 
     def next_batch(self) -> list[tuple[str, Parcel]]:
         """Return what is to go to the shards.
@@ -41,12 +43,21 @@ class PartitionPort:
         partition, keys = self._partition, self._keys
         if partition.is_finished or self.worker.stopping.is_set():
             raise StopIteration
+        self.worker.turns.begin()
         out = partition.wait() if self.worker.holds_too_much(partition) else partition.step()
+        if not partition.is_finished:
+            out += self._goad({one.shard for one in out})
         self.worker.end_turn()
         if self._packs:
             # Between processes the records travel as one piece of bytes, since the engine pickles item by item.
             return [(keys[one.shard], one._replace(records=packed(one.records))) for one in out]
         return [(keys[one.shard], one) for one in out]
+
+    def _goad(self, addressed: set[int]) -> list[Parcel]:
+        """Return parcels for the shards that have more to do that is due: nothing else might come for them."""
+        behind = self.worker.take_behind()
+        self._goads = bool(behind)
+        return [Parcel(shard, self._number, -1, OPEN, [], []) for shard in sorted(behind - addressed)]
 
     def snapshot(self) -> list[int]:
         """Return where to go on, `[next offset, stream time]`, at the end of an epoch."""
@@ -81,8 +92,7 @@ class ShardPort:
             deliveries.append(Delivery(one.source, one.mark_ms, one.phase, unpacked(one.records)))
             if one.dead:
                 self.worker.emitter.emit_dead(one.dead)
-        shard.take(deliveries)
-        self.worker.emit(shard)
+        self.worker.take(self._number, shard, deliveries)
 
     def snapshot(self) -> list[Any]:
         """Return what to go on from, at the end of an epoch; see `Worker.commit`."""

@@ -141,8 +141,8 @@ class JobRunner:
 
     # ---- processes ---------------------------------------------------------------------------------------------
 
-    def execute(self, plan: Plan) -> None:
-        """Run *plan* in its processes until all have ended.
+    def execute(self, plan: Plan) -> bool:
+        """Run *plan* in its processes until all have ended; tell whether they left undone what is due.
 
         Raises:
             JobFailed: one died; then all are ended.
@@ -171,6 +171,7 @@ class JobRunner:
             refusals = [status.refusal for status in self.running.statuses if status.refusal]
             if refusals:
                 raise StateRefused(f"--state {self.place}: {refusals[0]}")
+        return any(status.due_left for status in self.running.statuses)
 
     def _start(self, index: int) -> tuple[subprocess.Popen[bytes], int]:
         """Start a process, which waits for its plan; return it with the pipe on which it will report."""

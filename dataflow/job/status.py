@@ -68,7 +68,8 @@ class Status(msgspec.Struct, frozen=True):
 
     `refusal` says why the state is not one to go on from. `dead` are dead letters by reason, `mistakes` ours by place.
     `totals` are those of the state, which go back with it after a crash; `counted` is what was added to them since the
-    process started. `difference` is how many journeys are not accounted for.
+    process started. `due_left` tells whether wake-ups that are due are left undone. `difference` is how many journeys
+    are not accounted for.
     """
 
     process: int
@@ -82,6 +83,7 @@ class Status(msgspec.Struct, frozen=True):
     clock_held_back_ms: int = 0
     totals: Totals = {}
     counted: Totals = {}
+    due_left: bool = False
     difference: int = 0
     checkpoints: int = 0
     checkpoint_s: float = 0.0

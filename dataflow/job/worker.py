@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import structlog
 
+from dataflow.allowance import Turns
 from dataflow.emit import Emitter
 from dataflow.job.mistakes import MistakeLog
 from dataflow.job.outside import Outside
@@ -24,9 +25,9 @@ from dataflow.read.partition import Partition
 from dataflow.read.progress import ProgressLog, read_progress
 from dataflow.read.scanner import format_of
 from dataflow.read.streamtime import StreamTime
-from dataflow.shard import Shard
+from dataflow.shard import Delivery, Shard
 from operators.language.workspace import DEAD_LETTERS, JOURNAL
-from operators.machine.totals import Totals, add_totals, since
+from operators.machine.totals import Totals, add_totals
 from state.shards import dead_shard, owner_of
 from state.store import ShardStore
 
@@ -52,6 +53,9 @@ class Worker:
         self.held_max = HELD_MAX
         self._replays = any(one.end is not None and not one.closes for one in plan.partitions)
         self._opened_with: Totals = {}
+        self._counted: Totals = {}  # Since the start, in all shards together.
+        self.turns = Turns(outside.monotonic_s)
+        self._behind: set[int] = set()
         self.partitions: dict[str, Partition] = {}
         self.refusal = ""
         """Why the state is not one to go on from; starting again does not help then."""
@@ -98,11 +102,38 @@ class Worker:
             sources=len(self.plan.partitions),
             ordered=self.plan.ordered,
             until_ms=self.plan.until_ms,
+            keys=[one.key for one in self.plan.partitions],
+            news=self._counted,
         )
-        add_totals(self._opened_with, store.meta.totals)
+        add_totals(self._opened_with, store.totals)
         self.shards[number] = shard
         self._check_conservation(number, shard)
         return shard
+
+    def take(self, number: int, shard: Shard, deliveries: list[Delivery]) -> None:
+        """Let *shard* take in what the sources have sent, and emit what it decides.
+
+        Of what falls due it does as much as there is time for in this turn; at the end of the sources, and where a
+        replay halts, all of it, unless the job is asked to stop.
+        """
+        shard.take(deliveries, self.turns)
+        self.emit(shard)
+        while shard.is_behind and shard.is_over and not self.stopping.is_set():
+            self.turns.begin()
+            shard.drain(self.turns)
+            self.emit(shard)
+        if shard.is_behind:
+            self._behind.add(number)
+
+    def take_behind(self) -> set[int]:
+        """Return the shards that have more to do that is due, and forget them: they say so again."""
+        behind, self._behind = self._behind, set()
+        return behind
+
+    @property
+    def has_due(self) -> bool:
+        """Whether something that was due is left undone in the shards of this process."""
+        return any(shard.is_behind for shard in self.shards.values())
 
     def emit(self, shard: Shard) -> None:
         """Send what *shard* has decided on its way."""
@@ -218,9 +249,9 @@ class Worker:
         self._next_status_s = self.status.taken_s + STATUS_EVERY_S
 
     def _status(self, now_s: float) -> Status:
-        totals: Totals = {}
-        for shard in self.shards.values():
-            add_totals(totals, shard.out.totals)
+        counted = {label: counts.copy() for label, counts in self._counted.items()}
+        totals = {label: counts.copy() for label, counts in self._opened_with.items()}
+        add_totals(totals, counted)
         read = [partition.intake.counts for partition in self.partitions.values()]
         dead: Counter[str] = Counter()
         for one in read:
@@ -250,7 +281,8 @@ class Worker:
             },
             clock_held_back_ms=self.outside.clock.held_back_ms(),
             totals=totals,
-            counted=since(totals, self._opened_with),
+            counted=counted,
+            due_left=self.has_due,
             difference=sum(map(abs, self.differences.values())),
             checkpoints=self._checkpoints,
             checkpoint_s=self._checkpoint_s,

@@ -94,7 +94,7 @@ def _check_state(world: SimulatedWorld, expected: Expected) -> None:
     for number, rows in world.rows.items():
         store = ShardStore(SimulatedBackend(rows, world.fate), due_of=due_of)
         store.roll_back(cut.shards.get(str(number), [0])[0])
-        for flow, counts in store.meta.totals.items():
+        for flow, counts in store.totals.items():
             kept = totals.setdefault(flow, {})
             for what, count in counts.items():
                 kept[what] = kept.get(what, 0) + count

@@ -21,7 +21,6 @@ from dataflow.read.progress import ProgressLog
 from dataflow.shard import Shard
 from state import undo as undoing
 from state.store import ShardStore
-from state.user import NEVER
 from tests.simulation import world
 from tests.simulation.broker import SimulatedSink
 from tests.simulation.disk import SimulatedBackend
@@ -58,26 +57,41 @@ def drop_undo_too_early(patch: Patch) -> None:
 
 
 def undo_users_without_their_timers(patch: Patch) -> None:
-    decode = undoing._decode_undo
+    load = undoing.load_undo
 
     def without_timers(row: bytes) -> Any:
-        undo = decode(row)
-        for one in undo.users:
-            one.old_due = NEVER
-        return undo
+        return {key: before for key, before in load(row).items() if not (key[:1] == b"t" and before == b"")}
 
-    patch.setattr(undoing, "_decode_undo", without_timers)
+    patch.setattr(undoing, "load_undo", without_timers)
+
+
+def undo_users_without_their_counts(patch: Patch) -> None:
+    load = undoing.load_undo
+    patch.setattr(
+        undoing, "load_undo", lambda row: {key: before for key, before in load(row).items() if key[:1] != b"c"}
+    )
 
 
 def spill_without_undo(patch: Patch) -> None:
     put_changes = ShardStore._put_changes
 
-    def put(self: ShardStore, changes: Any, old_meta: bytes | None, number: int | None = None) -> None:
-        put_changes(self, changes, old_meta, number)
-        if old_meta is None:
+    def put(self: ShardStore, changes: Any, commit: int, before: Any) -> None:
+        is_spilled = not before
+        put_changes(self, changes, commit, before)
+        if is_spilled:
             changes.rows = {key: row for key, row in changes.rows.items() if key[:1] != b"z"}
 
     patch.setattr(ShardStore, "_put_changes", put)
+
+
+def forget_who_was_still_to_be_woken(patch: Patch) -> None:
+    drain = Shard.drain
+
+    def once(self: Shard, allowance: Any) -> None:
+        drain(self, allowance)
+        self.is_behind = False
+
+    patch.setattr(Shard, "drain", once)
 
 
 def forget_held_records_at_a_checkpoint(patch: Patch) -> None:
@@ -276,7 +290,9 @@ MUTATIONS: list[Mutation] = [
     forget_what_was_spilled_when_rolling_back,
     drop_undo_too_early,
     undo_users_without_their_timers,
+    undo_users_without_their_counts,
     spill_without_undo,
+    forget_who_was_still_to_be_woken,
     forget_held_records_at_a_checkpoint,
     do_not_note_progress,
     note_progress_after_it_went_out,

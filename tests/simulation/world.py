@@ -10,6 +10,7 @@ import msgspec
 
 from connectors.sinks import Sink
 from connectors.sources import SourcePartition as Reader
+from dataflow.allowance import Turns
 from dataflow.errors import UsageError
 from dataflow.job.lifecycle import Course, Job
 from dataflow.job.plan import Plan
@@ -47,6 +48,25 @@ class _CompiledPlan(Plan):
 
 def _number_of(plan: Plan) -> int:
     return [sorted(texts) for texts in DEPLOYMENTS].index(sorted(text for _, text in plan.flows))
+
+
+class OneByOne(Turns):
+    """An allowance that is used up at any moment."""
+
+    def __init__(self, chance: Random) -> None:
+        super().__init__(lambda: 0.0)
+        self._chance = chance
+        self._is_over = False
+
+    def begin(self) -> None:
+        self._is_over = False
+
+    def enter(self) -> None:
+        self._is_over = self._is_over and self._chance.random() < 0.7
+
+    def grant(self) -> int:
+        self._is_over = self._is_over or self._chance.random() < 0.5
+        return 0 if self._is_over else 1
 
 
 class SimulatedOutside:
@@ -131,7 +151,7 @@ class SimulatedWorld:
     def is_stopping(self) -> bool:
         return self._is_stopping
 
-    def execute(self, plan: Plan) -> None:
+    def execute(self, plan: Plan) -> bool:
         chance = self.chance
         self.job_id = plan.job
         plan = _CompiledPlan(**{name: getattr(plan, name) for name in plan.__struct_fields__})
@@ -142,6 +162,7 @@ class SimulatedWorld:
         workers = [Worker(plan, index, _Silent(), SimulatedOutside(self)) for index in range(plan.processes)]  # type: ignore[arg-type]
         for worker in workers:
             worker.held_max = self.scenario.held_max
+            worker.turns = OneByOne(chance) if self.scenario.wakes_slowly else worker.turns
         execution = Execution(
             plan,
             workers,
@@ -158,6 +179,7 @@ class SimulatedWorld:
             sources = self.last_cut().sources
             newest = max(sources[one.key][1] for one in plan.partitions)
             self.history.close(max(newest, plan.until_ms or newest), [end for end in ends if end is not None])
+        return any(worker.has_due for worker in workers)
 
     def _pass_time(self) -> None:
         chance, clock = self.chance, self.clock
