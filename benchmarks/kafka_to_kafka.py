@@ -17,7 +17,6 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,7 +27,7 @@ from rich.table import Table
 
 from benchmarks import measure, workload
 from benchmarks.workload import Content, Workload
-from tests.kafka.broker import ROOT, Broker, BrokerError, ForeignBroker, KafkaUnavailableError, running_broker
+from tests.kafka.broker import ROOT, Broker, BrokerError, ForeignBroker, KafkaUnavailableError
 
 RESULTS = Path(__file__).with_name("results")
 WORK = ROOT / ".cache" / "benchmarks"  # On disk, as a state directory is; `/tmp` may be memory.
@@ -58,7 +57,7 @@ def main() -> int:
     if not console.is_terminal:
         console = Console(width=WIDTH)  # Files and pipes have room for the whole table.
     try:
-        with _broker(options, console) as kafka:
+        with measure.kafka(options.broker, options.work, options.heap) as kafka:
             return _measure(options, kafka, console)
     except (KafkaUnavailableError, BrokerError) as error:
         console.print(f"no Kafka to measure on: {error}", style="red", markup=False)
@@ -152,27 +151,6 @@ def _options() -> argparse.Namespace:
     if options.only != BARE and not options.nudge.exists():
         parser.error(f"{options.nudge.name} is not installed; install the project, or measure with --only bare")
     return options
-
-
-@contextmanager
-def _broker(options: argparse.Namespace, console: Console) -> Iterator[Broker | ForeignBroker]:
-    if options.broker:
-        foreign = ForeignBroker(options.broker)
-        if not foreign.answers(timeout_s=10):
-            raise KafkaUnavailableError(f"nothing answers at {options.broker}")
-        yield foreign
-        return
-    folder = Path(tempfile.mkdtemp(prefix="kafka-", dir=_made(options.work)))
-    try:
-        with console.status("starting Kafka"):
-            context = running_broker(folder, heap=options.heap, quick_start=False)
-            broker = context.__enter__()
-        try:
-            yield broker
-        finally:
-            context.__exit__(None, None, None)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _prepare(

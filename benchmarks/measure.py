@@ -12,7 +12,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import Any
 
 import confluent_kafka
 
-from tests.kafka.broker import POM, ROOT
+from tests.kafka.broker import POM, ROOT, Broker, ForeignBroker, KafkaUnavailableError, running_broker
 
 PACKAGES = ("nudge", "bytewax", "confluent-kafka", "msgspec", "orjson", "rocksdict")
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -49,6 +50,29 @@ class Cost:
     others_cpu_s: float | None
 
 
+@contextmanager
+def kafka(address: str | None, work: Path, heap: str) -> Iterator[Broker | ForeignBroker]:
+    """Give the broker at *address*, or without one a broker of our own with its data in a new folder in *work*.
+
+    Raises:
+        KafkaUnavailableError: nothing answers there, or there is no Java.
+        BrokerError: our own did not come up.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    if address:
+        foreign = ForeignBroker(address)
+        if not foreign.answers(timeout_s=10):
+            raise KafkaUnavailableError(f"nothing answers at {address}")
+        yield foreign
+        return
+    folder = Path(tempfile.mkdtemp(prefix="kafka-", dir=work))
+    try:
+        with running_broker(folder, heap=heap, quick_start=False) as broker:
+            yield broker
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def run_json(command: Sequence[str], *, timeout_s: float, broker_pid: int | None) -> tuple[dict[str, Any], Cost]:
     """Run *command* and return the JSON object on its last line and what it cost.
 
@@ -56,7 +80,7 @@ def run_json(command: Sequence[str], *, timeout_s: float, broker_pid: int | None
         RunError: it failed, took too long or printed something else; with the end of what it wrote.
     """
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        busy, broker = _machine_cpu_s(), _process_cpu_s(broker_pid)
+        busy, broker = machine_cpu_s(), process_cpu_s(broker_pid)
         started = time.perf_counter()
         # A session of its own, so that on time-out all of it can be ended.
         process = subprocess.Popen(
@@ -75,8 +99,8 @@ def run_json(command: Sequence[str], *, timeout_s: float, broker_pid: int | None
         wall_s = time.perf_counter() - started
         process.returncode = os.waitstatus_to_exitcode(status)
         cpu_s = usage.ru_utime + usage.ru_stime
-        broker_cpu_s = _difference(_process_cpu_s(broker_pid), broker)
-        all_cpu_s = _difference(_machine_cpu_s(), busy)
+        broker_cpu_s = _difference(process_cpu_s(broker_pid), broker)
+        all_cpu_s = _difference(machine_cpu_s(), busy)
         # Without the broker's part nobody can say what is left for others.
         others_cpu_s = None
         if all_cpu_s is not None and broker_cpu_s is not None:
@@ -148,7 +172,7 @@ def _first_line(command: list[str]) -> str:
     return next(iter((done.stdout or done.stderr).splitlines()), "")
 
 
-def _machine_cpu_s() -> float | None:
+def machine_cpu_s() -> float | None:
     """Return the CPU time that was spent on this machine since its start, by anybody."""
     if not sys.platform.startswith("linux"):
         return None
@@ -158,7 +182,8 @@ def _machine_cpu_s() -> float | None:
     return (user + nice + system + irq + softirq) / TICKS_PER_S
 
 
-def _process_cpu_s(pid: int | None) -> float | None:
+def process_cpu_s(pid: int | None) -> float | None:
+    """Return the CPU time that a process, without its children, has used since its start."""
     if pid is None or not sys.platform.startswith("linux"):
         return None
     fields = Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()
