@@ -2,10 +2,12 @@
 
 Each round is a shop of its own seed on a real Kafka, and a row of failures drawn from that seed: kills at random
 moments and at named points, of the job or of one process, SIGSTOP, SIGTERM, a broker that is killed or paused, a state
-directory that is put back to an earlier copy, each time with another number of processes, and at times with other flows
-(one more that nobody enters, so the old ones must be finished first and nothing else changes). Then the topics are
-compared with what `simulate` says. A round that differs, ends in an error or takes too long is noted with its seed, its
-files are kept, and the soak goes on. `--seed N --rounds 1` does one round again; only the moments differ a little.
+directory that is put back to an earlier copy, each time with another number of processes, and at times with other
+flows (one more that nobody enters, so the old ones must be finished first and nothing else changes), by a restart or by
+SIGHUP while the job runs. Once in a round the topic gets a partition more, and once the job gets a topic more. In the
+middle of each round many users are woken at one instant. Then the topics are compared with what `simulate` says. A
+round that differs, ends in an error or takes too long is noted with its seed, its files are kept, and the soak goes on.
+`--seed N --rounds 1` does one round again; only the moments differ a little.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from pathlib import Path
 from types import FrameType
 
 from tests.crash.points import PASSES, environment
-from tests.crash.shopjob import ShopInput, ShopJob
+from tests.crash.shopjob import LaterInput, ShopJob
 from tests.jobs import RunningJob
 from tests.kafka.broker import ROOT, Broker, running_broker
 
@@ -95,16 +97,18 @@ class _OneRound:
         self.copy: Path | None = None
         self.version = 0
         self.shards = self.chance.choice(["4", "16", "64"])
+        self.left = {"partition", "topic"}  # What is to be added.
 
     def run(self) -> None:
         self.broker.ensure_ready()
         self.broker.delete_topics(self.broker.topics(self.prefix))
-        given = ShopInput.make(self.folder / "shop", seed=self.done.seed, records=self.done.events)
+        given = self.given = LaterInput.make(self.folder / "shop", seed=self.done.seed, records=self.done.events)
         self.job = ShopJob(self.broker, self.prefix, given, self.folder / "state")
         self.job.fill()
         kinds: list[Callable[[], None]] = [
             self.kill, self.kill, self.worker, self.point, self.point, self.stand_still, self.terminate,
             self.broker_killed, self.broker_paused, self.both_killed, self.back_to_a_copy,
+            self.hang_up, self.hang_up, self.partition_added, self.topic_added,
         ]  # fmt: skip
         for _ in range(self.failures):
             kind = self.chance.choice(kinds)
@@ -180,6 +184,8 @@ class _OneRound:
     def finish(self) -> None:
         """Run to the end; while the broker comes back a run may give up, but not again and again."""
         self.broker.ensure_ready()
+        self.partition_added()
+        self.topic_added()
         for _ in range(3):
             if self.must_be(self.start(), 0, 1) == 0:
                 return
@@ -268,6 +274,37 @@ class _OneRound:
             self.now.kill()
         elif self.must_be(self.now, 0, 1):
             self.counted("gave up, and was started again")
+
+    def hang_up(self) -> None:
+        """Other flows while the job runs, and at times a kill amid the exchange of its processes."""
+        self.counted("SIGHUP")
+        self.version += 1
+        self.job.deploy_something_new(self.version)
+        self.now.process.send_signal(signal.SIGHUP)
+        kinds: list[Callable[[], None]] = [self.kill, self.worker, self.terminate]
+        time.sleep(self.chance.uniform(0, 4.0))
+        if self.now.process.poll() is None:
+            self.chance.choice(kinds)()
+        else:
+            self.must_be(self.now, 0, -signal.SIGHUP)  # The latter while it is still importing.
+
+    def partition_added(self) -> None:
+        if "partition" in self.left:
+            self.left.remove("partition")
+            self.counted("partition added")
+            self.job.add_partition(self.given.in_partition)
+        self.at_rest()
+
+    def topic_added(self) -> None:
+        if "topic" in self.left:
+            self.left.remove("topic")
+            self.counted("topic added")
+            self.job.add_topic(self.given.in_topic)
+        self.at_rest()
+
+    def at_rest(self) -> None:
+        if self.running is not None and self.now.process.poll() is None and not self.ends_within(self.now, 1.0):
+            self.now.kill()
 
     def both_killed(self) -> None:
         self.counted("broker and job killed")
