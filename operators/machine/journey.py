@@ -120,10 +120,10 @@ def _run(visit: AtStep, outcome: Outcome) -> None:
             return
         else:
             assert isinstance(outcome, End)
-            _close(visit, "ended", ENDED, outcome.reason)
+            _close(visit, "ended", ENDED, outcome.reason, step=visit.step)
             return
         if node is None:
-            _close(visit, "ended", ENDED, None)
+            _close(visit, "ended", ENDED, None, step=visit.step)
             return
         visit.node = node
         times = visits.get(node.id, 0) + 1

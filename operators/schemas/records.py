@@ -126,5 +126,6 @@ def journal_schema() -> Schema:
             of("refused", refused, {"properties": {"journey_id": digest}}),
             of("suppressed", {**reasons(SendReason), "required": ["step", "reason"]}),
             of("sent", {"required": ["step", "detail"], "properties": {"detail": sent}}),
+            of("ended", {"required": ["step"]}),
         ],
     }

@@ -11,7 +11,7 @@ Json = dict[str, Any]
 # What the specification leaves open is compared only where both sides say it: whether a journal record names
 # its cause, and whether one about a whole journey names a step.
 OPEN_FIELDS = {"cause"}
-STEP_IS_OPEN = {"entered", "refused", "ended", "exited", "failed", "converted"}
+STEP_IS_OPEN = {"entered", "refused", "exited", "failed", "converted"}
 CONTEXT_RECORDS = 8
 
 

@@ -368,10 +368,15 @@ class World:
     # -- steps
 
     def go_on(self, journey: Journey, step_id: str | None, now: int) -> None:
-        """Run the journey from a step until it waits or is over. J6: "no reason after the last step"."""
+        """Run the journey from a step until it waits or is over.
+
+        J6: "no reason after the last step; .. Its `step` is .. the last one that was begun".
+        """
+        last_begun = journey.standing_in.id if journey.standing_in else None
         journey.standing_in = None
         while step_id is not None:
             step = journey.flow.steps[step_id]
+            last_begun = step_id
             journey.visits[step_id] = journey.visits.get(step_id, 0) + 1
             if journey.visits[step_id] > VISITS_MAX:  # S20
                 self.tell("failed", journey, now, step=step_id, reason="loop")
@@ -381,9 +386,9 @@ class World:
             if isinstance(goes_to, Closed):
                 return
             step_id = goes_to
-        self.end(journey, now)
+        self.end(journey, now, step=last_begun)
 
-    def end(self, journey: Journey, now: int, *, step: str | None = None, reason: str | None = None) -> Closed:
+    def end(self, journey: Journey, now: int, *, step: str | None, reason: str | None = None) -> Closed:
         self.tell("ended", journey, now, step=step, reason=reason)
         journey.open = False
         return Closed()

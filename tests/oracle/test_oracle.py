@@ -114,6 +114,24 @@ def test_journal_records_have_only_the_fields_that_apply() -> None:
     assert (entered["seq"], ended["seq"]) == (1, 2)
 
 
+@pytest.mark.parametrize(
+    ("steps", "step", "reason"),
+    [
+        ([{"end": "cold"}], "steps.0", "cold"),
+        ([{"send": "webhook", "template": "t"}, {"set": {"x": 1}}], "steps.1", None),
+        ([{"branch": [{"when": {"entry.x": 1}, "steps": []}]}], "steps.0", None),
+        ([{"id": "b", "branch": [{"else": [{"set": {"x": 1}}]}]}], "steps.0.branch.0.else.0", None),
+        ([{"id": "w", "wait_for": {"x": {"event": "x"}}, "timeout": "1h"}], "w", None),
+        ([{"goto": "g"}, {"id": "g", "wait": "1h"}], "g", None),
+        ([{"send": "sms", "template": "t", "if_missing": "end"}, {"end": None}], "steps.0", "no_address"),
+        ([{"wait": {"until": "{{ entry.x }}", "if_missing": "end"}}, {"end": None}], "steps.0", "missing"),
+    ],
+)
+def test_a_journey_ends_at_the_step_that_ended_it_or_that_began_last(steps: Any, step: str, reason: str | None) -> None:
+    ended = simulate([flow(*steps)], [ev("08:00")]).journal[-1]
+    assert (ended["kind"], ended["step"], ended.get("reason")) == ("ended", step, reason)
+
+
 def test_seq_counts_per_user_over_all_flows() -> None:
     flows = [flow(flow="a"), flow(flow="b")]
     result = simulate(flows, [ev("08:00", user="u"), ev("08:01", user="v")])
