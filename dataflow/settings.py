@@ -85,7 +85,7 @@ def _duration(given: Any) -> int:
 def _moment(given: Any) -> int:
     from operators.language.values import parse_moment
 
-    return _as_in_flows(parse_moment, given)
+    return _as_in_flows(lambda text: parse_moment(text).ms_in_utc(), given)
 
 
 def _as_in_flows(parse: Callable[[Any], int], given: Any) -> int:

@@ -29,7 +29,7 @@ from operators.conditions.arguments import (
 from operators.conditions.base import Condition
 from operators.conditions.codegen import compile_condition
 from operators.conditions.index import MatchIndex
-from operators.conditions.parse import Dialect, parse_condition
+from operators.conditions.parse import Dialect, in_utc, parse_condition
 from operators.conditions.tests import TESTS
 from operators.conditions.values import dig
 from operators.conditions.where import parse_where, where_field
@@ -148,7 +148,7 @@ def test_each_test_means_the_same_in_all_ways(name: str, data: st.DataObject) ->
 @settings(max_examples=20, deadline=None)
 def test_what_asks_for_the_time_is_left_to_the_journey(name: str, data: st.DataObject) -> None:
     problems = Problems(Document("test", None))
-    where = parse_where({"p": data.draw(written(name)), "q": 1}, (), problems, templates=False)
+    where = parse_where({"p": data.draw(written(name)), "q": 1}, (), problems, resolve=in_utc, templates=False)
     assert isinstance(where.live, tree.Test)
     assert where.live.op == name
     assert isinstance(where.fixed, tree.Test)

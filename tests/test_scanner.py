@@ -15,6 +15,7 @@ from dataflow.read.intake import Intake
 from dataflow.read.scanner import WHY_NOT_COMPILED, NativeFormat
 from operators.conditions.base import Condition
 from operators.conditions.index import MatchIndex
+from operators.conditions.parse import in_utc
 from operators.conditions.where import parse_where
 from operators.language.problems import Document, Problems
 from state.records import unpacked
@@ -25,7 +26,7 @@ from tests.records import AT, DEEP_64, DEEP_65, MIB, NOT_JSON, ODD, SAMPLE, Choi
 def where(**tests: Any) -> Condition:
     """Return the condition of a flow's `where`."""
     problems = Problems(Document("test", tests))
-    found = parse_where(tests, (), problems, templates=False).fixed
+    found = parse_where(tests, (), problems, resolve=in_utc, templates=False).fixed
     assert found is not None, problems.found
     return found
 

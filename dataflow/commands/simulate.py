@@ -45,7 +45,7 @@ def simulate(
 
     source = parse_source(f"file:{events}?format={format}")
     try:
-        until_ms = None if until is None else parse_moment(until)
+        until_ms = None if until is None else parse_moment(until).ms_in_utc()
     except BadValue as bad:
         raise UsageError(f"--until: {bad.message}; {bad.hint}") from None
     if not events.is_file():

@@ -201,7 +201,12 @@ class Course:
                     raise StateRefused(
                         f"--state {place}: progress/ lacks the log of {key}, which the interrupted run needs: {RESTORE}"
                     )
-        refuse_reused_versions(job.loaded.checked, {one.label: one.content for one in file.flows})
+        reread = refuse_reused_versions(job.loaded.checked, {one.label: one.content for one in file.flows})
+        if reread:
+            self.log.warning(
+                "moments without an offset are local times in the flow's timezone now; deployed here they were UTC",
+                flows=[repr(program) for program in reread],
+            )
         self._check_users_inside(file, cut)
 
     def _check_partitions(self, file: StateFile, cut: Cut, partitions: list[PartitionPlan]) -> None:

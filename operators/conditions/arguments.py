@@ -9,11 +9,11 @@ from typing import Any, Final
 from operators.conditions.pattern import parse_pattern
 from operators.conditions.values import Json, comparable
 from operators.language.problems import BadValue
-from operators.language.values import DURATION_PATTERN, parse_duration, shown
+from operators.language.values import DURATION_PATTERN, parse_duration, parse_moment, shown
 from operators.templates.errors import TemplateSyntaxError
 from operators.templates.parse import parse_template
 from operators.templates.template import Template
-from state.iso import format_ms, parse_iso_ms
+from state.iso import format_ms
 
 Schema = dict[str, Any]
 
@@ -28,7 +28,7 @@ TEMPLATE_PATTERN: Final = r"\{[{%]"
 MOMENT_SCHEMA: Final[Schema] = {
     "type": "string",
     "pattern": ISO_PATTERN,
-    "description": "ISO 8601 with offset, such as 2026-11-01T00:00:00+08:00",
+    "description": "ISO 8601 such as 2026-11-01T00:00:00+08:00; without an offset in the flow's timezone",
 }
 SCALAR_SCHEMA: Final[Schema] = {"type": ["string", "number", "boolean"]}
 
@@ -46,6 +46,7 @@ def list_of(item: Schema, *, most: int | None = None) -> Schema:
 Parse = Callable[[str, object, str | None], Json]
 """Returns the argument of the test *name* that is written in *raw*, with templates parsed; raises `BadValue`.
 
+A `Moment` becomes ms only where it is known in which zone it is read.
 The last argument says why templates are not allowed here, None where they are.
 """
 
@@ -100,14 +101,9 @@ def _text(test: str, wanted: object, no_templates: str | None) -> Json:
 
 
 def _moment(test: str, wanted: object, no_templates: str | None) -> Json:
-    """Return the ms of a moment, or a template."""
+    """Return a moment as it is written, or a template."""
     value = _scalar(test, wanted, no_templates)
-    if isinstance(value, Template):
-        return value
-    moment = parse_iso_ms(value) if isinstance(value, str) else None
-    if moment is None:
-        raise BadValue("bad-moment", f"{shown(wanted)} is not a moment", "write 2026-11-01T00:00:00+08:00")
-    return moment
+    return value if isinstance(value, Template) else parse_moment(value)
 
 
 def _truth(test: str, wanted: object, no_templates: str | None) -> Json:

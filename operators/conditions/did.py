@@ -102,7 +102,9 @@ def _parse_clause(raw: object, path: Path, problems: Problems, site: Site) -> Cl
         problems.add(path, "missing-window", message, "add 'within', such as within: 30d")
         return None
     because = "a rolling window counts before any journey exists"
-    where = parse_where(model.where, (*path, "where"), problems, templates=not rolling, because=because)
+    where = parse_where(
+        model.where, (*path, "where"), problems, resolve=site.resolve, templates=not rolling, because=because
+    )
     if model.exactly is not None:
         if model.at_least is not None or model.at_most is not None:
             problems.add(

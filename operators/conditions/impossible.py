@@ -22,7 +22,7 @@ def find_impossible(parts: list[Condition], path: Path, problems: Problems) -> N
             by_field.setdefault((part.root, *part.path), []).append(part)
     for field, tests in by_field.items():
         if len(tests) > 1 and _excluded(tests):
-            said = ", ".join(f"{test.op}: {shown(test.wanted)}" for test in tests)
+            said = ", ".join(f"{test.op}: {shown(TESTS[test.op].argument.told(test.wanted))}" for test in tests)
             name = ".".join(field[1:])
             problems.add(
                 path, "impossible-condition", f"no value of '{name}' satisfies {said}", "see 'any' for either-or"

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from operators.conditions.arguments import Schema
 from operators.conditions.base import Clause, Condition
+from operators.conditions.parse import Resolve
 from operators.language.model import Model
 from operators.language.problems import Path, Problems
 
@@ -19,6 +20,8 @@ class Site(NamedTuple):
     """Called with every `did` found, so that its events are counted."""
     at_entry: bool
     """Before a journey exists: a `did` needs a window there."""
+    resolve: Resolve
+    """Says which moment is meant where one is written."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

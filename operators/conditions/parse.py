@@ -10,10 +10,18 @@ from operators.conditions.impossible import find_impossible
 from operators.conditions.tests import EQ, EXISTS, IN, TESTS
 from operators.conditions.tree import All, Not, Some, Test, conjunction
 from operators.language.problems import BadValue, Path, Problems, did_you_mean
-from operators.language.values import shown
+from operators.language.values import Moment, shown
 from operators.templates.template import Template
 
 LeafParser = Callable[[object, Path, Problems], Condition | None]
+
+Resolve = Callable[[Moment, Path], int]
+"""Returns the ms of a moment that is written at a path: without an offset it is local time where the flow is."""
+
+
+def in_utc(moment: Moment, path: Path) -> int:
+    """Resolve a moment where no flow says a zone."""
+    return moment.ms_in_utc()
 
 
 class Dialect(NamedTuple):
@@ -25,6 +33,7 @@ class Dialect(NamedTuple):
     """Why values cannot be templates here; None: they can."""
     keywords: Mapping[str, LeafParser] = {}
     """Parsers of further keys."""
+    resolve: Resolve = in_utc
 
 
 def parse_condition(raw: object, path: Path, problems: Problems, dialect: Dialect) -> Condition | None:
@@ -104,6 +113,8 @@ def _parse_tests(
         except BadValue as bad:
             problems.add_bad(place, bad)
             continue
+        if isinstance(argument, Moment):
+            argument = dialect.resolve(argument, place)
         templated = isinstance(argument, Template) or (
             isinstance(argument, list) and any(isinstance(one, Template) for one in argument)
         )

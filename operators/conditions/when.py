@@ -9,7 +9,7 @@ from operators.conditions.base import Clause, Condition
 from operators.conditions.did import DID, DID_NOT
 from operators.conditions.keyword import Keyword, Site
 from operators.conditions.local_time import LOCAL_TIME
-from operators.conditions.parse import Dialect, LeafParser, parse_condition
+from operators.conditions.parse import Dialect, LeafParser, Resolve, parse_condition
 from operators.language.problems import BadValue, Path, Problems, did_you_mean
 
 
@@ -47,18 +47,19 @@ def _user_field(key: str) -> tuple[str, tuple[str, ...]]:
 
 
 def parse_when(
-    raw: object, path: Path, problems: Problems, *, note: Callable[[Clause], None], at_entry: bool
+    raw: object, path: Path, problems: Problems, *, note: Callable[[Clause], None], at_entry: bool, resolve: Resolve
 ) -> Condition | None:
     """Return the condition on the user that is written in *raw*, or None after noting why not.
 
     Args:
         note: called with every `did` found, so that its events are counted.
         at_entry: before a journey exists: a `did` needs a window there.
+        resolve: says which moment is meant where one is written.
     """
-    site = Site(note, at_entry)
+    site = Site(note, at_entry, resolve)
 
     def bound(keyword: Keyword) -> LeafParser:
         return lambda value, place, problems: keyword.parse(value, place, problems, site)
 
     keywords = {name: bound(keyword) for name, keyword in KEYWORDS.items()}
-    return parse_condition(raw, path, problems, Dialect(_user_field, keywords=keywords))
+    return parse_condition(raw, path, problems, Dialect(_user_field, keywords=keywords, resolve=resolve))

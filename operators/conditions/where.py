@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from operators.conditions.base import Condition, Where
-from operators.conditions.parse import Dialect, parse_condition
+from operators.conditions.parse import Dialect, Resolve, parse_condition
 from operators.conditions.tests import TESTS
 from operators.conditions.tree import Test, conjunction, conjuncts, leaves
 from operators.language.problems import BadValue, Path, Problems
@@ -25,15 +25,18 @@ NOWHERE: Final = Dialect(where_field, no_templates="")
 """Conditions on events where no template is allowed and nobody asks why."""
 
 
-def parse_where(raw: object, path: Path, problems: Problems, *, templates: bool, because: str = "") -> Where:
+def parse_where(
+    raw: object, path: Path, problems: Problems, *, resolve: Resolve, templates: bool, because: str = ""
+) -> Where:
     """Return the parsed `where` of an event; None for raw means no condition.
 
     Args:
+        resolve: says which moment is meant where one is written.
         because: why there can be no templates, where there can be none.
     """
     if raw is None:
         return Where(None, None)
-    dialect = Dialect(where_field, no_templates=None if templates else because)
+    dialect = Dialect(where_field, no_templates=None if templates else because, resolve=resolve)
     return _split(parse_condition(raw, path, problems, dialect))
 
 

@@ -16,7 +16,7 @@ from operators.language.model import (
     RawSteps,
     RawWhen,
 )
-from operators.language.values import Duration, Moment, Name, Percent, Zone
+from operators.language.values import Duration, Name, Percent, WrittenMoment, Zone
 
 
 class ReentryAfter(Model):
@@ -83,8 +83,8 @@ class ExitRule(EventModel):
 class Active(Model):
     """The period in which users may enter: `[from, until)`."""
 
-    from_: Annotated[Moment | None, Field(alias="from", description="Nobody enters before this moment.")] = None
-    until: Annotated[Moment | None, Field(description="Nobody enters from this moment on.")] = None
+    from_: Annotated[WrittenMoment, Field(alias="from", description="Nobody enters before this moment.")] = None
+    until: Annotated[WrittenMoment, Field(description="Nobody enters from this moment on.")] = None
 
 
 class Flow(Model):
@@ -107,7 +107,10 @@ class Flow(Model):
     labels: Annotated[JsonValue, Field(description="Whatever you sort flows by.")] = None
     timezone: Annotated[
         Zone,
-        Field(description="IANA name such as Asia/Shanghai: the time zone of users whose profile.timezone is none."),
+        Field(
+            description="IANA name such as Asia/Shanghai: the time zone of users whose profile.timezone is none, and "
+            "of moments that are written here without an offset."
+        ),
     ] = "UTC"
     active: Annotated[
         Active, Field(description="The period in which users may enter; those inside run to the end.")

@@ -9,14 +9,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from decimal import Decimal
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, NamedTuple
+from zoneinfo import ZoneInfo
 
 from pydantic import BeforeValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from operators.language.localtime import zone_of
+from operators.language.localtime import moment_of_wall, zone_of
 from operators.language.problems import BadValue
-from state.iso import parse_iso_ms
+from state.iso import parse_local
 from state.outgoing import NAME_PATTERN
 
 SECOND: Final = 1000
@@ -72,12 +73,31 @@ def parse_offset(value: object) -> int:
     return parse_duration(value)
 
 
-def parse_moment(value: object) -> int:
-    """Return the stream time in ms of an ISO 8601 moment with offset."""
-    moment = parse_iso_ms(value) if isinstance(value, str) else None
+class Moment(NamedTuple):
+    """A moment as it is written: which one it is, its place says where it has no offset.
+
+    `local_ms` is the text read as if it were UTC, `offset_ms` how far the written offset is ahead of UTC, None where
+    none is written.
+    """
+
+    local_ms: int
+    offset_ms: int | None
+
+    def ms_in(self, zone: ZoneInfo) -> int:
+        """Return the stream time in ms: without an offset the moment is a local time in *zone*."""
+        return moment_of_wall(zone, self.local_ms) if self.offset_ms is None else self.local_ms - self.offset_ms
+
+    def ms_in_utc(self) -> int:
+        """Return the stream time in ms: without an offset the moment is in UTC."""
+        return self.local_ms - (self.offset_ms or 0)
+
+
+def parse_moment(value: object) -> Moment:
+    """Return an ISO 8601 moment."""
+    moment = parse_local(value) if isinstance(value, str) else None
     if moment is None:
         raise BadValue("bad-moment", f"{shown(value)} is not a moment", "write 2026-11-01T00:00:00+08:00")
-    return moment
+    return Moment(*moment)
 
 
 def parse_time_of_day(value: object) -> int:
@@ -153,7 +173,8 @@ WaitDuration = Annotated[
     _text_schema(DURATION_PATTERN, "such as 90s, 30m, 1d12h; at most 366d"),
 ]
 Offset = Annotated[int, validated(parse_offset), _text_schema(r"^[-+]?([0-9]+[smhdw])+$", "such as -3d")]
-Moment = Annotated[int, validated(parse_moment), WithJsonSchema({"type": "string", "format": "date-time"})]
+WrittenMoment = Annotated[Any, validated(parse_moment), WithJsonSchema({"type": "string", "format": "date-time"})]
+"""A `Moment`; as a type of its own it would stand among the definitions of the schema."""
 TimeOfDay = Annotated[
     int,
     validated(parse_time_of_day),

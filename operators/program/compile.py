@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
@@ -16,7 +16,7 @@ from operators.ids import label_of
 from operators.language.flow import Entry, Flow
 from operators.language.localtime import zone_of
 from operators.language.model import checked, keys_of
-from operators.language.problems import BadValue, Problems
+from operators.language.problems import BadValue, Path, Problems
 from operators.language.workspace import Workspace
 from operators.program.paths import check_paths
 from operators.program.program import EntryRules, Exit, Program, Tally
@@ -36,12 +36,17 @@ def compile_flow(problems: Problems, workspace: Workspace) -> Program | None:
         return None
     if flow is None:
         flow = _sound_part(raw, problems)
-    build = Build(workspace, problems, KINDS, NOT_YET)
+    zone = zone_of(flow.timezone) or ZoneInfo("UTC")
+    build = Build(workspace, problems, KINDS, NOT_YET, zone)
     first = build.flow_steps(flow.steps)
     alternatives = build_trigger(flow, build)
     rules = _entry_rules(flow.entry, build)
     exits = [Exit(build.wanted(rule, "exit", index), rule.goal, rule.label) for index, rule in enumerate(flow.exit)]
-    if flow.active.from_ is not None and flow.active.until is not None and flow.active.from_ >= flow.active.until:
+    active_from, active_until = (
+        None if written is None else build.moment(written, "active", name)
+        for name, written in (("from", flow.active.from_), ("until", flow.active.until))
+    )
+    if active_from is not None and active_until is not None and active_from >= active_until:
         problems.add(("active",), "impossible-condition", "'from' is not before 'until'", "nobody could ever enter")
     if not problems.has_errors:
         check_paths(first, build.nodes, problems)
@@ -54,9 +59,9 @@ def compile_flow(problems: Problems, workspace: Workspace) -> Program | None:
         state=flow.state,
         title=flow.title or flow.flow,
         priority=flow.priority,
-        zone=zone_of(flow.timezone) or ZoneInfo("UTC"),
-        active_from=flow.active.from_,
-        active_until=flow.active.until,
+        zone=zone,
+        active_from=active_from,
+        active_until=active_until,
         key_path=_key_path(flow.entry),
         entry_rules=rules,
         channels=tuple(build.channels.values()),
@@ -69,15 +74,22 @@ def compile_flow(problems: Problems, workspace: Workspace) -> Program | None:
         tallies=tuple(tallies),
         tally_names=tally_names,
         hears=frozenset(_heard_by(build.nodes.values(), exits, tallies)),
-        content=content_hash(raw),
+        content=content_hash(raw, build.local_moments),
+        content_in_utc=content_hash(raw, {}),
         label=label_of(flow.flow, flow.version),
         is_paused=flow.state == "paused",
     )
 
 
-def content_hash(raw: dict[str, Any]) -> str:
-    """Return what identifies what a flow does: its data without the keys that are for people, and without its state."""
-    kept = {key: value for key, value in raw.items() if key not in _NOT_CONTENT}
+def content_hash(raw: dict[str, Any], local_moments: Mapping[Path, int]) -> str:
+    """Return what identifies what a flow does: its data without the keys that are for people, and without its state.
+
+    Args:
+        local_moments: what moments in it mean that would be others in UTC, by their paths.
+    """
+    kept: Any = {key: value for key, value in raw.items() if key not in _NOT_CONTENT}
+    if local_moments:
+        kept = [kept, {".".join(map(str, path)): moment_ms for path, moment_ms in local_moments.items()}]
     dumped = orjson.dumps(kept, option=orjson.OPT_SORT_KEYS, default=str)
     return hashlib.blake2b(dumped, digest_size=12).hexdigest()
 

@@ -64,24 +64,35 @@ def compile_texts(texts: Iterable[FlowText], workspace: Workspace) -> Checked:
     return result
 
 
-def refuse_reused_versions(checked: Checked, deployed: Mapping[str, str]) -> None:
+def refuse_reused_versions(checked: Checked, deployed: Mapping[str, str]) -> list[Program]:
     """Refuse versions that were deployed before and do something else now.
 
     Args:
         deployed: by the label of a version, the content of what was deployed.
 
+    Returns:
+        Those that were deployed while moments without an offset were UTC, and have some that are others in their zone.
+        They say what they said; refused, a version that users are in could neither stay nor go.
+
     Raises:
         FlowError: there are some.
     """
     problems = []
+    reread = []
     for program in checked.programs:
-        if deployed.get(program.label, program.content) != program.content:
+        before = deployed.get(program.label, program.content)
+        if before == program.content:
+            continue
+        if before == program.content_in_utc:
+            reread.append(program)
+        else:
             where = checked.texts[program.label].file
             message = f"{program} was deployed in this state with other content"
             hint = "give the new content a new version"
             problems.append(Problem(where, 1, 1, "version", "version-reused", message, hint))
     if problems:
         raise FlowError(problems, checked.titles)
+    return reread
 
 
 def left_out(checked: Checked, in_force: Iterable[str]) -> list[str]:

@@ -48,7 +48,8 @@ class Program:
     entry key, None for a flow without one. `channels` are those that it sends to. `tallies` are what each journey
     counts; `tally_names` says which of them answers a clause. `windows` are the clauses that the user's rolling windows
     answer. `wants` has every event that the flow wants, `hears` the names of those that an open journey may want.
-    `content` identifies what the flow does: title, owner and state aside.
+    `content` identifies what the flow does: title, owner and state aside. `content_in_utc` does, too, but takes moments
+    without an offset for UTC, as they were read once; it is another one only where that makes a difference.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Program:
     tally_names: dict[Clause, str]
     hears: frozenset[str]
     content: str
+    content_in_utc: str
     label: str
     is_paused: bool
 

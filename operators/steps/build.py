@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Final
+from zoneinfo import ZoneInfo
 
 from pydantic import Field
 
@@ -20,7 +21,7 @@ from operators.conditions.where import NOWHERE, parse_where
 from operators.language.channels import DEFAULT_ADDRESSES, Channel, channel_of
 from operators.language.model import EventModel, M, Model, checked
 from operators.language.problems import BadValue, Path, Problems, did_you_mean
-from operators.language.values import Name, shown
+from operators.language.values import Moment, Name, shown
 from operators.language.workspace import Workspace
 from operators.steps.base import Node, Step
 from operators.templates.json_template import JsonTemplate
@@ -63,11 +64,13 @@ class Build:
     """What the steps of one flow ask for while they are built.
 
     Places are given relative to the step that is being built. `nodes` are the steps by id. `wants` has every event that
-    somebody wants, `clauses` every `did` with the event that it counts, `channels` those that are sent to, by name.
+    somebody wants, `clauses` every `did` with the event that it counts, `channels` those that are sent to, by name,
+    `local_moments` the ms of the moments that would be others in UTC, by their paths.
 
     Args:
         kinds: the models of the kinds of steps that there are.
         not_yet: kinds that are part of the language, but not of this version.
+        zone: the zone of the flow.
     """
 
     def __init__(
@@ -75,16 +78,19 @@ class Build:
         workspace: Workspace,
         problems: Problems,
         kinds: Mapping[str, type[StepModel]],
-        not_yet: frozenset[str] = frozenset(),
+        not_yet: frozenset[str],
+        zone: ZoneInfo,
     ) -> None:
         self.problems = problems
         self.nodes: dict[str, Node] = {}
         self.wants: list[Wanted] = []
         self.clauses: list[tuple[Clause, Wanted]] = []
         self.channels: dict[str, Channel] = {}
+        self.local_moments: dict[Path, int] = {}
         self._workspace = workspace
         self._kinds = kinds
         self._not_yet = not_yet
+        self._zone = zone
         self._references: list[Reference] = []
         self._steps = 0
         self._path: Path = ()
@@ -103,7 +109,8 @@ class Build:
 
     def when(self, raw: object, *place: str | int, at_entry: bool = False) -> Condition | None:
         """Return a condition on the user."""
-        return parse_when(raw, (*self._path, *place), self.problems, note=self._note_clause, at_entry=at_entry)
+        path = (*self._path, *place)
+        return parse_when(raw, path, self.problems, note=self._note_clause, at_entry=at_entry, resolve=self._resolve)
 
     def wanted(self, written: EventModel, *place: str | int, templates: bool = True) -> Wanted:
         """Return the event that *written* says, noted as one that this flow wants."""
@@ -111,10 +118,16 @@ class Build:
         path = (*self._path, *place, "where")
         if written.where is None and "where" in written.model_fields_set:
             parse_condition(None, path, self.problems, NOWHERE)  # A `where` with nothing behind it lets all through.
-        where = parse_where(written.where, path, self.problems, templates=templates, because=because)
+        where = parse_where(
+            written.where, path, self.problems, resolve=self._resolve, templates=templates, because=because
+        )
         found = wanted(written.event, where)
         self.wants.append(found)
         return found
+
+    def moment(self, written: Moment, *place: str | int) -> int:
+        """Return the ms of a moment: without an offset it is local time where the flow is."""
+        return self._resolve(written, (*self._path, *place))
 
     def template(self, text: str, *place: str | int) -> Template | None:
         """Return a template, or None after noting why it cannot be read."""
@@ -256,6 +269,12 @@ class Build:
         if isinstance(raw, dict):
             return {key: self._parsed(item, (*place, key)) for key, item in raw.items()}
         return raw
+
+    def _resolve(self, written: Moment, path: Path) -> int:
+        moment_ms = written.ms_in(self._zone)
+        if moment_ms != written.ms_in_utc():
+            self.local_moments[path] = moment_ms
+        return moment_ms
 
     def _note_clause(self, clause: Clause) -> None:
         counted = wanted(clause.event, clause.where)

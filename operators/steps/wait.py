@@ -6,10 +6,19 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema
 
-from operators.language.localtime import first_time_of_day_from, moment_of_wall, next_time_of_day
+from operators.language.localtime import first_time_of_day_from, next_time_of_day
 from operators.language.model import Model
 from operators.language.problems import BadValue
-from operators.language.values import DURATION_PATTERN, Days, Offset, TimeOfDay, WaitDuration, parse_time_of_day, shown
+from operators.language.values import (
+    DURATION_PATTERN,
+    Days,
+    Moment,
+    Offset,
+    TimeOfDay,
+    WaitDuration,
+    parse_time_of_day,
+    shown,
+)
 from operators.steps.base import GO_ON, End, Hold, Outcome, Step
 from operators.steps.build import Build, StepModel
 from operators.templates.missing import MISSING
@@ -87,7 +96,7 @@ class WaitModel(StepModel):
             hint = 'write "09:00", 2026-11-01T00:00:00+08:00 or "{{ profile.date }}"'
             build.problem("bad-moment", f"{shown(form.until)} is neither moment nor time of day", hint, "wait", "until")
             return None
-        return WaitMoment(*moment)
+        return WaitMoment(Moment(*moment))
 
 
 def _without(keys: dict[str, Any], only: str, build: Build) -> bool:
@@ -174,27 +183,16 @@ class WaitThenClock(_Waiting):
 
 
 class WaitMoment(_Waiting):
-    """`wait: {until: 2026-12-24T18:00}`: a moment; one that is past is no wait.
+    """`wait: {until: 2026-12-24T18:00}`: a moment, without an offset where the user is; one that is past is no wait."""
 
-    Args:
-        local_ms: the moment as written, read as if it were UTC.
-        offset_ms: the written offset from UTC; None means the user's zone.
-    """
+    __slots__ = ("_moment",)
 
-    __slots__ = ("_local_ms", "_offset_ms")
-
-    def __init__(self, local_ms: int, offset_ms: int | None) -> None:
-        self._local_ms = local_ms
-        self._offset_ms = offset_ms
+    def __init__(self, moment: Moment) -> None:
+        self._moment = moment
 
     def enter(self, visit: Visit) -> Outcome:
-        until = _moment(self._local_ms, self._offset_ms, visit)
+        until = self._moment.ms_in(visit.zone())
         return Hold(until) if until > visit.now else GO_ON
-
-
-def _moment(local_ms: int, offset_ms: int | None, visit: Visit) -> int:
-    """Return the moment of a written date and time; without an offset it is local time where the user is."""
-    return moment_of_wall(visit.zone(), local_ms) if offset_ms is None else local_ms - offset_ms
 
 
 class WaitDate(_Waiting):
@@ -213,7 +211,7 @@ class WaitDate(_Waiting):
         moment: int | None
         if isinstance(value, str):
             local = parse_local(value)
-            moment = None if local is None else _moment(*local, visit)
+            moment = None if local is None else Moment(*local).ms_in(visit.zone())
         else:
             moment = None if value is MISSING else parse_time_value(value)
         if moment is None:

@@ -25,7 +25,9 @@ OPPOSITES = {"ne": "eq", "not_in": "in", "not_contains": "contains"}
 WITHOUT_TEMPLATES = {"matches", "exists", "within_last", "within_next"}  # W8
 
 
-def where_holds(where: dict[str, Any] | None, properties: Any, now: int, fields: Fields | None) -> bool:
+def where_holds(
+    where: dict[str, Any] | None, properties: Any, now: int, fields: Fields | None, flow: dict[str, Any]
+) -> bool:
     """Conditions on an event: "A mapping from property path to test; all must hold."
 
     *fields* are those of templates; None where templates are not allowed (W8).
@@ -35,7 +37,7 @@ def where_holds(where: dict[str, Any] | None, properties: Any, now: int, fields:
         path = written.split(".")
         if path[0] == "properties" and len(path) > 1:  # W12: "One leading `properties.` is taken off."
             path = path[1:]
-        return test_holds(at_path(properties, path), test, now, fields)
+        return test_holds(at_path(properties, path), test, now, fields, flow)
 
     return combined(where or {}, is_so)
 
@@ -56,7 +58,7 @@ def combined(condition: dict[str, Any], is_so: Callable[[str, Any], bool]) -> bo
     return True
 
 
-def test_holds(value: Any, test: Any, now: int, fields: Fields | None) -> bool:
+def test_holds(value: Any, test: Any, now: int, fields: Fields | None, flow: dict[str, Any]) -> bool:
     """One path's test: a bare scalar is `eq`, a bare list `in`, a bare null `exists: false`."""
     if test is None:
         test = {"exists": False}
@@ -64,10 +66,13 @@ def test_holds(value: Any, test: Any, now: int, fields: Fields | None) -> bool:
         test = {"in": test}
     elif not isinstance(test, dict):
         test = {"eq": test}
-    return all(operator_holds(name, value, argument, now, fields) for name, argument in test.items())
+    return all(operator_holds(name, value, argument, now, fields, flow) for name, argument in test.items())
 
 
-def operator_holds(name: str, value: Any, argument: Any, now: int, fields: Fields | None) -> bool:
+def operator_holds(name: str, value: Any, argument: Any, now: int, fields: Fields | None, flow: dict[str, Any]) -> bool:
+    if name in ("before", "after") and not is_template(argument):
+        # V11: "A moment in a flow file .. without an offset is a local time in the flow's `timezone`".
+        return time_test_holds(name, value, parse_iso(argument, zone_of({}, flow)), now)
     if name not in WITHOUT_TEMPLATES:
         try:
             argument = argument_of(argument, fields)
@@ -138,10 +143,11 @@ def time_test_holds(name: str, value: Any, argument: Any, now: int) -> bool:
     if at is None:
         return False
     if name in ("before", "after"):
-        moment = parse_iso(argument) if isinstance(argument, str) else None
-        if moment is None:
+        # V11: "(In values that come with records it stays UTC: T2.)"
+        moment = parse_iso(argument) if isinstance(argument, str) else argument
+        if not is_number(moment):
             return False
-        return at < moment if name == "before" else at > moment
+        return bool(at < moment if name == "before" else at > moment)
     if name == "within_last":
         return now - duration_ms(argument) <= at <= now
     if name == "within_next":
@@ -162,7 +168,7 @@ def when_holds(when: dict[str, Any] | None, flow: dict[str, Any], now: int, fiel
         root, *path = name.split(".")
         if root not in ("profile", "entry") or not path:
             raise NotImplementedError(name)
-        return test_holds(at_path(fields[root], path), value, now, fields)
+        return test_holds(at_path(fields[root], path), value, now, fields, flow)
 
     return combined(when or {}, is_so)
 

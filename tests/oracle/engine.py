@@ -205,7 +205,7 @@ class World:
             if flow.state in ("live", "paused"):  # W16
                 for clause in [*flow.clauses, *entry_clauses(flow)]:
                     if "within" in clause:
-                        self.matches(clause, event, now, None)
+                        self.matches(flow, clause, event, now, None)
         # .. and those of triggers.
         fired = [flow for flow in self.entering_flows() if self.fires(flow, event, now)]
         # 3. "Each open journey, by priority downwards, then entry".
@@ -215,9 +215,9 @@ class World:
         for flow in sorted(fired, key=lambda f: (-f.priority, f.name)):
             self.enter(flow, user, event, now)
 
-    def matches(self, asked: dict[str, Any], event: Record, now: int, fields: Fields | None) -> bool:
+    def matches(self, flow: Flow, asked: dict[str, Any], event: Record, now: int, fields: Fields | None) -> bool:
         """Whether *event* is the one that a trigger, `did`, exit rule or label asks for."""
-        if not asks_for(asked, event, now, fields):
+        if not asks_for(asked, event, now, fields, flow):
             return False
         self.left_a_trace = True
         return True
@@ -231,7 +231,7 @@ class World:
         """
         if journey.flow.key is not None and not same(key_of(journey.flow, event), journey.key):
             return False
-        return self.matches(asked, event, now, self.fields(journey, now))
+        return self.matches(journey.flow, asked, event, now, self.fields(journey, now))
 
     def fields(self, journey: Journey, now: int) -> Fields:
         return template_fields(
@@ -263,7 +263,7 @@ class World:
         `(now - within, now]` reach `at_least`; firing uses those events up".
         """
         alternative = flow.alternatives[number]
-        if not self.matches(alternative, event, now, None):
+        if not self.matches(flow, alternative, event, now, None):
             return False
         count = alternative.get("count")
         if count is None:
@@ -324,7 +324,7 @@ class World:
         if flow.key is not None and key is None:
             return "no_key"
         fields = template_fields(user.profile, event, event, flow, now)
-        count_of = lambda clause: self.rolling_count(user, clause, now)  # noqa: E731
+        count_of = lambda clause: self.rolling_count(user, flow, clause, now)  # noqa: E731
         if not when_holds(flow.entry.get("when"), flow.written, now, fields, count_of):
             return "condition"
         # E2: "`reentry`, `concurrent` and `limit` are over all versions of the flow."
@@ -424,7 +424,7 @@ class World:
 
         def count_of(clause: dict[str, Any]) -> int:
             if "within" in clause:
-                return self.rolling_count(user, clause, now)
+                return self.rolling_count(user, journey.flow, clause, now)
             return journey.since_entry[[one is clause for one in journey.flow.clauses].index(True)]
 
         for number, arm in enumerate(step.written["branch"]):
@@ -439,11 +439,11 @@ class World:
         self.tell("moved", journey, now, step=step.id, reason="none")
         return step.after
 
-    def rolling_count(self, user: User, clause: dict[str, Any], now: int) -> int:
+    def rolling_count(self, user: User, flow: Flow, clause: dict[str, Any], now: int) -> int:
         """`did`: "the number of such events in the rolling window `within` that ends now"."""
         start = now - duration_ms(clause["within"])
         return sum(
-            start < event.stands_at <= now and asks_for(clause, event, event.now, None) for event in user.history
+            start < event.stands_at <= now and asks_for(clause, event, event.now, None, flow) for event in user.history
         )
 
     def set(self, journey: Journey, step: Step, now: int) -> str | None:
@@ -583,9 +583,11 @@ class World:
             assert all(j.standing_in is not None for j in inside), flow.name
 
 
-def asks_for(asked: dict[str, Any], event: Record, now: int, fields: Fields | None) -> bool:
+def asks_for(asked: dict[str, Any], event: Record, now: int, fields: Fields | None, flow: Flow) -> bool:
     """Whether *event* has the name and fulfils the `where` of a trigger, `did`, exit rule or label."""
-    return asked["event"] == event.event and where_holds(asked.get("where"), event.properties, now, fields)
+    return asked["event"] == event.event and where_holds(
+        asked.get("where"), event.properties, now, fields, flow.written
+    )
 
 
 def merge(profile: dict[str, Any], changes: dict[str, Any]) -> None:
@@ -629,9 +631,10 @@ def entry_clauses(flow: Flow) -> list[dict[str, Any]]:
 
 
 def in_active_period(flow: Flow, now: int) -> bool:
-    """`active`: "users enter only in `[from, until)`"."""
+    """`active`: "users enter only in `[from, until)`"; V11: "without an offset .. in the flow's `timezone`"."""
     active = flow.written.get("active") or {}
-    start, stop = (parse_iso(active[name]) if name in active else None for name in ("from", "until"))
+    zone = zone_of({}, flow.written)
+    start, stop = (parse_iso(active[name], zone) if name in active else None for name in ("from", "until"))
     return (start is None or start <= now) and (stop is None or now < stop)
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from tests.oracle.engine import Result, simulate
 from tests.oracle.program import Flow, Step, take_apart
-from tests.oracle.values import duration_ms, ms_to_local, next_clock, parse_iso, time_of_day, to_iso
+from tests.oracle.values import duration_ms, ms_to_local, next_clock, parse_iso, time_of_day, to_iso, zone_of
 
 Json = dict[str, Any]
 
@@ -212,8 +212,8 @@ class Maker:
             ],
             "addr.city": ["Köln", {"ne": "Rome"}, {"gt": "Köln"}, {"between": ["A", "M"]}],
             "due": [
-                {"before": to_iso(self.start + 3 * HOUR)},
-                {"after": to_iso(self.start + 3 * HOUR)},
+                {"before": self.moment(self.start + 3 * HOUR)},
+                {"after": self.moment(self.start + 3 * HOUR)},
                 {"within_last": self.duration()},
                 {"within_next": self.duration()},
             ],
@@ -472,7 +472,7 @@ class Maker:
             unit = duration_ms(self.rng.choice(self.shorts))
             start = self.start + self.rng.choice([0, 1, 2, 4]) * unit
             until = start + self.rng.choice([1, 4, 10, 30]) * unit
-            made["active"] = {"from": to_iso(start), "until": to_iso(until)}
+            made["active"] = self.active(start, until, zone_of({}, made))
             made["active"].pop(self.rng.choice(["from", "until", "neither"]), None)
         if self.chance(60):
             made["priority"] = self.rng.choice([-1, 0, 1, 2, 10])
@@ -484,6 +484,18 @@ class Maker:
             made["exit"] = [self.exit_rule() for _ in range(self.rng.randint(1, 2))]
         made["steps"] = self.body(made)
         return made
+
+    def active(self, start: int, until: int, zone: ZoneInfo) -> Json:
+        """A period with its ends near these; *zone* is that of the flow."""
+        while True:
+            first, last = self.moment(start), self.moment(until)
+            if (parse_iso(first, zone) or 0) < (parse_iso(last, zone) or 0):  # Else nobody could ever enter.
+                return {"from": first, "until": last}
+
+    def moment(self, ms: int) -> str:
+        """A moment at *ms*, or near it: one without offset is another where the flow has another zone."""
+        local = ms_to_local(ms, ZoneInfo(self.zone))
+        return self.rng.choice([to_iso(ms), to_iso(ms), f"{local:%Y-%m-%dT%H:%M}", f"{local:%Y-%m-%d}"])
 
     def trigger(self) -> Json:
         def one() -> Json:

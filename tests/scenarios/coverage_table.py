@@ -38,7 +38,7 @@ SECTIONS = {
 FINE_PRINT = [
     *(f"X{n}" for n in (1, 2)),
     *(f"T{n}" for n in (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 15, 16, 17)),
-    *(f"V{n}" for n in range(1, 11)),
+    *(f"V{n}" for n in range(1, 12)),
     *(f"W{n}" for n in (2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 15, 16, 17, 18)),
     *(f"E{n}" for n in range(1, 9)),
     *(f"O{n}" for n in (3, 4, 5, 6)),

@@ -1,0 +1,64 @@
+"""A flow version is known by its content: what was deployed once does not come back meaning something else."""
+
+from __future__ import annotations
+
+import pytest
+
+from operators.language.problems import FlowError
+from operators.language.workspace import Workspace
+from operators.program.flows import Checked, FlowText, compile_texts, refuse_reused_versions
+
+LABEL = "f\x1f1"
+LOCAL = "active: {from: 2026-11-01}"
+ABSOLUTE = 'active: {from: "2026-11-01T00:00:00Z"}'
+SHANGHAI = "timezone: Asia/Shanghai"
+
+
+def checked(*lines: str, where: str = "{x: 1}") -> Checked:
+    text = "\n".join(["flow: f", *lines, f"trigger: {{event: a, where: {where}}}", "steps: [{wait: 1h}]"])
+    found = compile_texts([FlowText("f.yaml", text)], Workspace())
+    assert not found.has_errors, found.problems
+    return found
+
+
+def content(*lines: str, where: str = "{x: 1}") -> str:
+    return checked(*lines, where=where).programs[0].content
+
+
+def test_a_moment_without_offset_is_another_content_in_another_zone() -> None:
+    zones = ["timezone: UTC", SHANGHAI, "timezone: Asia/Tokyo"]
+    assert len({content(zone, LOCAL) for zone in zones}) == 3
+    assert len({content(zone, where="{t: {before: 2026-11-01}}") for zone in zones}) == 3
+
+
+def test_what_a_moment_means_is_part_of_the_content_only_where_the_zone_decides() -> None:
+    """So flows that were deployed while such moments were UTC are the same versions as before."""
+    for lines in ([LOCAL], [ABSOLUTE], [SHANGHAI, ABSOLUTE], [SHANGHAI], ["timezone: Africa/Abidjan", LOCAL]):
+        (program,) = checked(*lines).programs
+        assert program.content == program.content_in_utc
+    for where in ("{t: {before: 2026-11-01}}", "{not: {any: [{t: {after: 2026-11-01}}]}}"):
+        (program,) = checked(SHANGHAI, where=where).programs
+        assert program.content != program.content_in_utc
+
+
+def test_a_template_and_a_local_wait_are_the_same_in_every_version() -> None:
+    text = (
+        "flow: f\ntimezone: Asia/Shanghai\ntrigger: {event: a}\nsteps:\n- {wait: {until: 2026-12-01}}\n"
+        "- {wait_for: {x: {event: x, where: {t: {before: '{{ now }}'}}}}, timeout: 1h}"
+    )
+    (program,) = compile_texts([FlowText("f.yaml", text)], Workspace()).programs
+    assert program.content == program.content_in_utc
+
+
+def test_a_version_that_was_deployed_while_its_moments_were_utc_goes_on_and_is_named() -> None:
+    now = checked(SHANGHAI, LOCAL)
+    assert refuse_reused_versions(now, {LABEL: now.programs[0].content_in_utc}) == now.programs
+    assert refuse_reused_versions(now, {LABEL: now.programs[0].content}) == []
+
+
+def test_a_version_whose_moments_mean_something_else_now_is_refused() -> None:
+    deployed = {LABEL: content(SHANGHAI, LOCAL)}
+    for changed in (checked(SHANGHAI, ABSOLUTE), checked("timezone: Asia/Tokyo", LOCAL), checked(LOCAL)):
+        with pytest.raises(FlowError) as caught:
+            refuse_reused_versions(changed, deployed)
+        assert [problem.code for problem in caught.value.problems] == ["version-reused"]
