@@ -235,9 +235,14 @@ class KafkaPartition:
             self.position = max(self.position, messages[-1].offset() + 1)
         if self._denied:
             self._look_for_it()
-        values = [message.value() or b"" for message in messages]
+        values = [message.value() for message in messages]
+        tombstones: list[int] = []
+        if not all(values):  # One has no value, or an empty one, which is a record.
+            tombstones = [message.offset() for message in messages if message.value() is None]
+            messages = [message for message in messages if message.value() is not None]
+            values = [message.value() for message in messages]
         arrived_ms = [message.timestamp()[1] for message in messages]
-        return Batch(values, arrived_ms, _Offsets(messages))
+        return Batch(values, arrived_ms, _Offsets(messages), tombstones)
 
     def _heed(self, message: Message) -> bool:
         """Do what an error among the messages asks for; it is no record."""

@@ -12,12 +12,14 @@ class Batch(NamedTuple):
     """Records as they were read, in order.
 
     `arrived_ms` are their arrival times, None where the transport knows none. `offsets` may be any sequence: it is
-    asked only for the few that matter.
+    asked only for the few that matter. `tombstones` are the offsets of what was read between and behind them and has no
+    value: no record, and in none of the other fields.
     """
 
     values: list[bytes]
     arrived_ms: list[int] | None
     offsets: Sequence[int]
+    tombstones: Sequence[int] = ()
 
     def before(self, offset: int) -> Batch:
         """Return the records whose offset is below *offset*."""
@@ -25,7 +27,8 @@ class Batch(NamedTuple):
         while keep and self.offsets[keep - 1] >= offset:
             keep -= 1
         arrived_ms = None if self.arrived_ms is None else self.arrived_ms[:keep]
-        return Batch(self.values[:keep], arrived_ms, self.offsets[:keep])
+        tombstones = [one for one in self.tombstones if one < offset]
+        return Batch(self.values[:keep], arrived_ms, self.offsets[:keep], tombstones)
 
 
 class SourceError(Failed):

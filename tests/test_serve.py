@@ -126,7 +126,15 @@ def test_metrics_add_up_what_all_processes_report(runner: FakeRunner, server: Se
     runner.report(
         0,
         work=Work(
-            records=1000, relevant=90, actions=7, journal=30, duplicates=2, too_large=3, unsupported=1, skipped=4
+            records=1000,
+            tombstones=5,
+            relevant=90,
+            actions=7,
+            journal=30,
+            duplicates=2,
+            too_large=3,
+            unsupported=1,
+            skipped=4,
         ),
         mistakes={"step": 1, "entry": 2},
         dead={"no_user": 3},
@@ -156,6 +164,7 @@ def test_metrics_add_up_what_all_processes_report(runner: FakeRunner, server: Se
     flow = 'flow="cart"'
     wanted = {
         "nudge_records_total": 1500,
+        "nudge_tombstones_total": 5,
         "nudge_relevant_records_total": 100,
         "nudge_actions_total": 8,
         "nudge_journal_records_total": 35,

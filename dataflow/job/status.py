@@ -21,11 +21,13 @@ STATUS_EVERY_S: Final = 0.5
 class Work(msgspec.Struct, frozen=True):
     """How much was done since the start: records by what became of them, and what was written.
 
-    `unsupported` are receipts and memberships; `too_large` are profile updates that would have made a profile so;
-    `ids_forgotten` says how often ids of the day had to go; `skipped` is what a killed run had written already.
+    `tombstones` are no records; `unsupported` are receipts and memberships; `too_large` are profile updates that would
+    have made a profile so; `ids_forgotten` says how often ids of the day had to go; `skipped` is what a killed run had
+    written already.
     """
 
     records: int = 0
+    tombstones: int = 0
     relevant: int = 0
     unsupported: int = 0
     duplicates: int = 0
@@ -156,6 +158,7 @@ class Running:
             "dead_letters": work.dead_letters,
             "duplicates": work.duplicates,
             "unsupported": work.unsupported,
+            "tombstones": work.tombstones,
             "seconds": round(seconds, 3),
             "events_per_second": round(work.records / seconds) if seconds > 0 else 0,
         }

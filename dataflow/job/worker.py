@@ -263,6 +263,7 @@ class Worker:
             refusal=self.refusal,
             work=Work(
                 records=sum(one.records for one in read),
+                tombstones=sum(one.tombstones for one in read),
                 relevant=sum(one.relevant for one in read),
                 unsupported=sum(one.unsupported for one in read),
                 duplicates=sum(out.duplicates for out in outboxes),

@@ -63,9 +63,10 @@ class Format(Protocol):
 
 
 class Counts(msgspec.Struct):
-    """What one source partition has read since the process started."""
+    """What one source partition has read since the process started. Tombstones are no records."""
 
     records: int = 0
+    tombstones: int = 0
     relevant: int = 0
     dead: dict[str, int] = {}
     unsupported: int = 0
@@ -122,7 +123,7 @@ class Intake:
                     return time.now_ms, b"", 0
                 return time.now_ms, pack(one), shard_of(one.user_id, self._shards)
 
-            values, arrived_ms, offsets = batch
+            values, arrived_ms, offsets, _ = batch
             packed, stream_ms, relevant = self._scanner.take(values, arrived_ms, offsets, time.now_ms, slowly)
             time.reach(stream_ms)
             self.counts.relevant += relevant

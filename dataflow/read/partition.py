@@ -104,6 +104,7 @@ class Partition:
         by_shard: dict[int, Inputs] = {}
         dead: list[DeadLetter] = []
         read = len(batch.values)
+        intake.counts.tombstones += len(batch.tombstones)
         if read:
             if self.time.now_ms > self._noted[1]:
                 # The clock has moved time since the last note, and these records are raised to it.
@@ -114,7 +115,7 @@ class Partition:
         elif end is None:
             self._follow_the_clock()
         self.time.reach_at(position)
-        self.is_idle = not read
+        self.is_idle = not (read or batch.tombstones)
         self.position = position
         return self._outgoing(by_shard, dead, read)
 

@@ -231,6 +231,11 @@ METRICS: Final = (
         _one(lambda look: look.work.records),
     ),
     _counter(
+        "nudge_tombstones_total",
+        "Kafka records without a value; they are ignored.",
+        _one(lambda look: look.work.tombstones),
+    ),
+    _counter(
         "nudge_relevant_records_total",
         "Records that satisfied a condition of a flow or changed a profile.",
         _one(lambda look: look.work.relevant),
