@@ -245,8 +245,8 @@ class Shard:
 
     def _move_time(self) -> None:
         if all(phase == CLOSED for phase in self._phases):
-            self._ran_on = True
             time_ms = max(self._marks) if self._until_ms is None else max(*self._marks, self._until_ms)
+            self._ran_on = time_ms > min(self._marks)
             self._release(NEVER)
         else:
             time_ms = min(mark for mark, phase in zip(self._marks, self._phases, strict=True) if phase != CLOSED)

@@ -401,6 +401,15 @@ def test_time_that_ran_on_behind_the_last_record_is_remembered_also_where_nothin
     assert {one["at"] for one in journal_of(again)} == {"2026-11-23T13:00:00.000Z"}
 
 
+@pytest.mark.parametrize(("times", "written"), [((START,), False), ((START, START + HOUR), True)])
+def test_time_that_every_source_will_say_again_is_not_written_down(times: tuple[int, ...], written: bool) -> None:
+    shard = Shard(ShardStore(MemoryBackend()), deployment(), sources=len(times))
+    shard.take([Delivery(source, time, CLOSED, []) for source, time in enumerate(times)])
+    assert shard.time_ms == max(times)
+    shard.settle()
+    assert shard.store.commit() == int(written)
+
+
 def test_a_journey_that_no_user_holds_and_one_that_nobody_counted_are_noticed_at_the_commit() -> None:
     deployed = deployment()
 

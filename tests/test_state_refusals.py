@@ -120,7 +120,9 @@ def cut_short(job: Path) -> None:
 def older_shard(job: Path) -> None:
     """Let a shard be that of a moment before the last checkpoint: as of no commit at all."""
     shutil.rmtree(shard(job))
-    RocksBackend(shard(job)).close()
+    backend = RocksBackend(shard(job))
+    backend.write(backend.changes(), sync=True)
+    backend.close()
 
 
 def other_jobs_shard(job: Path) -> None:
@@ -195,6 +197,10 @@ REFUSALS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a shard older than the rest": (older_shard, "part of it is older than the rest"),
     "a shard in the place of another": (other_jobs_shard, "put together from parts"),
     "nudge.json of another job": (edit_note(lambda note: note.update(job="other")), "put together from parts"),
+    "a shard's folder emptied": (
+        lambda job: (shutil.rmtree(shard(job)), shard(job).mkdir()),
+        "part of it is older than the rest",
+    ),
     "a shard missing": (lambda job: shutil.rmtree(shard(job)), "01 is missing"),
     "a shard's file cut short": (cut_short, "is damaged"),
     "a shard's rows damaged": (flip, "is damaged"),

@@ -262,6 +262,23 @@ def test_an_earlier_commit_can_be_looked_at_while_a_writer_goes_on_and_no_file_i
     writer.close()
 
 
+def test_a_store_of_which_nothing_was_written_is_not_there_and_its_first_commit_makes_it(tmp_path: Path) -> None:
+    store = ShardStore(RocksBackend(tmp_path / "db"), owner="o")
+    store.roll_back(0)
+    assert store.slot("a").user.is_blank
+    assert store.next_due(100) is None
+    assert store.commit() == 0
+    store.close()
+    assert not (tmp_path / "db").exists()
+    store = ShardStore(RocksBackend(tmp_path / "db"), owner="o")
+    waiting(store, "a", 7)
+    assert store.commit() == 1
+    store.close()
+    again = ShardStore(RocksBackend(tmp_path / "db"), owner="o")
+    assert (again.commit_number, again.next_due(100)) == (1, (7, "a", again.slot("a")))
+    again.close()
+
+
 def test_what_rocksdb_cannot_open_is_told_with_its_path(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=str(tmp_path / "none")):
         RocksBackend(tmp_path / "none", read_only=True)
