@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from dataflow.errors import UsageError
+from dataflow.job.launch import launched
 from dataflow.keep.recovery import last_cut
 from dataflow.keep.statedir import StateDir
 from state.errors import NewerFormatError, StateRefused
@@ -371,6 +372,20 @@ def test_a_lock_outlives_the_parent_as_long_as_one_of_its_processes_lives(tmp_pa
     taken = StateDir(tmp_path / "state")
     taken.acquire()  # A lock file that is left over locks nobody out.
     taken.release()
+
+
+def test_a_process_that_was_started_before_the_state_was_known_holds_its_lock_too(tmp_path: Path) -> None:
+    state = StateDir(tmp_path / "state")
+    state.create_folders()
+    state.acquire()
+    with launched(0) as one:
+        channel = one.lend_lock(state.lock_file)
+        state.release()
+        with pytest.raises(UsageError, match="in use by another job"):
+            StateDir(tmp_path / "state").acquire()
+    assert one.process.returncode == -signal.SIGKILL, "it is ended, since it got no plan"
+    os.close(channel)
+    StateDir(tmp_path / "state").acquire()
 
 
 def test_of_two_jobs_that_start_at_once_one_runs_and_one_is_refused(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import typer
 
 from dataflow.commands.arguments import Config, Flows
 from dataflow.errors import UsageError
+from dataflow.job.launch import Launched, launched
 from dataflow.settings import SETTINGS, InForce, fields_of, kafka_options, resolve, shown
 
 if TYPE_CHECKING:
@@ -112,22 +113,28 @@ def _check_kafka(options: Mapping[str, Any]) -> None:
 
 def run_command(flows: Sequence[Path], flags: Mapping[str, Any], config: Path | None, *, show_config: bool) -> int:
     """Run the job until it ends or is stopped; return the exit status."""
-    import structlog
-
-    from dataflow.job.processes import JobRunner
-    from dataflow.logs import configure_logs
-
-    job, settings = job_of(flows, flags, config)
     if show_config:
+        job, settings = job_of(flows, flags, config)
         rows = shown(settings, job.kafka)
         width = max(len(name) for name, _, _ in rows)
         for name, value, origin in rows:
             sys.stdout.write(f"{name:<{width}}  {value or '-':<40}  {origin}\n")
         return 0
+    with launched(0) as process:
+        # A process takes as long to load as what follows here, so both do it at the same time.
+        return _run(job_of(flows, flags, config)[0], process)
+
+
+def _run(job: Job, process: Launched) -> int:
+    import structlog
+
+    from dataflow.job.processes import JobRunner
+    from dataflow.logs import configure_logs
+
     os.umask(0o077)  # What a job writes down is personal data, and nobody else's.
     configure_logs(job.log_level, job.log_format)
     log = structlog.get_logger()
-    runner = JobRunner(job, log, _Heartbeat(log))
+    runner = JobRunner(job, log, _Heartbeat(log), launched=process)
     for one in (signal.SIGTERM, signal.SIGINT):
         signal.signal(one, lambda *_: runner.stop())
     server = None

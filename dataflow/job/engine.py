@@ -11,7 +11,6 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import wraps
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Final, TypeVar
 
 import bytewax.operators as op
@@ -20,7 +19,7 @@ from bytewax.dataflow import Dataflow
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 from bytewax.operators import StatefulBatchLogic
 from bytewax.outputs import DynamicSink, StatelessSinkPartition
-from bytewax.recovery import RecoveryConfig, init_db_dir
+from bytewax.recovery import RecoveryConfig
 
 from dataflow.job.ports import PartitionPort, ShardPort
 from dataflow.job.worker import Worker
@@ -130,13 +129,3 @@ def execute(worker: Worker) -> None:
         recovery_config=RecoveryConfig(str(recovery)) if worker.plan.durable else None,
         worker_count_per_proc=1,
     )
-
-
-def prepare_recovery(folder: str) -> None:
-    """Make the engine's recovery files, once per state, and each of them whole: a kill may come in between."""
-    if any(Path(folder).glob("*.sqlite3")):
-        return
-    with TemporaryDirectory(dir=folder, prefix="new-") as draft:
-        init_db_dir(Path(draft), 1)
-        for file in Path(draft).glob("*.sqlite3"):
-            file.replace(Path(folder) / file.name)

@@ -18,6 +18,7 @@ from typing import Final
 
 import structlog
 
+from dataflow.job.launch import take_lock
 from dataflow.job.outside import Machine
 from dataflow.job.plan import load_plan
 from dataflow.job.status import STATUS_EVERY_S, Report
@@ -64,6 +65,7 @@ def main(arguments: list[str]) -> int:
     data = sys.stdin.buffer.read()
     if not data:
         return 0  # There is nothing to do after all.
+    take_lock(pipe)
     plan = load_plan(data)
     configure_logs(plan.log_level, plan.log_format)
     log: Log = structlog.get_logger().bind(process=index)

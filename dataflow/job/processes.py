@@ -9,7 +9,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -18,11 +17,12 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from connectors.sinks import Sink
+from dataflow.job.launch import Launched, launch
 from dataflow.job.lifecycle import Course, Job, Log
 from dataflow.job.outside import Throttled, open_sink
 from dataflow.job.plan import Plan
 from dataflow.job.status import Running, load_report
-from dataflow.keep.recovery import Cut, forget_unfinished, last_cut
+from dataflow.keep.recovery import Cut, forget_unfinished, last_cut, prepare_recovery
 from dataflow.keep.statedir import RESTORE, STATE_FILE, StateDir
 from dataflow.read.discovery import PartitionPlan, partitions_of
 from state.backend import Backend
@@ -49,15 +49,24 @@ class JobRunner:
 
     Args:
         on_status: called when a process has reported.
+        launched: a process that was started before the job was known.
     """
 
-    def __init__(self, job: Job, log: Log, on_status: Callable[[Running], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        job: Job,
+        log: Log,
+        on_status: Callable[[Running], None] = lambda _: None,
+        *,
+        launched: Launched | None = None,
+    ) -> None:
         self.job = job
         self.log = log
         self.running = Running()
         self.stopping = threading.Event()
         self.is_ready = False
         self._on_status = on_status
+        self._launched = launched
         self._processes = 0
         self._children: list[subprocess.Popen[bytes]] = []
         self._ready: list[tuple[subprocess.Popen[bytes], int]] = []  # Started, and waiting for a plan.
@@ -115,12 +124,10 @@ class JobRunner:
         return open_sink(job.sink, job.kafka, create=job.create_topics, log=Throttled(self.log.warning))
 
     def last_cut(self) -> Cut:
-        from dataflow.job.engine import prepare_recovery
-
         state = self._state
         if (state.root / STATE_FILE).exists() and not any(state.recovery.glob("*.sqlite3")):
             raise StateRefused(f"{state.recovery} is empty: {RESTORE}")
-        prepare_recovery(str(state.recovery))
+        prepare_recovery(state.recovery)
         forget_unfinished(state.recovery)
         cut = last_cut(state.recovery)
         for key, (commit, *_) in cut.shards.items():
@@ -175,23 +182,8 @@ class JobRunner:
 
     def _start(self, index: int) -> tuple[subprocess.Popen[bytes], int]:
         """Start a process, which waits for its plan; return it with the pipe on which it will report."""
-        reading, writing = os.pipe()
-        # -P: the folder in which somebody stands may have packages with the names of ours.
-        command = [sys.executable, "-P", "-m", "dataflow.job.process", str(index), str(writing), str(os.getpid())]
-        # Inherited by the child: asked to stop before it listens, it must find that out then, and not die of it.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
-        try:
-            child = subprocess.Popen(  # noqa: S603 - our own interpreter and module.
-                command,
-                stdin=subprocess.PIPE,
-                pass_fds=(writing, self._state.lock_file),
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},
-                start_new_session=True,
-            )
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        os.close(writing)
-        return child, reading
+        child, self._launched = self._launched or launch(index), None
+        return child.process, child.lend_lock(self._state.lock_file)
 
     def _listen(self, pipe: int) -> None:
         with os.fdopen(pipe, "rb") as lines:

@@ -12,6 +12,7 @@ import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import quote
 
@@ -103,6 +104,18 @@ def _plain(change: bytes) -> Any:
         return _PlainUnpickler(io.BytesIO(change)).load()
     except Exception as error:  # A damaged pickle can raise anything.
         raise StateRefused(f"a snapshot of the engine cannot be read ({error}): {_RESTORE}") from None
+
+
+def prepare_recovery(folder: Path) -> None:
+    """Make the engine's recovery files, once per state, and each of them whole: a kill may come in between."""
+    if any(folder.glob("*.sqlite3")):
+        return
+    from bytewax.recovery import init_db_dir  # It takes a moment to load, and a state has these files but once.
+
+    with TemporaryDirectory(dir=folder, prefix="new-") as draft:
+        init_db_dir(Path(draft), 1)  # type: ignore[no-untyped-call]
+        for file in Path(draft).glob("*.sqlite3"):
+            file.replace(folder / file.name)
 
 
 def forget_unfinished(folder: Path) -> None:

@@ -1,0 +1,68 @@
+"""Start a process of the job, which loads what every plan needs while nobody knows yet what there is to do.
+
+This imports next to nothing: the command starts the first process before it loads the rest of itself.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import NamedTuple
+
+
+class Launched(NamedTuple):
+    """A process that waits for a plan on its standard input, and our end of the channel on which it will report."""
+
+    process: subprocess.Popen[bytes]
+    channel: socket.socket
+
+    def lend_lock(self, lock: int) -> int:
+        """Let the process hold the state's lock with us, and return the file descriptor on which it reports."""
+        with suppress(OSError):  # It died at once; whoever waits for it says how.
+            socket.send_fds(self.channel, [b"\n"], [lock])
+        return self.channel.detach()
+
+
+def launch(index: int) -> Launched:
+    """Start process number *index* of the job."""
+    ours, theirs = socket.socketpair()
+    # -P: the folder in which somebody stands may have packages with the names of ours.
+    command = [sys.executable, "-P", "-m", "dataflow.job.process", str(index), str(theirs.fileno()), str(os.getpid())]
+    # Inherited by the child: asked to stop before it listens, it must find that out then, and not die of it.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    try:
+        process = subprocess.Popen(  # noqa: S603 - our own interpreter and module.
+            command,
+            stdin=subprocess.PIPE,
+            pass_fds=(theirs.fileno(),),
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            start_new_session=True,
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        theirs.close()
+    return Launched(process, ours)
+
+
+def take_lock(channel: int) -> None:
+    """In the process: take the state's lock from the parent, and hold it until the process ends."""
+    with socket.socket(fileno=os.dup(channel)) as parent:
+        socket.recv_fds(parent, 1, 1)  # Nobody needs its number: it only has to stay open.
+
+
+@contextmanager
+def launched(index: int) -> Iterator[Launched]:
+    """Start process number *index* ahead of its job; it is ended if no job has come of it."""
+    one = launch(index)
+    try:
+        yield one
+    finally:
+        if one.process.poll() is None:
+            one.process.kill()
+            one.process.wait()
+        one.channel.close()
