@@ -38,3 +38,10 @@ def test_help_loads_nothing_that_only_commands_need() -> None:
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
     assert "typer" in loaded
     assert not set(HEAVY) & set(loaded)
+
+
+def test_a_process_of_the_job_loads_nothing_that_only_the_command_line_needs() -> None:
+    program = "import sys; import dataflow.job.process, dataflow.job.engine; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    assert "structlog" in loaded
+    assert not {"rich", "typer", "confluent_kafka"} & set(loaded)

@@ -126,14 +126,12 @@ def run_command(flows: Sequence[Path], flags: Mapping[str, Any], config: Path | 
 
 
 def _run(job: Job, process: Launched) -> int:
-    import structlog
-
     from dataflow.job.processes import JobRunner
-    from dataflow.logs import configure_logs
+    from dataflow.logs import configure_logs, get_logger
 
     os.umask(0o077)  # What a job writes down is personal data, and nobody else's.
     configure_logs(job.log_level, job.log_format)
-    log = structlog.get_logger()
+    log = get_logger()
     runner = JobRunner(job, log, _Heartbeat(log), launched=process)
     for one in (signal.SIGTERM, signal.SIGINT):
         signal.signal(one, lambda *_: runner.stop())

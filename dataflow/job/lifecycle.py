@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 import msgspec
-import structlog
 
 from connectors.sinks import Ends, Sink
 from dataflow.errors import UsageError
@@ -30,6 +29,7 @@ from dataflow.keep.statedir import (
     read_state_file,
     write_state_file,
 )
+from dataflow.logs import Log
 from dataflow.read.discovery import PartitionPlan
 from dataflow.read.progress import has_progress, read_progress
 from dataflow.settings import SHARDS, Settings
@@ -44,8 +44,6 @@ from state.shards import owner_of
 from state.store import ShardStore
 
 USERS_IN_MEMORY_MIN: Final = 100  # Per shard: fewer would be written and read again all the time.
-
-Log = structlog.stdlib.BoundLogger
 
 
 @dataclass(slots=True, kw_only=True)

@@ -16,14 +16,12 @@ import threading
 import time
 from typing import Final
 
-import structlog
-
 from dataflow.job.launch import take_lock
 from dataflow.job.outside import Machine
 from dataflow.job.plan import load_plan
 from dataflow.job.status import STATUS_EVERY_S, Report
-from dataflow.job.worker import Log, Worker
-from dataflow.logs import configure_logs
+from dataflow.job.worker import Worker
+from dataflow.logs import Log, configure_logs, get_logger
 from dataflow.read.scanner import WHY_NOT_COMPILED
 from state.errors import is_expected
 
@@ -68,7 +66,7 @@ def main(arguments: list[str]) -> int:
     take_lock(pipe)
     plan = load_plan(data)
     configure_logs(plan.log_level, plan.log_format)
-    log: Log = structlog.get_logger().bind(process=index)
+    log: Log = get_logger().bind(process=index)
     try:
         worker = Worker(plan, index, log, Machine(plan, log.warning, output))
     except Exception as error:

@@ -18,12 +18,13 @@ from typing import Final, NamedTuple
 
 from connectors.sinks import Sink
 from dataflow.job.launch import Launched, launch
-from dataflow.job.lifecycle import Course, Job, Log
+from dataflow.job.lifecycle import Course, Job
 from dataflow.job.outside import Throttled, open_sink
 from dataflow.job.plan import Plan
 from dataflow.job.status import Running, load_report
 from dataflow.keep.recovery import Cut, forget_unfinished, last_cut, prepare_recovery
 from dataflow.keep.statedir import RESTORE, STATE_FILE, StateDir
+from dataflow.logs import Log
 from dataflow.read.discovery import PartitionPlan, partitions_of
 from state.backend import Backend
 from state.errors import Failed, StateRefused

@@ -11,14 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-import structlog
-
 from dataflow.allowance import Turns
 from dataflow.emit import Emitter
 from dataflow.job.mistakes import MistakeLog
 from dataflow.job.outside import Outside
 from dataflow.job.plan import Plan
 from dataflow.job.status import STATUS_EVERY_S, PartitionStatus, ShardStatus, Status, Work
+from dataflow.logs import Log
 from dataflow.read.discovery import PartitionPlan
 from dataflow.read.intake import Intake, head_time
 from dataflow.read.partition import Partition
@@ -32,8 +31,6 @@ from state.shards import dead_shard, owner_of
 from state.store import ShardStore
 
 HELD_MAX: Final = 50_000  # Records that wait in the shards of this process for what belongs before them.
-
-Log = structlog.stdlib.BoundLogger
 
 
 class Worker:
