@@ -12,7 +12,7 @@ from itertools import count
 from typing import Any, Final
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollection, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic
 
 from state.errors import Failed, Refused
 
@@ -178,6 +178,16 @@ class KafkaTopics:
         except (KafkaException, TimeoutError):
             return ""
         return str(found) if found.get_most_significant_bits() or found.get_least_significant_bits() else ""
+
+    def setting(self, topic: str, name: str) -> str | None:
+        """Return how *topic* is configured under *name*; None when we may not know, or no answer can be had now."""
+        place = ConfigResource(ConfigResource.Type.TOPIC, topic)
+        try:
+            (described,) = self._admin.describe_configs([place], request_timeout=ANSWER_TIMEOUT_S).values()
+            found = described.result(timeout=ANSWER_TIMEOUT_S + 1).get(name)
+        except (KafkaException, TimeoutError):
+            return None
+        return None if found is None else str(found.value)
 
     def create(self, topics: Sequence[str], *, partitions: int) -> None:
         """Create *topics*; one that is there by now is fine."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Generic, TypeVar, get_type_hints
 
 from dataflow.errors import UsageError
-from dataflow.urls import SinkUrl, SourceUrl, parse_sink, parse_source
+from dataflow.urls import SinkUrl, SourceUrl, parse_sink, parse_slack, parse_source, shown_slack
 
 SECRET_WORDS: Final = ("password", "secret", "token", "key.pem", "ssl.key")
 SHARDS: Final = 64  # The most processes a job can have; more cost a little more per batch and checkpoint.
@@ -104,6 +104,7 @@ SWITCH: Final = Kind(_switch, option=bool)
 COUNT: Final = _number(1, 1_000_000_000)
 PORT: Final = _number(0, 65_535)
 DURATION: Final = Kind(_duration, lambda ms: f"{ms / 1000:g}s", ending="_ms")
+SLACK: Final = Kind(parse_slack, shown_slack, ending="_ms")
 MOMENT: Final = Kind(_moment, ending="_ms")
 LEVEL: Final = _one_of("debug", "info", "warning", "error")
 LOG_FORMAT: Final = _one_of("auto", "text", "json")
@@ -153,8 +154,13 @@ class Settings:
     ] = None
     epoch_ms: Annotated[int, Declared(DURATION, "Time between checkpoints. Default: {default}.")] = 10_000
     slack_ms: Annotated[
-        int, Declared(DURATION, "How long a record may be on its way to Kafka. Default: {default}.")
-    ] = 1_000
+        int | None,
+        Declared(
+            SLACK,
+            "How long a record may be on its way into a topic. Default: {default}: 200ms with LogAppendTime, else 1s.",
+            unset="by topic",
+        ),
+    ] = None
     shards: Annotated[
         int | None,
         Declared(

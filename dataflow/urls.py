@@ -5,24 +5,29 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import parse_qsl, urlsplit
 
 from dataflow.errors import UsageError
 
 DEFAULT_PORT: Final = 9092
 PARTITIONS_MAX: Final = 10_000
+MILLISECONDS: Final = re.compile(r"([0-9]{1,9})ms")
 TOPIC: Final = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 
 
 @dataclass(frozen=True, slots=True)
 class SourceUrl:
-    """`kafka://host:9092/topic?format=native` or `file:events.jsonl`."""
+    """`kafka://host:9092/topic?format=native&slack=300ms` or `file:events.jsonl`.
+
+    `slack_ms` is None where the URL does not say how long a record may be on its way.
+    """
 
     kind: str
     bootstrap: str
     name: str
     format: str = "native"
+    slack_ms: int | None = None
 
     @property
     def identity(self) -> str:
@@ -57,7 +62,7 @@ def parse_source(url: str) -> SourceUrl:
     if scheme == "file" and rest:
         path, _, query = rest.partition("?")
         path = path.removeprefix("//") if path.startswith("///") else path
-        return SourceUrl("file", "", path, _format(url, dict(parse_qsl(query))))
+        return SourceUrl("file", "", path, _format(url, _query(url, query, "format")))
     if scheme == "kafka":
         parts = urlsplit(url)
         topic = parts.path.strip("/")
@@ -65,9 +70,9 @@ def parse_source(url: str) -> SourceUrl:
             raise UsageError(f"--source {url}: a Kafka source is kafka://host:9092/topic")
         if not TOPIC.fullmatch(topic):
             raise UsageError(f"--source {url}: a topic's name has letters, digits, '.', '_' and '-', at most 249")
-        return SourceUrl(
-            "kafka", _bootstrap("--source", url, parts.netloc), topic, _format(url, dict(parse_qsl(parts.query)))
-        )
+        said = _query(url, parts.query, "format", "slack")
+        bootstrap = _bootstrap("--source", url, parts.netloc)
+        return SourceUrl("kafka", bootstrap, topic, _format(url, said), _slack(url, said))
     raise UsageError(f"--source {url}: write kafka://host:9092/topic or file:events.jsonl")
 
 
@@ -110,10 +115,46 @@ def _bootstrap(flag: str, url: str, netloc: str) -> str:
     return ",".join(hosts)
 
 
-def _format(url: str, query: dict[str, str]) -> str:
-    unknown = sorted(set(query) - {"format"})
+def parse_slack(given: Any) -> int:
+    """Return the milliseconds of a duration as in flows, or of one in milliseconds such as `300ms`.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if (found := MILLISECONDS.fullmatch(str(given))) is not None:
+        return int(found[1])
+    from operators.language.problems import BadValue  # `nudge --help` does without what it loads.
+    from operators.language.values import parse_duration
+
+    try:
+        return parse_duration(given)
+    except BadValue as bad:
+        raise ValueError(f"{bad.message}; write number and unit, such as 300ms or 2s") from None
+
+
+def shown_slack(slack_ms: int) -> str:
+    """Return *slack_ms* as it would be given."""
+    return f"{slack_ms}ms" if slack_ms % 1000 or not slack_ms else f"{slack_ms // 1000}s"
+
+
+def _slack(url: str, query: dict[str, str]) -> int | None:
+    if "slack" not in query:
+        return None
+    try:
+        return parse_slack(query["slack"])
+    except ValueError as error:
+        raise UsageError(f"--source {url}: slack: {error}") from None
+
+
+def _query(url: str, text: str, *known: str) -> dict[str, str]:
+    query = dict(parse_qsl(text, keep_blank_values=True))
+    unknown = sorted(set(query) - set(known))
     if unknown:
-        raise UsageError(f"--source {url}: '{unknown[0]}' is not a parameter; there is format")
+        raise UsageError(f"--source {url}: '{unknown[0]}' is not a parameter here; there is {' and '.join(known)}")
+    return query
+
+
+def _format(url: str, query: dict[str, str]) -> str:
     from connectors.formats import FORMATS, NATIVE, NOT_YET  # `nudge --help` does without what it loads.
 
     name = query.get("format", NATIVE)

@@ -10,7 +10,7 @@ import pytest
 from dataflow.commands.run import job_of
 from dataflow.errors import UsageError
 from dataflow.settings import SETTINGS, fields_of, kafka_options, resolve, shown
-from dataflow.urls import parse_sink, parse_source
+from dataflow.urls import parse_sink, parse_slack, parse_source
 from tests.jobs import REPO
 
 HELLO = "flow: hello\ntrigger: {event: hello}\nsteps: [{send: webhook, template: t}]\n"
@@ -85,6 +85,34 @@ def test_the_documented_settings_are_those_that_there_are() -> None:
 def test_a_source_that_names_nothing_is_refused_with_an_example(url: str) -> None:
     with pytest.raises(UsageError, match="--source"):
         parse_source(url)
+
+
+@pytest.mark.parametrize(("text", "slack_ms"), [("300ms", 300), ("0ms", 0), ("2s", 2_000), ("1m30s", 90_000)])
+def test_the_slack_of_a_topic_is_said_in_its_url_and_that_of_all_in_the_settings(text: str, slack_ms: int) -> None:
+    assert parse_source(f"kafka://a/events?format=native&slack={text}").slack_ms == slack_ms
+    given = resolve({"slack": text}, {}, "", {})["slack"]
+    assert given.value == slack_ms
+    assert parse_slack(given.text) == slack_ms, "it can be given as it is shown"
+
+
+def test_a_topic_is_asked_for_its_slack_when_nobody_says_one() -> None:
+    assert parse_source("kafka://a/events").slack_ms is None
+    assert resolve({}, {}, "", {})["slack"].value is None
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("kafka://a/e?slack=soon", "'soon' is not a duration; write number and unit, such as 300ms"),
+        ("kafka://a/e?slack=", "'' is not a duration"),
+        ("kafka://a/e?slack=-5ms", "'-5ms' is not a duration"),
+        ("file:a?slack=5ms", "'slack' is not a parameter here; there is format"),
+    ],
+)
+def test_a_slack_that_makes_no_sense_is_refused_with_its_source(url: str, said: str) -> None:
+    with pytest.raises(UsageError, match=r"^--source ") as refused:
+        parse_source(url)
+    assert said in str(refused.value)
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,7 @@ def test_stock_that_was_taken_never_changes(tmp_path: Path) -> None:
         partitions=[PartitionPlan("file:e", "file", "", str(events), 0, 1)], ordered=True, until_ms=None,
         sink_kind="file", sink_bootstrap="", sink_folder=str(tmp_path / "out"), sink_options={}, sink_number=1,
         create_topics=True, kafka={}, flows=[("f.json", flow)], workspace="", read_back=None, positions={},
-        epoch_s=1.0, slack_ms=0, users_in_memory=100, log_level="error", log_format="text",
+        epoch_s=1.0, users_in_memory=100, log_level="error", log_format="text",
     )  # fmt: skip
     log = structlog.get_logger()
     worker = Worker(plan, 0, log, Machine(plan, log.warning, 1))

@@ -390,7 +390,6 @@ class Course:
             read_back=read_back,
             positions={key: position for key, (position, _) in cut.sources.items()},
             epoch_s=job.epoch_ms / 1000,
-            slack_ms=job.slack_ms,
             users_in_memory=max(USERS_IN_MEMORY_MIN, job.cached_users * job.processes // file.shards),
             log_level=job.log_level,
             log_format=job.log_format,

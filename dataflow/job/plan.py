@@ -39,7 +39,6 @@ class Plan(msgspec.Struct):
     read_back: dict[str, list[int]] | None
     positions: dict[str, int]
     epoch_s: float
-    slack_ms: int
     users_in_memory: int
     log_level: str
     log_format: str

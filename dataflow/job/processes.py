@@ -145,7 +145,9 @@ class JobRunner:
 
     def partitions(self) -> list[PartitionPlan]:
         job = self.job
-        return partitions_of(job.sources, job.kafka, up_to_now=job.stop_at_end, log=self.log.warning)
+        return partitions_of(
+            job.sources, job.kafka, up_to_now=job.stop_at_end, slack_ms=job.slack_ms, log=self.log.warning
+        )
 
     # ---- processes ---------------------------------------------------------------------------------------------
 

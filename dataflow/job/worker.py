@@ -214,7 +214,7 @@ class Worker:
             end=plan.end,
             closes=plan.closes,
             clock=self.outside.clock,
-            slack_ms=self.plan.slack_ms,
+            slack_ms=plan.slack_ms,
             monotonic_s=self.outside.monotonic_s,
             name=plan.key,
             warn=self.log.warning,

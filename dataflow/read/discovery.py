@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from connectors.formats import NATIVE
 from dataflow.errors import UsageError
-from dataflow.urls import SourceUrl
+from dataflow.urls import SourceUrl, shown_slack
+
+if TYPE_CHECKING:
+    from connectors.kafka import KafkaTopics
+
+# The broker stamps a record when it takes it, and shows it when its replicas have it; clocks differ by some ms.
+SLACK_BY_ARRIVAL_MS: Final = 200
+SLACK_BY_SENDER_MS: Final = 1_000  # A sender stamps a record, and then gathers, compresses, sends, and sends again.
 
 
 class PartitionPlan(msgspec.Struct):
@@ -18,6 +25,7 @@ class PartitionPlan(msgspec.Struct):
 
     `end` is the offset at which to stop, None to go on for ever. `closes` tells whether that end is all there is, so
     that time runs on to the newest record; if not, time stands where it is. `format` is what its records look like.
+    `slack_ms` is how long a record may be on its way here, of a file no time at all.
     """
 
     key: str
@@ -30,16 +38,23 @@ class PartitionPlan(msgspec.Struct):
     closes: bool = True
     topic_id: str = ""
     format: str = NATIVE
+    slack_ms: int = 0
 
 
 def partitions_of(
-    sources: Sequence[SourceUrl], kafka: Mapping[str, Any], *, up_to_now: bool, log: Callable[[str], None]
+    sources: Sequence[SourceUrl],
+    kafka: Mapping[str, Any],
+    *,
+    up_to_now: bool,
+    slack_ms: int | None,
+    log: Callable[[str], None],
 ) -> list[PartitionPlan]:
     """Return all partitions of *sources* as they are now, in order of topic and partition.
 
     Args:
         kafka: options of the Kafka clients.
         up_to_now: whether topics are read to where they end now; files always are.
+        slack_ms: that of all topics whose URL says none; None: as each topic stamps its records.
 
     Raises:
         UsageError: a source is not there.
@@ -49,7 +64,7 @@ def partitions_of(
         if source.kind == "file":
             found.append(_of_file(source))
         else:
-            found.extend(_of_topic(source, kafka, up_to_now, log))
+            found.extend(_of_topic(source, kafka, up_to_now, slack_ms, log))
     return sorted(found, key=lambda one: (one.topic, one.partition))
 
 
@@ -65,7 +80,7 @@ def _of_file(source: SourceUrl) -> PartitionPlan:
 
 
 def _of_topic(
-    source: SourceUrl, kafka: Mapping[str, Any], up_to_now: bool, log: Callable[[str], None]
+    source: SourceUrl, kafka: Mapping[str, Any], up_to_now: bool, slack_ms: int | None, log: Callable[[str], None]
 ) -> list[PartitionPlan]:
     from connectors.kafka import MISSING_S, KafkaTopics  # It takes a while to load, and files do without.
 
@@ -79,6 +94,8 @@ def _of_topic(
             ends = [*topics.end_offsets(source.name, numbers)]
         starts = topics.start_offsets(source.name, numbers)
         made = topics.topic_id(source.name)
+        given_ms = slack_ms if source.slack_ms is None else source.slack_ms
+        slack_ms = _slack_of(topics, source.name, log) if given_ms is None else given_ms
     finally:
         topics.close()
     return [
@@ -92,9 +109,21 @@ def _of_topic(
             end,
             topic_id=made,
             format=source.format,
+            slack_ms=slack_ms,
         )
         for number, start, end in zip(numbers, starts, ends, strict=True)
     ]
+
+
+def _slack_of(topics: KafkaTopics, topic: str, log: Callable[[str], None]) -> int:
+    """Return how long a record may be on its way into *topic*, as the topic stamps its records."""
+    stamps = topics.setting(topic, "message.timestamp.type")
+    if stamps is None:
+        log(
+            f"how topic {topic} stamps its records may not be read: its slack is {shown_slack(SLACK_BY_SENDER_MS)}; "
+            "allow the job to describe the topic's configuration, or say ?slack= behind its --source"
+        )
+    return SLACK_BY_ARRIVAL_MS if stamps == "LogAppendTime" else SLACK_BY_SENDER_MS
 
 
 def _is_text(name: str) -> bool:

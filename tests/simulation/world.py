@@ -134,7 +134,7 @@ class SimulatedWorld:
         return [
             PartitionPlan(
                 one.key, "kafka", "b:9", one.topic, one.number, 0,
-                one.end(self.clock.now_ms) if self._life.stop_at_end else None,
+                one.end(self.clock.now_ms) if self._life.stop_at_end else None, slack_ms=self.scenario.slack_ms,
             )
             for one in self.scenario.partitions
         ]  # fmt: skip
@@ -213,7 +213,6 @@ class SimulatedWorld:
             processes=life.processes,
             stop_at_end=life.stop_at_end,
             until_ms=life.until_ms,
-            slack_ms=self.scenario.slack_ms,
             shards=self.scenario.shards,
         )
         try:
