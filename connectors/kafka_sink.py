@@ -68,9 +68,7 @@ class KafkaSink:
         self._create = create
         self._prefix = prefix
         self._confirm_timeout_s = confirm_timeout_s
-        # Somebody else's open transaction must not hide what we have written behind it.
-        all_of_it = {**options, "isolation.level": "read_uncommitted"}
-        self._topics = KafkaTopics(bootstrap, all_of_it, log, patience_s=confirm_timeout_s)
+        self._topics = KafkaTopics(bootstrap, options, log, patience_s=confirm_timeout_s)
         self._partitions: dict[str, list[int]] = {}
         self._ways: dict[str, tuple[Any, str]] = {}
         self._refused: list[str] = []
@@ -128,7 +126,8 @@ class KafkaSink:
         return found
 
     def _ends(self, topics: Sequence[str]) -> Ends:
-        return {topic: self._topics.end_offsets(self._prefix + topic, self._partitions[topic]) for topic in topics}
+        found = self._topics.ends({self._prefix + topic: self._partitions[topic] for topic in topics})
+        return {topic: found[self._prefix + topic] for topic in topics}
 
     def read_back(self, starts: Ends) -> Iterator[Written]:
         ends = self.ends(list(starts))

@@ -82,11 +82,13 @@ def test_offsets_are_told_again_after_an_outage_to_old_clients_and_new_ones(
     breakable_broker.create_topic(topic)
     old = Topics(breakable_broker.bootstrap, {})
     assert old.end_offsets(topic, [0]) == [0]
+    assert old.ends({topic: [0]}) == {topic: [0]}
     for _ in range(2):
         away(breakable_broker, how)
         new = Topics(breakable_broker.bootstrap, {})
-        assert new.end_offsets(topic, [0]) == [0]
-        assert old.end_offsets(topic, [0]) == [0]
+        for one in (new, old):
+            assert one.end_offsets(topic, [0]) == [0]
+            assert one.ends({topic: [0]}) == {topic: [0]}
         new.close()
     old.close()
 
