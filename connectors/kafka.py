@@ -269,6 +269,22 @@ class KafkaTopics:
         """Return the offset of the first record that is still there, for each partition."""
         return [low for low, _ in self._watermarks(topic, partitions)]
 
+    def offsets_at(self, topic: str, partitions: Sequence[int], at_ms: int) -> list[int]:
+        """Return, for each partition, the offset of the first record stamped *at_ms* or later, else its end."""
+        ends = self.end_offsets(topic, partitions)  # Asked first: what comes in between is not to be passed over.
+        wanted = [TopicPartition(topic, partition, at_ms) for partition in partitions]
+
+        def look() -> list[int]:
+            found = self._consumer.offsets_for_times(wanted, timeout=ANSWER_TIMEOUT_S)
+            for place in found:
+                if place.error is not None:
+                    raise KafkaException(place.error)
+            return [place.offset for place in found]
+
+        what = f"offsets of {topic} at a time"
+        offsets = retried(what, self._bootstrap, look, self._log, patience_s=self._patience_s)
+        return [end if offset < 0 else offset for offset, end in zip(offsets, ends, strict=True)]
+
     def _watermarks(self, topic: str, partitions: Sequence[int]) -> list[tuple[int, int]]:
         def look() -> list[tuple[int, int]]:
             found = []

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import Final
 
@@ -75,6 +77,26 @@ def read_flows(arguments: Sequence[Path]) -> list[FlowText]:
         # What is not UTF-8 is a problem like others, told when the text is compiled.
         texts.append(FlowText(shown_path(path), _read(path).decode("utf-8-sig", errors="surrogateescape")))
     return texts
+
+
+def contents_of(arguments: Sequence[Path], config: Path | None) -> bytes:
+    """Return a digest of all that `load` would read: it changes when a file does, comes or goes.
+
+    What cannot be read is a part of it, as that.
+    """
+    digest = blake2b(digest_size=16)
+
+    def add(text: bytes) -> None:
+        digest.update(b"%d " % len(text) + text)
+
+    try:
+        add(read_workspace_file(find_workspace(arguments, config)))
+        for path in find_flows(arguments):
+            add(os.fsencode(path))
+            add(_read(path))
+    except (UsageError, OSError) as error:
+        add(str(error).encode(errors="surrogateescape"))
+    return digest.digest()
 
 
 def read_workspace_file(path: Path | None) -> bytes:

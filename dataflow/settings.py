@@ -171,6 +171,9 @@ class Settings:
         200_000
     )
     create_topics: Annotated[bool, Declared(SWITCH, "Create missing topics of the sink.")] = True
+    watch: Annotated[
+        bool, Declared(SWITCH, "Put changed flows in force while the job runs; kill -HUP does it once.")
+    ] = False
     metrics_port: Annotated[
         int | None, Declared(PORT, "Serve /metrics, /healthz and /readyz on this port; 0 picks a free one.")
     ] = None

@@ -20,7 +20,8 @@ TOPIC: Final = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 class SourceUrl:
     """`kafka://host:9092/topic?format=native&slack=300ms` or `file:events.jsonl`.
 
-    `slack_ms` is None where the URL does not say how long a record may be on its way.
+    `slack_ms` is None where the URL does not say how long a record may be on its way. `from_start` tells whether it is
+    read from its start, too, when it is added to a state.
     """
 
     kind: str
@@ -28,6 +29,7 @@ class SourceUrl:
     name: str
     format: str = "native"
     slack_ms: int | None = None
+    from_start: bool = False
 
     @property
     def identity(self) -> str:
@@ -62,7 +64,7 @@ def parse_source(url: str) -> SourceUrl:
     if scheme == "file" and rest:
         path, _, query = rest.partition("?")
         path = path.removeprefix("//") if path.startswith("///") else path
-        return SourceUrl("file", "", path, _format(url, _query(url, query, "format")))
+        return SourceUrl("file", "", path, **_parameters(url, query, "format", "from"))
     if scheme == "kafka":
         parts = urlsplit(url)
         topic = parts.path.strip("/")
@@ -70,9 +72,8 @@ def parse_source(url: str) -> SourceUrl:
             raise UsageError(f"--source {url}: a Kafka source is kafka://host:9092/topic")
         if not TOPIC.fullmatch(topic):
             raise UsageError(f"--source {url}: a topic's name has letters, digits, '.', '_' and '-', at most 249")
-        said = _query(url, parts.query, "format", "slack")
         bootstrap = _bootstrap("--source", url, parts.netloc)
-        return SourceUrl("kafka", bootstrap, topic, _format(url, said), _slack(url, said))
+        return SourceUrl("kafka", bootstrap, topic, **_parameters(url, parts.query, "format", "slack", "from"))
     raise UsageError(f"--source {url}: write kafka://host:9092/topic or file:events.jsonl")
 
 
@@ -146,20 +147,20 @@ def _slack(url: str, query: dict[str, str]) -> int | None:
         raise UsageError(f"--source {url}: slack: {error}") from None
 
 
-def _query(url: str, text: str, *known: str) -> dict[str, str]:
-    query = dict(parse_qsl(text, keep_blank_values=True))
-    unknown = sorted(set(query) - set(known))
+def _parameters(url: str, query: str, *known: str) -> dict[str, Any]:
+    """Return what is behind the question mark of a `--source`."""
+    given = dict(parse_qsl(query, keep_blank_values=True))
+    unknown = sorted(set(given) - set(known))
     if unknown:
         raise UsageError(f"--source {url}: '{unknown[0]}' is not a parameter here; there is {' and '.join(known)}")
-    return query
-
-
-def _format(url: str, query: dict[str, str]) -> str:
+    if given.get("from", "start") != "start":
+        raise UsageError(f"--source {url}: from={given['from']} means nothing; there is from=start")
     from connectors.formats import FORMATS, NATIVE, NOT_YET  # `nudge --help` does without what it loads.
 
-    name = query.get("format", NATIVE)
+    name = given.get("format", NATIVE)
     if name in NOT_YET:
         raise UsageError(f"--source {url}: the format {name} is not supported yet; native is")
     if name not in FORMATS:
         raise UsageError(f"--source {url}: there is no format {name}; native is supported")
-    return name
+    found = {"format": name, "from_start": "from" in given}
+    return found if "slack" not in known else {**found, "slack_ms": _slack(url, given)}

@@ -17,8 +17,10 @@ import structlog
 from confluent_kafka import Producer
 from prometheus_client.parser import text_string_to_metric_families
 
+from dataflow.errors import UsageError
 from dataflow.flows import load
 from dataflow.job.lifecycle import Job
+from dataflow.job.lookout import Reread
 from dataflow.job.processes import JobFailed, JobRunner
 from dataflow.serve.http import Server, serve
 from dataflow.serve.metrics import METRICS
@@ -78,6 +80,10 @@ def record(user: str, event: str, **more: Any) -> bytes:
     return json.dumps({"user_id": user, "event": event, **more}).encode()
 
 
+def _nothing_good(_: Job) -> Job:
+    raise UsageError("these flows are no good")
+
+
 class LiveJob:
     """A job that reads *broker* in a thread, with its metrics."""
 
@@ -96,7 +102,7 @@ class LiveJob:
             epoch_ms=int(1000 * epoch_s),
             log_level="critical",
         )
-        self.runner = JobRunner(job, structlog.get_logger())
+        self.runner = JobRunner(job, structlog.get_logger(), reread=Reread(_nothing_good))
         self.failure: Exception | None = None
         self._server: Server = serve(0, self.runner, host="127.0.0.1")
         self._thread = threading.Thread(target=self._run)
@@ -190,6 +196,8 @@ def test_every_metric_that_is_declared_has_a_value_that_a_run_makes(jobs: Any, t
     assert 2 * 3600 < job.wait_for("nudge_source_late_seconds", 5) <= 3 * 3600
     (tmp_path / "jump").touch()
     assert 3000 < job.wait_for("nudge_clock_held_back_seconds", 5) < 3700
+    job.runner.reload()
+    job.wait_for("nudge_flows_refused")
 
     seen: dict[str, float] = {}
     deadline = time.monotonic() + 60

@@ -60,6 +60,8 @@ class FakeRunner:
         self.running = Running()
         self.stopping = threading.Event()
         self.log = structlog.get_logger()
+        self.reloads = {"done": 0, "refused": 0}
+        self.is_refusing = False
         self._states: list[ProcessState] = []
 
     def process_states(self) -> list[ProcessState]:
@@ -163,6 +165,9 @@ def test_metrics_add_up_what_all_processes_report(runner: FakeRunner, server: Se
     assert headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
     flow = 'flow="cart"'
     wanted = {
+        "nudge_flows_refused": 0,
+        'nudge_reloads_total{result="done"}': 0,
+        'nudge_reloads_total{result="refused"}': 0,
         "nudge_records_total": 1500,
         "nudge_tombstones_total": 5,
         "nudge_relevant_records_total": 100,

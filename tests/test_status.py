@@ -82,6 +82,22 @@ def test_work_goes_on_over_executions_and_the_rest_begins_anew() -> None:
     assert (summary["events"], summary["actions"]) == (16, 2)
 
 
+def test_how_things_stood_holds_until_the_processes_that_take_over_have_all_reported() -> None:
+    running = Running()
+    for process in (0, 1):
+        running.take(Report(1.0, Status(process, 1.0, work=Work(records=5), counted={"f": {"entered": 2}})))
+    running.end_execution(goes_on=True)
+    running.take(Report(2.0, Status(1, 2.0, work=Work(records=1), counted={"f": {"entered": 1}})))
+    assert [status.taken_s for status in running.statuses] == [1.0, 1.0]
+    assert running.work == Work(records=11)
+    running.take(Report(2.0, Status(0, 2.0, work=Work(records=2))))
+    assert [status.taken_s for status in running.statuses] == [2.0, 2.0]
+    assert running.work == Work(records=13)
+    running.end_execution(goes_on=True)
+    assert running.work == Work(records=13)
+    assert sum(status.counted["f"]["entered"] for status in running.all_statuses) == 5
+
+
 def test_stock_that_was_taken_never_changes(tmp_path: Path) -> None:
     """Another thread reports it while the work goes on."""
     from dataflow.job.outside import Machine

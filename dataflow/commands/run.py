@@ -9,6 +9,8 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -121,20 +123,32 @@ def run_command(flows: Sequence[Path], flags: Mapping[str, Any], config: Path | 
             sys.stdout.write(f"{name:<{width}}  {value or '-':<40}  {origin}\n")
         return 0
     with launched(0) as process:
+        from dataflow.flows import contents_of
+
         # A process takes as long to load as what follows here, so both do it at the same time.
-        return _run(job_of(flows, flags, config)[0], process)
+        return _run(lambda: job_of(flows, flags, config)[0], process, partial(contents_of, flows, config))
 
 
-def _run(job: Job, process: Launched) -> int:
+def _run(read: Callable[[], Job], process: Launched, contents: Callable[[], bytes]) -> int:
+    """Run the job that *read* returns, now and whenever its flows have changed."""
+    from dataflow.job.lookout import Reread
     from dataflow.job.processes import JobRunner
     from dataflow.logs import configure_logs, get_logger
+
+    job = read()
 
     os.umask(0o077)  # What a job writes down is personal data, and nobody else's.
     configure_logs(job.log_level, job.log_format)
     log = get_logger()
-    runner = JobRunner(job, log, _Heartbeat(log), launched=process)
+
+    def flows_now(before: Job) -> Job:
+        return _with_new_flows(before, read(), log)
+
+    reread = Reread(flows_now, contents if job.watch else None)
+    runner = JobRunner(job, log, _Heartbeat(log), reread, launched=process)
     for one in (signal.SIGTERM, signal.SIGINT):
         signal.signal(one, lambda *_: runner.stop())
+    signal.signal(signal.SIGHUP, lambda *_: runner.reload())
     server = None
     if job.metrics_port is not None:
         from dataflow.serve.http import serve
@@ -148,6 +162,20 @@ def _run(job: Job, process: Launched) -> int:
             server.close()
     _print_summary(running, as_json=job.json)
     return 0
+
+
+def _with_new_flows(before: Job, now: Job, log: Any) -> Job:
+    """Return the job as it runs, with the flows of *now*; a setting that has changed is for a restart."""
+    from operators.language.workspace import OWN_TOPICS
+
+    changed = [one.name for one in SETTINGS if getattr(before, one.field) != getattr(now, one.field)]
+    if before.kafka != now.kafka:
+        changed.append("kafka")
+    if changed:
+        log.warning("settings have changed; they apply after a restart", settings=changed)
+    found = replace(before, loaded=now.loaded)
+    _check_no_circle(found, {*found.loaded.deployment.topics.values(), *OWN_TOPICS})
+    return found
 
 
 class _Heartbeat:

@@ -6,9 +6,9 @@ follow the same course.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
 
@@ -38,8 +38,9 @@ from operators.language.workspace import DEAD_LETTERS, JOURNAL
 from operators.machine.deployment import Deployment
 from operators.machine.totals import Totals, add_totals, read_totals
 from operators.program.flows import left_out, refuse_reused_versions
+from operators.program.program import Program
 from state.backend import Backend
-from state.errors import StateRefused
+from state.errors import Refused, StateRefused
 from state.shards import owner_of
 from state.store import ShardStore
 
@@ -52,6 +53,13 @@ class Job(Settings):
 
     loaded: Loaded
     kafka: dict[str, Any] = field(default_factory=dict)
+
+
+class Change(NamedTuple):
+    """What a run goes on with after an exchange of its processes: its flows, and its source partitions."""
+
+    job: Job
+    partitions: list[PartitionPlan]
 
 
 class World(Protocol):
@@ -70,6 +78,10 @@ class World(Protocol):
         """Return all partitions of all sources as they are now, in order of topic and partition."""
         ...
 
+    def offsets_at(self, partitions: Sequence[PartitionPlan], at_ms: int) -> list[int]:
+        """Return, for each of these partitions of topics, the offset of its first record at or after *at_ms*."""
+        ...
+
     def last_cut(self) -> Cut:
         """Return what the engine will go on from, and see to it that there is nothing behind it."""
         ...
@@ -86,6 +98,18 @@ class World(Protocol):
         """Tell whether the run has been asked to stop."""
         ...
 
+    def change(self) -> Change | None:
+        """Return with what the run goes on after an execution that ended, None when it is over."""
+        ...
+
+    def accept(self, job: Job) -> None:
+        """Take note that *job* takes over."""
+        ...
+
+    def refuse(self, error: Refused) -> None:
+        """Take note that the change cannot be made after all, and the run goes on as before."""
+        ...
+
 
 class Course:
     """One run of a job, from its start to its end."""
@@ -94,6 +118,7 @@ class Course:
         self.job = job
         self.log = log
         self._world = world
+        self._before: Job | None = None  # What to go back to, should the flows that are to take over be refused.
 
     def run(self) -> None:
         """Run until the end of the sources, or until the world asks to stop.
@@ -101,7 +126,7 @@ class Course:
         Raises:
             UsageError: the state, a source or the flows do not fit; nothing was changed.
         """
-        job, world = self.job, self._world
+        world = self._world
         file = read_state_file(world.files)
         sink = world.open_sink()
         try:
@@ -113,39 +138,60 @@ class Course:
                 file = self._new_state(partitions)
             self._check_state(file, cut)
             self._check_partitions(file, cut, partitions)
-            topics = _topics_of(job.loaded.deployment)
-            self._note_sink(file, sink, topics)
-            if not file.run.is_clean:
-                self.log.warning("the last run was interrupted; going on from its last checkpoint", epoch=cut.epoch)
-                if self._finish_the_last_run(file, cut, partitions, sink):
-                    if world.is_stopping():
-                        return
-                    cut = world.last_cut()
-                    self._check_users_inside(file, cut)  # The old flows may have let somebody in.
-            # Also after a clean stop, and cheap then: the state may come from a backup.
-            starts = self._read_back_from(file, cut, sink, topics)
-            self._deploy(file)
-            file.partitions = [one.key for one in partitions]
-            file.topic_ids = {one.key: one.topic_id for one in partitions if one.topic_id}
-            was_clean = file.run.is_clean
-            file.run = RunNote(False, _ends_of(partitions), job.until_ms)
-            write_state_file(world.files, file)
-            self.log.info(
-                "starting",
-                flows=[f"{program!r} {program.state}" for program in job.loaded.checked.programs],
-                partitions=len(partitions),
-                processes=job.processes,
-                job=file.job,
-            )
-            flows = [(text.file, text.text) for text in job.loaded.checked.texts.values()]
-            left = world.execute(
-                self._plan(file, cut, partitions, flows, job.loaded.workspace_text, starts, job.until_ms)
-            )
-            # Of what an interrupted run had begun to wake, nothing may be left to other flows.
-            file.run.is_clean = self._has_caught_up(file) and (was_clean or not left)
-            write_state_file(world.files, file)
+            while self._execute(file, cut, partitions, sink):
+                change = world.change()
+                if change is None:
+                    return
+                cut, partitions = world.last_cut(), change.partitions
+                self._before, self.job = self.job, change.job
+                self._check_flows(file, cut)
         finally:
             sink.close()
+
+    def _execute(self, file: StateFile, cut: Cut, partitions: list[PartitionPlan], sink: Sink) -> bool:
+        """Let the job go on from *cut* until its processes have ended.
+
+        Returns whether it did; if not, the run was asked to stop before.
+        """
+        world = self._world
+        self._note_sink(file, sink)
+        partitions = _begun(file, partitions)
+        if not file.run.is_clean:
+            self.log.warning("the last run was interrupted; going on from its last checkpoint", epoch=cut.epoch)
+            if self._finish_the_last_run(file, cut, partitions, sink):
+                if world.is_stopping():
+                    return False
+                cut = world.last_cut()
+                self._check_flows(file, cut)  # The old ones may have let somebody in.
+                self._note_sink(file, sink)
+        job = self.job
+        # Also after a clean stop, and cheap then: the state may come from a backup.
+        starts = self._read_back_from(file, cut, sink, topics_of(job.loaded.deployment))
+        self._begin_what_was_added(file, cut, partitions)
+        partitions = _begun(file, partitions)
+        if self._before is not None:
+            world.accept(job)
+            self._before = None
+        self._deploy(file)
+        file.sources = sorted(source.identity for source in job.sources)
+        file.partitions = [one.key for one in partitions]
+        file.topic_ids = {one.key: one.topic_id for one in partitions if one.topic_id}
+        was_clean = file.run.is_clean
+        file.run = RunNote(False, _ends_of(partitions), job.until_ms)
+        write_state_file(world.files, file)
+        self.log.info(
+            "starting",
+            flows=[f"{program!r} {program.state}" for program in job.loaded.checked.programs],
+            partitions=len(partitions),
+            processes=job.processes,
+            job=file.job,
+        )
+        flows = [(text.file, text.text) for text in job.loaded.checked.texts.values()]
+        left = world.execute(self._plan(file, cut, partitions, flows, job.loaded.workspace_text, starts, job.until_ms))
+        # Of what an interrupted run had begun to wake, nothing may be left to other flows.
+        file.run.is_clean = self._has_caught_up(file) and (was_clean or not left)
+        write_state_file(world.files, file)
+        return True
 
     # ---- the state and what is asked of it ---------------------------------------------------------------------
 
@@ -168,10 +214,11 @@ class Course:
     def _check_state(self, file: StateFile, cut: Cut) -> None:
         job, place = self.job, self._world.place
         sources = sorted(source.identity for source in job.sources)
-        if sources != file.sources:
+        gone = [one for one in file.sources if one not in sources]
+        if gone:
             raise UsageError(
-                f"--state {place}: this state belongs to {', '.join(file.sources)}, not to {', '.join(sources)}: "
-                "use those sources, or another directory"
+                f"--state {place}: this state belongs to {', '.join(file.sources)}, and {', '.join(gone)} is not among "
+                "the sources: use all of those, and others besides if you like, or another directory"
             )
         if job.shards is not None and job.shards != file.shards:
             raise UsageError(
@@ -199,13 +246,7 @@ class Course:
                     raise StateRefused(
                         f"--state {place}: progress/ lacks the log of {key}, which the interrupted run needs: {RESTORE}"
                     )
-        reread = refuse_reused_versions(job.loaded.checked, {one.label: one.content for one in file.flows})
-        if reread:
-            self.log.warning(
-                "moments without an offset are local times in the flow's timezone now; deployed here they were UTC",
-                flows=[repr(program) for program in reread],
-            )
-        self._check_users_inside(file, cut)
+        self._check_flows(file, cut)
 
     def _check_partitions(self, file: StateFile, cut: Cut, partitions: list[PartitionPlan]) -> None:
         """Refuse sources that have less than what has been read of them: they are not those that they were."""
@@ -226,23 +267,34 @@ class Course:
                 f"{self._world.place} are then lost"
             )
 
-    def _check_users_inside(self, file: StateFile, cut: Cut) -> None:
-        """Refuse flows that lack a version, or make it a draft, while users are in it."""
-        gone = left_out(self.job.loaded.checked, [one.label for one in file.flows if one.in_force])
-        if not gone:
-            return
-        totals = read_totals(self._totals(file, cut), gone)
-        stuck = [(label, totals[label].inside) for label in gone]
-        listed = [f"{' v'.join(of_label(label))}: {number} inside" for label, number in stuck if number > 0]
-        if listed:
-            raise UsageError(
-                "users are still in versions that these flows lack: " + "; ".join(listed) + ": "
-                "keep the file, with 'state: ended' if nobody should enter any more"
-            )
+    def _check_flows(self, file: StateFile, cut: Cut) -> None:
+        """Refuse flows that cannot take over from those in force; in an exchange the job goes on with the latter.
+
+        Raises:
+            UsageError, FlowError: they cannot, and there is nothing to go on with.
+        """
+        try:
+            reread = check_flows(self.job.loaded, file, lambda: self._totals(file, cut))
+            if reread:
+                self.log.warning(
+                    "moments without an offset are local times in the flow's timezone now; deployed here they were UTC",
+                    flows=[repr(program) for program in reread],
+                )
+        except Refused as error:
+            if self._before is None or isinstance(error, StateRefused):
+                raise
+            self.job, self._before = self._before, None
+            self._world.refuse(error)
 
     def _totals(self, file: StateFile, cut: Cut) -> Totals:
         """Return the counts of all shards as of *cut*."""
         found: Totals = {}
+        for store in self._stores(file, cut):
+            add_totals(found, store.totals)
+        return found
+
+    def _stores(self, file: StateFile, cut: Cut) -> Iterator[ShardStore]:
+        """Yield the store of every shard that has one, as of *cut*."""
         for number in range(file.shards):
             backend = self._world.backend(number)
             if backend is None:
@@ -250,13 +302,35 @@ class Course:
             try:
                 store = ShardStore(backend, owner=owner_of(file.job, number, file.shards))
                 store.roll_back(cut.shards.get(str(number), [0])[0])
-                add_totals(found, store.totals)
+                yield store
             finally:
                 backend.close()
-        return found
 
-    def _note_sink(self, file: StateFile, sink: Sink, topics: list[str]) -> None:
+    def _begin_what_was_added(self, file: StateFile, cut: Cut, partitions: list[PartitionPlan]) -> None:
+        """Settle where partitions begin that the state does not know yet, and at which stream time.
+
+        That is the time that the job has reached: no shard has to raise their records then, which a replay from an
+        older cut would not do.
+        """
+        added = [one for one in partitions if one.key not in file.partitions]
+        if not added:
+            return
+        at_ms = max((store.meta.time_ms for store in self._stores(file, cut)), default=-1)
+        from_start = {source.identity for source in self.job.sources if source.from_start}
+        of_new_topics = [
+            one
+            for one in added
+            if one.kind == "kafka" and one.source not in file.sources and one.source not in from_start
+        ]
+        file.begins.update({one.key: (one.start, at_ms) for one in added})
+        if of_new_topics and at_ms >= 0:
+            offsets = self._world.offsets_at(of_new_topics, at_ms)
+            file.begins.update({one.key: (at, at_ms) for one, at in zip(of_new_topics, offsets, strict=True)})
+        self.log.info("partitions were added", partitions=[one.key for one in added], stream_time_ms=at_ms)
+
+    def _note_sink(self, file: StateFile, sink: Sink) -> None:
         """Note where the sink's topics end before the first record of this state is written to them."""
+        topics = topics_of(self.job.loaded.deployment)
         self._open_topics(sink, topics)
         missing = [topic for topic in topics if topic not in file.sink_starts]
         if missing:
@@ -295,9 +369,8 @@ class Course:
         if not old:
             return False  # It died before anything was in force.
         job = self.job
-        same_flows = {(one.flow, one.version, one.content, one.state) for one in old} == {
-            (program.name, program.version, program.content, program.state) for program in job.loaded.checked.programs
-        } and file.workspace == job.loaded.workspace_text
+        deployed = frozenset((one.flow, one.version, one.content, one.state) for one in old)
+        same_flows = (deployed, file.workspace) == what_is_deployed(job.loaded)
         same_end = file.run.ends == _ends_of(partitions) and file.run.until_ms == job.until_ms
         # What is in a partition that was added since, the run that died did not know when it decided.
         same_partitions = file.partitions == [one.key for one in partitions]
@@ -306,23 +379,25 @@ class Course:
         by_key = {one.key: one for one in partitions}
         plans = []
         for key in file.partitions:
-            end, closes = self._end_of_the_last_run(file, cut, key)
+            end, closes = self._end_of_the_last_run(file, cut, by_key[key])
             plans.append(msgspec.structs.replace(by_key[key], end=end, closes=closes))
         self.log.info("replaying what the interrupted run had begun", partitions=len(plans))
         flows = [(one.file, one.text) for one in old]
         plan = self._plan(file, cut, plans, flows, file.workspace, None, file.run.until_ms)
-        topics = _topics_of(plan.deployment())  # Those that the new flows may no longer have.
+        plan.finishes_a_run = True
+        topics = topics_of(plan.deployment())  # Those that the new flows may no longer have.
         self._open_topics(sink, topics)
         plan.read_back = self._read_back_from(file, cut, sink, topics)
         self._world.execute(plan)
         return True
 
-    def _end_of_the_last_run(self, file: StateFile, cut: Cut, key: str) -> tuple[int, bool]:
+    def _end_of_the_last_run(self, file: StateFile, cut: Cut, partition: PartitionPlan) -> tuple[int, bool]:
         """Return up to where the last run is replayed, and whether that is all there was for it."""
+        key = partition.key
         if key in file.run.ends:
             return file.run.ends[key], True
         noted = read_progress(self._world.progress, key)
-        resumed = cut.sources.get(key, [0, -1])[0]
+        resumed = cut.sources.get(key, [partition.start, -1])[0]
         return max([resumed, *(offset for offset, _ in noted)]), False
 
     def _has_caught_up(self, file: StateFile) -> bool:
@@ -396,10 +471,52 @@ class Course:
         )
 
 
-def _ends_of(partitions: list[PartitionPlan]) -> dict[str, int]:
-    return {one.key: one.end for one in partitions if one.end is not None}
+def what_is_deployed(loaded: Loaded) -> tuple[frozenset[tuple[str, int, str, str]], str]:
+    """Return what tells flows and workspace from others that do something else."""
+    programs = loaded.checked.programs
+    return frozenset((one.name, one.version, one.content, one.state) for one in programs), loaded.workspace_text
 
 
-def _topics_of(deployment: Deployment) -> list[str]:
+def topics_of(deployment: Deployment) -> list[str]:
     """Return all topics that flows in force write to."""
     return [*sorted({*deployment.topics.values()}), JOURNAL, DEAD_LETTERS]
+
+
+def check_flows(loaded: Loaded, file: StateFile, totals: Callable[[], Totals]) -> list[Program]:
+    """Refuse flows that cannot take over from those that *file* says are, or were, in force.
+
+    Returns those that are the same as before, but for moments without an offset, which are read as local times now.
+
+    Args:
+        totals: what has been counted of each version.
+
+    Raises:
+        FlowError: a version was deployed before with other content.
+        UsageError: they lack a version, or make it a draft, while users are in it.
+    """
+    reread = refuse_reused_versions(loaded.checked, {one.label: one.content for one in file.flows})
+    gone = left_out(loaded.checked, [one.label for one in file.flows if one.in_force])
+    if not gone:
+        return reread
+    counts = read_totals(totals(), gone)
+    stuck = [(label, counts[label].inside) for label in gone]
+    listed = [f"{' v'.join(of_label(label))}: {number} inside" for label, number in stuck if number > 0]
+    if listed:
+        raise UsageError(
+            "users are still in versions that these flows lack: " + "; ".join(listed) + ": "
+            "keep the file, with 'state: ended' if nobody should enter any more"
+        )
+    return reread
+
+
+def _begun(file: StateFile, partitions: list[PartitionPlan]) -> list[PartitionPlan]:
+    """Return *partitions* with the place and time at which those begin that came later."""
+    found = []
+    for one in partitions:
+        start, at_ms = file.begins.get(one.key, (one.start, -1))
+        found.append(msgspec.structs.replace(one, start=start, begin_ms=at_ms))
+    return found
+
+
+def _ends_of(partitions: list[PartitionPlan]) -> dict[str, int]:
+    return {one.key: one.end for one in partitions if one.end is not None}

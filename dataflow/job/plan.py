@@ -16,7 +16,9 @@ from operators.program.flows import FlowText, compile_texts
 class Plan(msgspec.Struct):
     """One execution of the job.
 
-    `users_in_memory` is how many users a shard may keep there between checkpoints.
+    `users_in_memory` is how many users a shard may keep there between checkpoints. `finishes_a_run` tells whether it is
+    only the rest of a run that was interrupted. A draft is there to load and
+    compile what it needs; the plan itself follows when it is this process's turn.
     """
 
     state: str
@@ -43,10 +45,16 @@ class Plan(msgspec.Struct):
     log_level: str
     log_format: str
     durable: bool = True
+    finishes_a_run: bool = False
+    is_draft: bool = False
 
     @property
     def sink_url(self) -> SinkUrl:
         return SinkUrl(self.sink_kind, self.sink_bootstrap, self.sink_folder, self.sink_options)
+
+    def has_flows_of(self, other: Plan) -> bool:
+        """Tell whether the deployment of *other* is that of this plan, too."""
+        return (self.flows, self.workspace) == (other.flows, other.workspace)
 
     def deployment(self) -> Deployment:
         """Return the flows as this plan has them; they were checked when the plan was made."""
@@ -56,8 +64,8 @@ class Plan(msgspec.Struct):
         return Deployment(checked.programs)
 
     def dump(self) -> bytes:
-        """Return the plan as it goes to the processes: through a pipe, since it may hold secrets of Kafka."""
-        return msgspec.json.encode(self)
+        """Return the plan as it goes to the processes, a line: through a pipe, since it may hold secrets of Kafka."""
+        return msgspec.json.encode(self) + b"\n"
 
 
 def load_plan(data: bytes) -> Plan:

@@ -19,7 +19,7 @@ from typing import Final
 from dataflow.job.launch import take_lock
 from dataflow.job.outside import Machine
 from dataflow.job.plan import load_plan
-from dataflow.job.status import STATUS_EVERY_S, Report
+from dataflow.job.status import PREPARED, STATUS_EVERY_S, Report
 from dataflow.job.worker import Worker
 from dataflow.logs import Log, configure_logs, get_logger
 from dataflow.read.scanner import WHY_NOT_COMPILED
@@ -60,7 +60,7 @@ def main(arguments: list[str]) -> int:
     output = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     _load_what_every_plan_needs()
-    data = sys.stdin.buffer.read()
+    data = sys.stdin.buffer.readline()
     if not data:
         return 0  # There is nothing to do after all.
     take_lock(pipe)
@@ -68,7 +68,19 @@ def main(arguments: list[str]) -> int:
     configure_logs(plan.log_level, plan.log_format)
     log: Log = get_logger().bind(process=index)
     try:
-        worker = Worker(plan, index, log, Machine(plan, log.warning, output))
+        deployment = plan.deployment()
+        if plan.is_draft:
+            draft = plan
+            gc.collect()
+            gc.freeze()
+            os.write(pipe, PREPARED)
+            data = sys.stdin.buffer.readline()
+            if not data:
+                return 0
+            plan = load_plan(data)
+            if not plan.has_flows_of(draft):
+                deployment = plan.deployment()
+        worker = Worker(plan, index, log, Machine(plan, log.warning, output), deployment)
     except Exception as error:
         log.error("cannot start", error=f"{type(error).__name__}: {error}", exc_info=not is_expected(error))
         return 1

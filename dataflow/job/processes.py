@@ -1,37 +1,46 @@
-"""The parent of the job: starts its processes, and sees that they stop and fail together.
+"""The parent of the job: starts its processes, sees that they stop and fail together, and exchanges them.
 
-What they are to do is decided in `dataflow/job/lifecycle.py`; this is the world in which that takes place.
+What they are to do is decided in `dataflow/job/lifecycle.py`; this is the world in which that takes place. An exchange
+is how other flows, or more partitions, are taken in: the new processes load and compile while the old ones work; these
+finish their epoch and stop, and the new ones are told to go on.
 """
 
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
 import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
+import msgspec
+
 from connectors.sinks import Sink
 from dataflow.job.launch import Launched, launch
-from dataflow.job.lifecycle import Course, Job
+from dataflow.job.lifecycle import Change, Course, Job, check_flows, topics_of
+from dataflow.job.lookout import Lookout, Reread
 from dataflow.job.outside import Throttled, open_sink
 from dataflow.job.plan import Plan
-from dataflow.job.status import Running, load_report
+from dataflow.job.status import PREPARED, Running, load_report
 from dataflow.keep.recovery import Cut, forget_unfinished, last_cut, prepare_recovery
-from dataflow.keep.statedir import RESTORE, STATE_FILE, StateDir
+from dataflow.keep.statedir import RESTORE, STATE_FILE, StateDir, read_state_file
 from dataflow.logs import Log
-from dataflow.read.discovery import PartitionPlan, partitions_of
+from dataflow.read.discovery import PartitionPlan, TopicWatch, offsets_at, partitions_of
+from operators.machine.totals import Totals, add_totals
 from state.backend import Backend
-from state.errors import Failed, StateRefused
+from state.errors import Failed, Refused, StateRefused
 from state.rocks import RocksBackend
 
 LAST_WORDS_S: Final = 1.0
 STOP_PATIENCE_S: Final = 60.0  # So long may an epoch take to finish before a process is killed.
+PREPARE_PATIENCE_S: Final = 120.0  # So long may new processes take to load, beside the old ones, before we give up.
 
 
 class JobFailed(Failed):
@@ -45,11 +54,19 @@ class ProcessState(NamedTuple):
     exit_status: int | None
 
 
+class _Child(NamedTuple):
+    """A process that was started, and the pipe on which it will report."""
+
+    process: subprocess.Popen[bytes]
+    reading: int
+
+
 class JobRunner:
     """Runs a job from its start to its end.
 
     Args:
         on_status: called when a process has reported.
+        reread: reads the flows of the job anew, for when they change while it runs; None: they do not.
         launched: a process that was started before the job was known.
     """
 
@@ -58,6 +75,7 @@ class JobRunner:
         job: Job,
         log: Log,
         on_status: Callable[[Running], None] = lambda _: None,
+        reread: Reread | None = None,
         *,
         launched: Launched | None = None,
     ) -> None:
@@ -70,7 +88,13 @@ class JobRunner:
         self._launched = launched
         self._processes = 0
         self._children: list[subprocess.Popen[bytes]] = []
-        self._ready: list[tuple[subprocess.Popen[bytes], int]] = []  # Started, and waiting for a plan.
+        self._ready: list[_Child] = []  # Started, and waiting for a plan.
+        self._lookout = Lookout(log, reread, self._check, self._added)
+        self._topic_watch: TopicWatch | None = None
+        self._change: Change | None = None  # What is being prepared, or waits for the old processes to stop.
+        self._awaited: list[_Child] = []  # Those that are to be ready before it is made.
+        self._prepared_by_s = 0.0
+        self._is_exchanging = False  # The processes were asked to stop, and others are to take over.
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
 
     # ---- from the start to the end -----------------------------------------------------------------------------
@@ -98,10 +122,10 @@ class JobRunner:
                 self._ready.append(self._start(index))
             Course(self.job, self.log, self).run()
         finally:
-            for child, reading in self._ready:  # They have not been told anything, so they have done nothing.
-                child.kill()
-                child.wait()
-                os.close(reading)
+            self._lookout.close()
+            if self._topic_watch is not None:
+                self._topic_watch.close()
+            self._drop_ready()
             state.release()
             if self._temporary is not None:
                 self._temporary.cleanup()
@@ -110,9 +134,26 @@ class JobRunner:
     def stop(self) -> None:
         """Ask all processes to finish their epoch and stop."""
         self.stopping.set()
+        self._stop_children()
+
+    def _stop_children(self) -> None:
         for child in self._children:
             if child.poll() is None:
                 child.send_signal(signal.SIGTERM)
+
+    def reload(self) -> None:
+        """Ask for the flows to be read anew, and put in force if they are good. May be called by a signal."""
+        self._lookout.ask()
+
+    @property
+    def reloads(self) -> dict[str, int]:
+        """How often changed flows were put in force, and how often refused, since the start."""
+        return self._lookout.results.copy()
+
+    @property
+    def is_refusing(self) -> bool:
+        """Whether the flows that were read last could not be put in force."""
+        return self._lookout.is_refusing
 
     def process_states(self) -> list[ProcessState]:
         """Return the processes of this execution, as of a moment ago, in their order; for any thread."""
@@ -149,6 +190,21 @@ class JobRunner:
             job.sources, job.kafka, up_to_now=job.stop_at_end, slack_ms=job.slack_ms, log=self.log.warning
         )
 
+    def offsets_at(self, partitions: Sequence[PartitionPlan], at_ms: int) -> list[int]:
+        return offsets_at(partitions, at_ms, self.job.kafka, self.log.warning)
+
+    def change(self) -> Change | None:
+        if self.stopping.is_set() or not self._is_exchanging:
+            return None
+        return self._change
+
+    def accept(self, job: Job) -> None:
+        self._lookout.settle()
+        self.job = job
+
+    def refuse(self, error: Refused) -> None:
+        self._lookout.settle(error)
+
     # ---- processes ---------------------------------------------------------------------------------------------
 
     def execute(self, plan: Plan) -> bool:
@@ -158,21 +214,24 @@ class JobRunner:
             JobFailed: one died; then all are ended.
             StateRefused: one found the state to be none to go on from.
         """
-        self.running.end_execution()
+        self.running.end_execution(goes_on=self._is_exchanging)
+        self._change, self._is_exchanging = None, False
         self._processes = plan.processes
         plan.addresses = _free_addresses(plan.processes)
         data = plan.dump()
         self._children = []
         readers = []
         for index in range(plan.processes):
-            child, reading = self._ready.pop(0) if self._ready else self._start(index)
-            _send(child, data)
-            self._children.append(child)
-            reader = threading.Thread(target=self._listen, args=(reading,), daemon=True)
+            child = self._ready.pop(0) if self._ready else self._start(index)
+            _send(child.process, data)
+            self._children.append(child.process)
+            reader = threading.Thread(target=self._listen, args=(child.reading,), daemon=True)
             reader.start()
             readers.append(reader)
         if self.stopping.is_set():
             self.stop()
+        if not plan.finishes_a_run:  # That one has to come to its end.
+            self._lookout.watch(self.job, plan)
         try:
             self._wait(plan)
         finally:
@@ -183,16 +242,27 @@ class JobRunner:
                 raise StateRefused(f"--state {self.place}: {refusals[0]}")
         return any(status.due_left for status in self.running.statuses)
 
-    def _start(self, index: int) -> tuple[subprocess.Popen[bytes], int]:
-        """Start a process, which waits for its plan; return it with the pipe on which it will report."""
+    def _start(self, index: int) -> _Child:
+        """Start a process, which waits for its plan."""
         child, self._launched = self._launched or launch(index), None
-        return child.process, child.lend_lock(self._state.lock_file)
+        return _Child(child.process, child.lend_lock(self._state.lock_file))
+
+    def _drop_ready(self) -> None:
+        for child in self._ready:  # They have not been told to do anything, so they have done nothing.
+            child.process.kill()
+            child.process.wait()
+            with suppress(OSError):
+                child.process.stdin.close()  # type: ignore[union-attr]
+            os.close(child.reading)
+        self._ready = []
 
     def _listen(self, pipe: int) -> None:
         with os.fdopen(pipe, "rb") as lines:
             for line in lines:
                 if not line.endswith(b"\n"):
                     break  # It was killed while it wrote.
+                if line == PREPARED:
+                    continue  # By now nobody waits for that.
                 self.running.take(load_report(line))
                 if not self.is_ready and len(self.running.reports) == self._processes:
                     self.is_ready = True
@@ -209,12 +279,87 @@ class JobRunner:
                 raise JobFailed("; ".join(failed) + "; start it again to go on from the last checkpoint")
             if all(state == 0 for state in states):
                 return
-            if self.stopping.is_set() or any(state == 0 for state in states):
+            if self.stopping.is_set() or self._is_exchanging or any(state == 0 for state in states):
                 stopping_since = stopping_since or time.monotonic()
                 if time.monotonic() - stopping_since > max(STOP_PATIENCE_S, 2 * plan.epoch_s):
                     self._end_all()
                     raise JobFailed("the job did not stop in time and was ended; start it again to go on")
+            elif self._change is not None or (change := self._lookout.take()) is None:
+                self._await_prepared(plan)
+            else:
+                self._prepare(change, plan)
             time.sleep(0.02)
+
+    # ---- exchange ----------------------------------------------------------------------------------------------
+
+    def _prepare(self, change: Change, plan: Plan) -> None:
+        """Start new processes, which load and compile beside those that work."""
+        self._change = change
+        self.log.info("preparing an exchange of the processes", processes=plan.processes)
+        loaded = change.job.loaded
+        flows = [(text.file, text.text) for text in loaded.checked.texts.values()]
+        draft = msgspec.structs.replace(plan, flows=flows, workspace=loaded.workspace_text, is_draft=True)
+        data = draft.dump()
+        self._drop_ready()  # Loaded, perhaps, with other flows.
+        for index in range(plan.processes):
+            child = self._start(index)
+            self._ready.append(child)
+            # It takes a while until it reads, and a pipe does not hold much.
+            threading.Thread(target=_send, args=(child.process, data), kwargs={"more": True}, daemon=True).start()
+        self._awaited = list(self._ready)
+        self._prepared_by_s = time.monotonic() + PREPARE_PATIENCE_S
+
+    def _await_prepared(self, plan: Plan) -> None:
+        """Ask the old processes to stop once the new ones are prepared; give up if one of these does not get there."""
+        if self._change is None:
+            return
+        for child in list(self._awaited):
+            if select.select([child.reading], [], [], 0)[0]:
+                if os.read(child.reading, len(PREPARED)) != PREPARED:
+                    status = _status(child.process.wait())
+                    self._give_up(plan, f"a new process ended with {status} before it could take over")
+                    return
+                self._awaited.remove(child)
+        if not self._awaited:
+            self.log.info("the new processes are prepared; the old ones finish their epoch")
+            self._is_exchanging = True
+            self._stop_children()
+        elif time.monotonic() > self._prepared_by_s:
+            self._give_up(plan, f"the new processes were not prepared within {PREPARE_PATIENCE_S:.0f} s")
+
+    def _give_up(self, plan: Plan, reason: str) -> None:
+        self._change = None
+        self._drop_ready()
+        self._lookout.settle(JobFailed(reason))
+        self._lookout.watch(self.job, plan)
+
+    # ---- for the lookout, in its thread ------------------------------------------------------------------------
+
+    def _check(self, job: Job) -> None:
+        """Raise what speaks against putting the flows of *job* in force, as far as it can be told while others run."""
+        file = read_state_file(self.files)
+        assert file is not None
+        check_flows(job.loaded, file, self._totals)
+        sink = self.open_sink()
+        try:
+            sink.open_topics(topics_of(job.loaded.deployment))
+        finally:
+            sink.close()
+
+    def _totals(self) -> Totals:
+        found: Totals = {}
+        for status in self.running.statuses:
+            add_totals(found, status.totals)
+        return found
+
+    def _added(self, known: list[PartitionPlan]) -> list[PartitionPlan]:
+        """Return the partitions that the source topics have gained."""
+        if self._topic_watch is None:
+            self._topic_watch = TopicWatch(self.job.sources, self.job.kafka)
+        keys = {one.key for one in known}
+        if not self._topic_watch.has_more_than(keys):
+            return []
+        return [one for one in self.partitions() if one.key not in keys]
 
     def _end_all(self) -> None:
         """End what has not ended: they fail together. The one that knows why may be a moment behind the others."""
@@ -228,11 +373,14 @@ class JobRunner:
             child.wait()
 
 
-def _send(child: subprocess.Popen[bytes], data: bytes) -> None:
+def _send(child: subprocess.Popen[bytes], data: bytes, *, more: bool = False) -> None:
+    """Give a process a plan; *more* tells whether another one will follow."""
     assert child.stdin is not None
     try:
         child.stdin.write(data)
-        child.stdin.close()
+        child.stdin.flush()
+        if not more:
+            child.stdin.close()
     except BrokenPipeError:
         pass  # It died at once; `_wait` says how.
 

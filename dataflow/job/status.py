@@ -13,9 +13,10 @@ from typing import Any, Final
 
 import msgspec
 
-from operators.machine.totals import Totals
+from operators.machine.totals import Totals, add_totals
 
 STATUS_EVERY_S: Final = 0.5
+PREPARED: Final = b"prepared\n"  # What a process says, once and before its reports, when it waits for its own plan.
 
 
 class Work(msgspec.Struct, frozen=True):
@@ -92,6 +93,25 @@ class Status(msgspec.Struct, frozen=True):
     checkpointed_s: float | None = None
 
 
+def _joined(past: Status, more: Status) -> Status:
+    """Return what two executions of a process have counted together; of the rest, how it stood in the later one."""
+    counted: Totals = {}
+    add_totals(counted, past.counted)
+    add_totals(counted, more.counted)
+    return msgspec.structs.replace(
+        more,
+        work=past.work + more.work,
+        dead=_added(past.dead, more.dead),
+        mistakes=_added(past.mistakes, more.mistakes),
+        counted=counted,
+        checkpoints=past.checkpoints + more.checkpoints,
+    )
+
+
+def _added(one: dict[str, int], other: dict[str, int]) -> dict[str, int]:
+    return {name: one.get(name, 0) + other.get(name, 0) for name in one | other}
+
+
 class Report(msgspec.Struct, frozen=True):
     """A status on its way to the parent, at the moment `sent_s`."""
 
@@ -111,33 +131,43 @@ class Running:
 
     def __init__(self) -> None:
         self.began_s = time.monotonic()
-        self._execution = 0
-        self._reports: dict[tuple[int, int], Report] = {}  # Execution, process.
+        self._reports: dict[int, Report] = {}  # By process.
+        self._past: dict[int, Status] = {}  # What was counted in executions that are over, by process.
+        self._before: dict[int, Report] = {}
 
     def take(self, report: Report) -> None:
         """Take in what a process has reported."""
-        self._reports[(self._execution, report.status.process)] = report
+        self._reports[report.status.process] = report
+        if len(self._reports) >= len(self._before):
+            self._before = {}
 
-    def end_execution(self) -> None:
-        """Keep what an execution has done that is over."""
-        self._execution += 1
+    def end_execution(self, *, goes_on: bool = False) -> None:
+        """Keep what an execution has done that is over.
+
+        Args:
+            goes_on: whether the next one takes over at once. How things stood at the end is then how they stand, until
+                as many processes of the next one have reported.
+        """
+        for process, report in self._reports.items():
+            before = self._past.get(process)
+            self._past[process] = report.status if before is None else _joined(before, report.status)
+        self._before, self._reports = (self._reports or self._before) if goes_on else {}, {}
 
     @property
     def reports(self) -> dict[int, Report]:
-        """The last report of each process of this execution, in their order."""
-        now = self._execution
-        found = {process: report for (one, process), report in self._reports.copy().items() if one == now}
-        return dict(sorted(found.items()))
+        """The last report of each process of this execution, in their order; see `end_execution`."""
+        return dict(sorted((self._before or self._reports).copy().items()))
 
     @property
     def statuses(self) -> list[Status]:
-        """The statuses of this execution, in order of the processes."""
+        """The statuses of this execution, in order of the processes; see `end_execution`."""
         return [report.status for report in self.reports.values()]
 
     @property
     def all_statuses(self) -> list[Status]:
-        """Those of executions that are over as well, as they were at their end."""
-        return [report.status for report in self._reports.copy().values()]
+        """The statuses of this execution, and what was counted in those that are over."""
+        past, now = self._past.copy(), self._reports.copy()
+        return [*past.values(), *(report.status for report in now.values())]
 
     @property
     def work(self) -> Work:

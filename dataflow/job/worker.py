@@ -26,6 +26,7 @@ from dataflow.read.scanner import format_of
 from dataflow.read.streamtime import StreamTime
 from dataflow.shard import Delivery, Shard
 from operators.language.workspace import DEAD_LETTERS, JOURNAL
+from operators.machine.deployment import Deployment
 from operators.machine.totals import Totals, add_totals
 from state.shards import dead_shard, owner_of
 from state.store import ShardStore
@@ -34,14 +35,20 @@ HELD_MAX: Final = 50_000  # Records that wait in the shards of this process for 
 
 
 class Worker:
-    """What one process has open: its shards, its sink, its source partitions."""
+    """What one process has open: its shards, its sink, its source partitions.
 
-    def __init__(self, plan: Plan, index: int, log: Log, outside: Outside) -> None:
+    Args:
+        deployment: the flows of *plan*, where they are compiled already.
+    """
+
+    def __init__(
+        self, plan: Plan, index: int, log: Log, outside: Outside, deployment: Deployment | None = None
+    ) -> None:
         self.plan = plan
         self.index = index
         self.log = log
         self.outside = outside
-        self.deployment = plan.deployment()
+        self.deployment = deployment or plan.deployment()
         table = self.deployment.index.table()
         self._formats = {name: format_of(name, table) for name in {one.format for one in plan.partitions}}
         self.stopping = threading.Event()
@@ -190,7 +197,7 @@ class Worker:
     def open_partition(self, number: int, resumed: list[int] | None) -> Partition:
         """Return source partition *number*, to go on from its snapshot *resumed*."""
         plan = self.plan.partitions[number]
-        position, stream_ms = resumed if resumed is not None else (plan.start, -1)
+        position, stream_ms = resumed if resumed is not None else (plan.start, plan.begin_ms)
         noted = [pair for pair in read_progress(self.outside.progress, plan.key) if pair[0] >= position]
         is_file, records = plan.kind == "file", self._formats[plan.format]
         intake = Intake(

@@ -60,7 +60,8 @@ class StateFile(msgspec.Struct):
     """`nudge.json`.
 
     `sink_number` counts the sinks that this state has written to: a shard's snapshot says offsets of one of them.
-    `topic_ids` has, per source partition, the id that its topic got when it was made.
+    `topic_ids` has, per source partition, the id that its topic got when it was made. `begins` has, per source
+    partition that came after the state was made, the offset and the stream time (ms) at which it begins.
     `workspace` is what `nudge.yaml` says of channels and messages, as JSON: no settings, no secrets.
     """
 
@@ -76,6 +77,7 @@ class StateFile(msgspec.Struct):
     workspace: str
     run: RunNote
     topic_ids: dict[str, str] = {}
+    begins: dict[str, tuple[int, int]] = {}
 
 
 class StateDir:

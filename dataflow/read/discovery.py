@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -25,7 +25,8 @@ class PartitionPlan(msgspec.Struct):
 
     `end` is the offset at which to stop, None to go on for ever. `closes` tells whether that end is all there is, so
     that time runs on to the newest record; if not, time stands where it is. `format` is what its records look like.
-    `slack_ms` is how long a record may be on its way here, of a file no time at all.
+    `slack_ms` is how long a record may be on its way here, of a file no time at all. `begin_ms` is the stream time at
+    `start`: -1, or the time that the job had reached when the partition was added.
     """
 
     key: str
@@ -39,6 +40,12 @@ class PartitionPlan(msgspec.Struct):
     topic_id: str = ""
     format: str = NATIVE
     slack_ms: int = 0
+    begin_ms: int = -1
+
+    @property
+    def source(self) -> str:
+        """The identity of the source that it belongs to."""
+        return f"{self.kind}:{self.topic}"
 
 
 def partitions_of(
@@ -100,7 +107,7 @@ def _of_topic(
         topics.close()
     return [
         PartitionPlan(
-            f"{source.name}-{number}",
+            _key(source.name, number),
             "kafka",
             source.bootstrap,
             source.name,
@@ -124,6 +131,59 @@ def _slack_of(topics: KafkaTopics, topic: str, log: Callable[[str], None]) -> in
             "allow the job to describe the topic's configuration, or say ?slack= behind its --source"
         )
     return SLACK_BY_ARRIVAL_MS if stamps == "LogAppendTime" else SLACK_BY_SENDER_MS
+
+
+class TopicWatch:
+    """Looks, now and then, whether source topics have partitions that nobody knows yet; asks for nothing else."""
+
+    def __init__(self, sources: Sequence[SourceUrl], kafka: Mapping[str, Any]) -> None:
+        self._sources = [source for source in sources if source.kind == "kafka"]
+        self._kafka = dict(kafka)
+        self._topics: dict[str, Any] = {}
+
+    def has_more_than(self, known: Collection[str]) -> bool:
+        """Tell whether there are partitions besides those with the keys *known*.
+
+        Raises:
+            KafkaUnavailable: a broker did not answer.
+        """
+        from connectors.kafka import KafkaTopics
+
+        for source in self._sources:
+            if source.bootstrap not in self._topics:
+                self._topics[source.bootstrap] = KafkaTopics(source.bootstrap, self._kafka)
+            numbers = self._topics[source.bootstrap].partitions(source.name)
+            if any(_key(source.name, number) not in known for number in numbers):
+                return True
+        return False
+
+    def close(self) -> None:
+        for topics in self._topics.values():
+            topics.close()
+
+
+def _key(topic: str, number: int) -> str:
+    return f"{topic}-{number}"
+
+
+def offsets_at(
+    partitions: Sequence[PartitionPlan], at_ms: int, kafka: Mapping[str, Any], log: Callable[[str], None]
+) -> list[int]:
+    """Return, for each of these partitions of topics, the offset of its first record at or after *at_ms*.
+
+    Raises:
+        KafkaUnavailable: a broker did not answer.
+    """
+    from connectors.kafka import KafkaTopics
+
+    found = []
+    for one in partitions:
+        topics = KafkaTopics(one.bootstrap, dict(kafka), log)
+        try:
+            found += topics.offsets_at(one.topic, [one.partition], at_ms)
+        finally:
+            topics.close()
+    return found
 
 
 def _is_text(name: str) -> bool:

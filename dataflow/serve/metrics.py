@@ -52,6 +52,8 @@ class Look:
         self.all_statuses = runner.running.all_statuses
         self.processes = runner.job.processes
         self.process_states = runner.process_states()
+        self.reloads = runner.reloads
+        self.is_refusing = runner.is_refusing
         self._flows = [one.label for one in runner.job.loaded.checked.programs if one.state != "draft"]
 
     @cached_property
@@ -431,6 +433,17 @@ METRICS: Final = (
         "How old the status of the process is; while the process works, it renews its status twice a second.",
         _by_process(lambda look, status: _age_s(look, status.taken_s)),
         _PROCESS,
+    ),
+    _counter(
+        "nudge_reloads_total",
+        "Changed flows that were put in force (done) or not (refused) while the job ran.",
+        lambda look: {(result,): number for result, number in look.reloads.items()},
+        ("result",),
+    ),
+    _gauge(
+        "nudge_flows_refused",
+        "Whether the flows that were read last were refused, so that those before are still in force.",
+        _one(lambda look: look.is_refusing),
     ),
     _gauge("nudge_processes", "How many processes share the work.", _one(lambda look: look.processes)),
     _gauge("nudge_process_up", "Whether the process runs.", _process_up, _PROCESS),

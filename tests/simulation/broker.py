@@ -38,11 +38,12 @@ class SourceRecord(NamedTuple):
 
 @dataclass
 class SourcePartition:
-    """All that will ever be in a source partition, in order of its appearance."""
+    """All that will ever be in a source partition, in order of its appearance; it exists from *appears_ms* on."""
 
     topic: str
     number: int
     records: list[SourceRecord] = field(default_factory=list)
+    appears_ms: int = 0
 
     @property
     def key(self) -> str:
@@ -56,6 +57,11 @@ class SourcePartition:
         """Return the end offset as of *now_ms*."""
         count = self.there(now_ms)
         return self.records[count - 1].offset + 1 if count else 0
+
+    def offset_at(self, at_ms: int, now_ms: int) -> int:
+        """Return the offset of the first record stamped *at_ms* or later, as of *now_ms*, else the end."""
+        there = self.records[: self.there(now_ms)]
+        return next((one.offset for one in there if one.arrived_ms >= at_ms), self.end(now_ms))
 
 
 class SimulatedReader:

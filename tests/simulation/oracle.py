@@ -44,14 +44,20 @@ class Expected:
 class History:
     """Everything that shards were told, in whichever life, and what follows from it."""
 
-    def __init__(self, sources: int) -> None:
+    def __init__(self) -> None:
         self._told: dict[tuple[int, int], tuple[int, int, bytes]] = {}
         self._turns: list[_Turn] = []
-        self._sources = sources
+        self._numbers: list[int] = []
         self.flows = -1
 
-    def begin(self, flows: int, positions: list[int], time_ms: int) -> None:
-        """Note that an execution with these flows goes on from *positions*, at *time_ms*."""
+    def begin(self, flows: int, numbers: list[int], positions: list[int], time_ms: int) -> None:
+        """Note that an execution with these flows goes on from *positions*, at *time_ms*.
+
+        Args:
+            numbers: among all partitions that there will ever be, the number of each that this execution reads.
+            positions: of all partitions that there will ever be.
+        """
+        self._numbers = numbers
         if flows != self.flows:
             self._turns.append(_Turn(positions, time_ms, flows))
             self.flows = flows
@@ -68,7 +74,7 @@ class History:
         """
         records = parcel[4]
         for record in unpacked(records):
-            place = (record.source, record.offset)
+            place = (self._numbers[record.source], record.offset)
             before = self._told.get(place)
             if before is None:
                 self._told[place] = (record.now, self.flows, _pack(record))
@@ -108,12 +114,12 @@ class History:
         return made
 
     def _between(self, start: list[int], until: list[int] | None, past: int) -> list[Input]:
-        found = [
-            _unpack(packed)
-            for (source, offset), (_, _, packed) in self._told.items()
-            if start[source] <= offset and (until is None or offset < until[source])
-        ]
-        return sorted(found, key=lambda record: (max(record.now, past), record.source, record.offset))
+        found = []
+        for (source, offset), (_, _, packed) in self._told.items():
+            if start[source] <= offset and (until is None or offset < until[source]):
+                record = _unpack(packed)
+                found.append((max(record.now, past), source, offset, record))
+        return [record for _, _, _, record in sorted(found, key=lambda one: one[:3])]
 
 
 def _collect(shard: Shard, made: Expected) -> None:

@@ -88,7 +88,11 @@ def loaded(number: int) -> Loaded:
 
 @dataclass
 class Life:
-    """One start of the job, and how it ends: killed at a touch of the outside, asked to stop, or by itself."""
+    """One start of the job, and how it ends: killed at a touch of the outside, asked to stop, or by itself.
+
+    `topics` are its sources, None for all. After *exchange_after* steps the processes are exchanged, once: for those of
+    other flows, and to take in what partitions have come.
+    """
 
     flows: int
     processes: int
@@ -98,6 +102,9 @@ class Life:
     loses_power: bool = False
     stop_after: int | None = None
     pause_ms: int = 0
+    topics: list[str] | None = None
+    exchange_after: int | None = None
+    exchange_flows: int = 0
 
 
 @dataclass
@@ -115,6 +122,8 @@ class Scenario:
     step_ms: int = 60
     host_clock_jumps: bool = False
     wakes_slowly: bool = False
+    from_start: bool = False
+    """Whether a topic that is added is read from its start."""
     keeps_trace: bool = False
     bad: set[tuple[str, int, int]] = field(default_factory=set)
     """The places of records that nobody can read."""
@@ -160,7 +169,17 @@ def scenario(seed: int) -> Scenario:
         made.lives.append(life)
     last = chance.randrange(PAUSED) if changes_flows else flows
     made.lives.append(Life(last, chance.randint(1, most), stop_at_end=True, until_ms=END))
+    later = Random(f"what comes later in {seed}")  # A world in which nothing does is the one that it was before.
+    exchange_processes(made, later, changes_flows)
     return made
+
+
+def exchange_processes(made: Scenario, chance: Random, changes_flows: bool) -> None:
+    """Let the processes be exchanged in some lives of *made*."""
+    for life in made.lives:
+        if chance.random() < 0.3:
+            life.exchange_after = int(2 ** chance.uniform(0, 8))
+            life.exchange_flows = chance.randrange(len(DEPLOYMENTS)) if changes_flows else life.flows
 
 
 def fill(made: Scenario, chance: Random, *, records: int, pace_ms: int, stamps_itself: bool = False) -> None:

@@ -42,6 +42,21 @@ def test_killed_at_every_touch(processes: int, loses_power: bool) -> None:
 
 
 @pytest.mark.parametrize("processes", [1, 2])
+def test_killed_at_every_touch_around_an_exchange_of_the_processes(processes: int) -> None:
+    def life(kill_at: int | None) -> Life:
+        return Life(
+            0, processes, kill_at=kill_at, stop_after=40, pause_ms=5 * MINUTE, exchange_after=60, exchange_flows=2
+        )
+
+    many = touches(small(processes, life(None)))
+    assert many > 100
+    for touch in range(1, many + 1):
+        made = small(processes, life(touch))
+        made.lives[-1].flows = 2
+        check(made, f"touch {touch} of {many}")
+
+
+@pytest.mark.parametrize("processes", [1, 2])
 def test_killed_at_every_touch_of_the_replay_after_a_kill(processes: int) -> None:
     first = Life(0, processes, kill_at=120, stop_after=120, pause_ms=MINUTE)
 

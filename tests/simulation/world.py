@@ -12,7 +12,7 @@ from connectors.sinks import Sink
 from connectors.sources import SourcePartition as Reader
 from dataflow.allowance import Turns
 from dataflow.errors import UsageError
-from dataflow.job.lifecycle import Course, Job
+from dataflow.job.lifecycle import Change, Course, Job
 from dataflow.job.plan import Plan
 from dataflow.job.worker import Worker
 from dataflow.keep.recovery import Cut, forget_from, read_cut
@@ -22,7 +22,15 @@ from dataflow.urls import SinkUrl, SourceUrl
 from operators.language.values import HOUR, MINUTE
 from operators.machine.deployment import Deployment
 from state.backend import Backend
-from tests.simulation.broker import Clock, SimulatedReader, SimulatedSink, SinkRecord, SinkTopics
+from state.errors import Refused
+from tests.simulation.broker import (
+    Clock,
+    SimulatedReader,
+    SimulatedSink,
+    SinkRecord,
+    SinkTopics,
+    SourcePartition,
+)
 from tests.simulation.disk import Rows, SimulatedBackend, SimulatedFolder
 from tests.simulation.engine import Execution, Recovery
 from tests.simulation.fate import Fate, Killed
@@ -84,8 +92,7 @@ class SimulatedOutside:
 
     def reader(self, partition: PartitionPlan, position: int) -> Reader:
         world = self._world
-        there = next(one for one in world.scenario.partitions if one.key == partition.key)
-        return SimulatedReader(there, position, world.clock, self.clock, world.chance)
+        return SimulatedReader(world._partition(partition.key), position, world.clock, self.clock, world.chance)
 
     def all_at_once(self, tasks: Sequence[Callable[[], None]]) -> None:
         order = list(tasks)
@@ -116,10 +123,13 @@ class SimulatedWorld:
         self.rows: dict[int, Rows] = {}
         self.recovery = Recovery(self.fate)
         self.topics = SinkTopics(chance, scenario.sink_partitions)
-        self.history = History(len(scenario.partitions))
+        self.history = History()
         self.job_id = ""
         self._sinks: list[SimulatedSink] = []
         self._life = scenario.lives[0]
+        self._job: Job | None = None
+        self._is_exchange_due = False
+        self._change: Change | None = None
         self._long_step_ms = max(MINUTE, scenario.lasts_ms // 30)
 
     # ---- what the course of a run asks for -----------------------------------------------------------------------
@@ -137,7 +147,29 @@ class SimulatedWorld:
                 one.end(self.clock.now_ms) if self._life.stop_at_end else None, slack_ms=self.scenario.slack_ms,
             )
             for one in self.scenario.partitions
+            if one.topic in self._topics and one.appears_ms <= self.clock.now_ms
         ]  # fmt: skip
+
+    def offsets_at(self, partitions: Sequence[PartitionPlan], at_ms: int) -> list[int]:
+        self.fate.touch("look up offsets")
+        return [self._partition(one.key).offset_at(at_ms, self.clock.now_ms) for one in partitions]
+
+    def change(self) -> Change | None:
+        change, self._change = self._change, None
+        return change
+
+    def accept(self, job: Job) -> None:
+        self._job = job
+
+    def refuse(self, error: Refused) -> None:
+        assert "users are still in versions" in str(error)
+
+    @property
+    def _topics(self) -> list[str]:
+        return self._life.topics or sorted({one.topic for one in self.scenario.partitions})
+
+    def _partition(self, key: str) -> SourcePartition:
+        return next(one for one in self.scenario.partitions if one.key == key)
 
     def last_cut(self) -> Cut:
         database = self.recovery.database
@@ -157,8 +189,19 @@ class SimulatedWorld:
         plan = _CompiledPlan(**{name: getattr(plan, name) for name in plan.__struct_fields__})
         plan.users_in_memory = self.scenario.users_in_memory
         sources = self.last_cut().sources
-        resumed = [sources.get(one.key, [one.start, -1]) for one in plan.partitions]
-        self.history.begin(_number_of(plan), [one[0] for one in resumed], min(one[1] for one in resumed))
+        resumed = {one.key: sources.get(one.key, [one.start, one.begin_ms]) for one in plan.partitions}
+        # A partition that has been read to its end holds nobody's time back.
+        still_read = [
+            resumed[one.key][1] for one in plan.partitions if one.end is None or resumed[one.key][0] < one.end
+        ]
+        all_keys = [one.key for one in self.scenario.partitions]
+        self.history.begin(
+            _number_of(plan),
+            [all_keys.index(one.key) for one in plan.partitions],
+            [resumed.get(key, [0, -1])[0] for key in all_keys],
+            min(still_read) if still_read else max(one[1] for one in resumed.values()),
+        )
+        is_exchange = self._is_exchange_due and not plan.finishes_a_run
         workers = [Worker(plan, index, _Silent(), SimulatedOutside(self)) for index in range(plan.processes)]  # type: ignore[arg-type]
         for worker in workers:
             worker.held_max = self.scenario.held_max
@@ -170,16 +213,31 @@ class SimulatedWorld:
             chance,
             pass_time=self._pass_time,
             watch=self.history.watch,
-            stop_after=self._life.stop_after,
+            stop_after=self._life.exchange_after if is_exchange else self._life.stop_after,
         )
         execution.run()
-        self._is_stopping = execution.is_stopping
-        ends = [one.end for one in plan.partitions]
-        if all(one.closes for one in plan.partitions) and None not in ends:
+        if is_exchange and execution.is_stopping:
+            self._exchange(plan)
+        else:
+            self._is_stopping = execution.is_stopping
+        left = any(worker.has_due for worker in workers)
+        if not all(one.is_finished for worker in workers for one in worker.partitions.values()):
+            return left
+        ends = {one.key: one.end for one in plan.partitions}
+        if all(one.closes for one in plan.partitions) and None not in ends.values():
             sources = self.last_cut().sources
             newest = max(sources[one.key][1] for one in plan.partitions)
-            self.history.close(max(newest, plan.until_ms or newest), [end for end in ends if end is not None])
-        return any(worker.has_due for worker in workers)
+            self.history.close(max(newest, plan.until_ms or newest), [ends.get(key) or 0 for key in all_keys])
+        return left
+
+    def _exchange(self, plan: Plan) -> None:
+        """The processes have stopped for others: say which flows and partitions these have."""
+        assert self._job is not None
+        self._is_exchange_due = False
+        known = {one.key for one in plan.partitions}
+        added = [] if self._life.stop_at_end else [one for one in self.partitions() if one.key not in known]
+        both = sorted([*plan.partitions, *added], key=lambda one: (one.topic, one.partition))
+        self._change = Change(replace(self._job, loaded=loaded(self._life.exchange_flows)), both)
 
     def _pass_time(self) -> None:
         chance, clock = self.chance, self.clock
@@ -204,10 +262,12 @@ class SimulatedWorld:
         self._life = life
         self._is_stopping = False
         self.fate.next_life(life.kill_at)
+        self._is_exchange_due, self._change = life.exchange_after is not None, None
         self._sinks = []
-        job = Job(
+        from_start = self.scenario.from_start
+        self._job = job = Job(
             loaded=loaded(life.flows),
-            sources=[SourceUrl("kafka", "b:9", topic) for topic in {one.topic for one in self.scenario.partitions}],
+            sources=[SourceUrl("kafka", "b:9", topic, from_start=from_start) for topic in self._topics],
             sink=SinkUrl("kafka", "b:9"),
             state=None,
             processes=life.processes,
@@ -224,7 +284,7 @@ class SimulatedWorld:
             if "users are still in versions" not in str(error):
                 raise
             if life.until_ms is not None:
-                self.live(replace(life, flows=self.history.flows))
+                self.live(replace(life, flows=self.history.flows, exchange_flows=self.history.flows))
             return
         self._meet_another_job()
 
