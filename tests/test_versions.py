@@ -62,3 +62,8 @@ def test_a_version_whose_moments_mean_something_else_now_is_refused() -> None:
         with pytest.raises(FlowError) as caught:
             refuse_reused_versions(changed, deployed)
         assert [problem.code for problem in caught.value.problems] == ["version-reused"]
+
+
+def test_an_end_of_the_active_period_may_be_written_as_nothing() -> None:
+    (program,) = checked("active: {from: null, until: 2026-11-01}").programs
+    assert (program.active_from, program.active_until) == (None, 1_793_491_200_000)

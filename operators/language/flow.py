@@ -83,8 +83,8 @@ class ExitRule(EventModel):
 class Active(Model):
     """The period in which users may enter: `[from, until)`."""
 
-    from_: Annotated[WrittenMoment, Field(alias="from", description="Nobody enters before this moment.")] = None
-    until: Annotated[WrittenMoment, Field(description="Nobody enters from this moment on.")] = None
+    from_: Annotated[WrittenMoment | None, Field(alias="from", description="Nobody enters before this moment.")] = None
+    until: Annotated[WrittenMoment | None, Field(description="Nobody enters from this moment on.")] = None
 
 
 class Flow(Model):
