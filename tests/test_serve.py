@@ -719,7 +719,7 @@ def test_every_alert_says_what_happened_and_what_next() -> None:
 
 
 def subcommands() -> set[str]:
-    from dataflow.cli import COMMANDS
+    from dataflow.app import COMMANDS
 
     return {module.__name__.rpartition(".")[2] for module in COMMANDS}
 

@@ -19,6 +19,7 @@ import typer
 from dataflow.commands.arguments import Config, Flows
 from dataflow.errors import UsageError
 from dataflow.job.launch import Launched, launched
+from dataflow.job.stopping import NOT_BEGUN, StopSignals
 from dataflow.settings import SETTINGS, InForce, fields_of, kafka_options, resolve, shown
 
 if TYPE_CHECKING:
@@ -122,15 +123,16 @@ def run_command(flows: Sequence[Path], flags: Mapping[str, Any], config: Path | 
         for name, value, origin in rows:
             sys.stdout.write(f"{name:<{width}}  {value or '-':<40}  {origin}\n")
         return 0
-    with launched(0) as process:
+    # A process takes as long to load as what follows here, so both do it at the same time.
+    with launched(0) as process, StopSignals(process.abandon) as signals:
         from dataflow.flows import contents_of
 
-        # A process takes as long to load as what follows here, so both do it at the same time.
-        return _run(lambda: job_of(flows, flags, config)[0], process, partial(contents_of, flows, config))
+        contents = partial(contents_of, flows, config)
+        return _run(lambda: job_of(flows, flags, config)[0], contents, signals, process)
 
 
-def _run(read: Callable[[], Job], process: Launched, contents: Callable[[], bytes]) -> int:
-    """Run the job that *read* returns, now and whenever its flows have changed."""
+def _run(read: Callable[[], Job], contents: Callable[[], bytes], signals: StopSignals, process: Launched) -> int:
+    """Run the job that *read* returns, now and whenever its flows have changed; *contents* tells whether they have."""
     from dataflow.job.lookout import Reread
     from dataflow.job.processes import JobRunner
     from dataflow.logs import configure_logs, get_logger
@@ -146,8 +148,7 @@ def _run(read: Callable[[], Job], process: Launched, contents: Callable[[], byte
 
     reread = Reread(flows_now, contents if job.watch else None)
     runner = JobRunner(job, log, _Heartbeat(log), reread, launched=process)
-    for one in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(one, lambda *_: runner.stop())
+    signals.stop(runner, log.info)
     signal.signal(signal.SIGHUP, lambda *_: runner.reload())
     server = None
     if job.metrics_port is not None:
@@ -160,6 +161,8 @@ def _run(read: Callable[[], Job], process: Launched, contents: Callable[[], byte
     finally:
         if server is not None:
             server.close()
+    if runner.stopping.is_set() and not runner.has_begun:
+        log.info(NOT_BEGUN)
     _print_summary(running, as_json=job.json)
     return 0
 

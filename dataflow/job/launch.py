@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
+from dataflow.job.stopping import hold_stop_signals
+
 
 class Launched(NamedTuple):
     """A process that waits for a plan on its standard input, and our end of the channel on which it will report."""
@@ -27,6 +29,11 @@ class Launched(NamedTuple):
             socket.send_fds(self.channel, [b"\n"], [lock])
         return self.channel.detach()
 
+    def abandon(self) -> None:
+        """End the process at once, if it has not ended."""
+        self.process.kill()
+        self.process.wait()
+
 
 def launch(index: int) -> Launched:
     """Start process number *index* of the job."""
@@ -34,7 +41,7 @@ def launch(index: int) -> Launched:
     # -P: the folder in which somebody stands may have packages with the names of ours.
     command = [sys.executable, "-P", "-m", "dataflow.job.process", str(index), str(theirs.fileno()), str(os.getpid())]
     # Inherited by the child: asked to stop before it listens, it must find that out then, and not die of it.
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    mask = hold_stop_signals()
     try:
         process = subprocess.Popen(  # noqa: S603 - our own interpreter and module.
             command,
@@ -62,7 +69,5 @@ def launched(index: int) -> Iterator[Launched]:
     try:
         yield one
     finally:
-        if one.process.poll() is None:
-            one.process.kill()
-            one.process.wait()
+        one.abandon()
         one.channel.close()

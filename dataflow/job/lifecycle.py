@@ -164,6 +164,8 @@ class Course:
                 cut = world.last_cut()
                 self._check_flows(file, cut)  # The old ones may have let somebody in.
                 self._note_sink(file, sink)
+        if world.is_stopping():
+            return False  # Before anything is noted that a start with other sources would be refused for.
         job = self.job
         # Also after a clean stop, and cheap then: the state may come from a backup.
         starts = self._read_back_from(file, cut, sink, topics_of(job.loaded.deployment))

@@ -20,6 +20,7 @@ from dataflow.job.launch import take_lock
 from dataflow.job.outside import Machine
 from dataflow.job.plan import load_plan
 from dataflow.job.status import PREPARED, STATUS_EVERY_S, Report
+from dataflow.job.stopping import NOT_BEGUN_STATUS, STOP_SIGNALS, hold_stop_signals
 from dataflow.job.worker import Worker
 from dataflow.logs import Log, configure_logs, get_logger
 from dataflow.read.scanner import WHY_NOT_COMPILED
@@ -55,7 +56,7 @@ def main(arguments: list[str]) -> int:
     index, pipe, parent = map(int, arguments)
     _die_with_parent(parent)
     os.umask(0o077)  # What is written down here is personal data, and nobody else's.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    hold_stop_signals()
     # Standard output is the sink's, if anybody's: what libraries print goes to standard error.
     output = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
@@ -67,6 +68,8 @@ def main(arguments: list[str]) -> int:
     plan = load_plan(data)
     configure_logs(plan.log_level, plan.log_format)
     log: Log = get_logger().bind(process=index)
+    begun: list[Worker] = []
+    threading.Thread(target=_await_stop, args=(log, begun), daemon=True).start()
     try:
         deployment = plan.deployment()
         if plan.is_draft:
@@ -87,7 +90,7 @@ def main(arguments: list[str]) -> int:
     if WHY_NOT_COMPILED and index == 0:
         hint = "every event takes longer; install Rust 1.85 or newer and Nudge anew, in a checkout after `make clean`"
         log.warning("the compiled part is missing", error=WHY_NOT_COMPILED, hint=hint)
-    threading.Thread(target=_await_stop, args=(worker,), daemon=True).start()
+    begun.append(worker)
     done = threading.Event()
     reporter = threading.Thread(target=_report, args=(worker, pipe, done), daemon=True)
     reporter.start()
@@ -129,10 +132,13 @@ def _load_what_every_plan_needs() -> None:
     import dataflow.job.engine  # noqa: F401
 
 
-def _await_stop(worker: Worker) -> None:
-    signal.sigwait({signal.SIGTERM, signal.SIGINT})
-    worker.log.info("stopping: the epoch is being finished")
-    worker.stopping.set()
+def _await_stop(log: Log, begun: list[Worker]) -> None:
+    """Stop the worker when asked to; while there is none, since it waits for a broker, say, end the process."""
+    signal.sigwait(STOP_SIGNALS)
+    if not begun:
+        os._exit(NOT_BEGUN_STATUS)
+    log.info("stopping: the epoch is being finished")
+    begun[0].stopping.set()
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from dataflow.job.lookout import Lookout, Reread
 from dataflow.job.outside import Throttled, open_sink
 from dataflow.job.plan import Plan
 from dataflow.job.status import PREPARED, Running, load_report
+from dataflow.job.stopping import NOT_BEGUN_STATUS
 from dataflow.keep.recovery import Cut, forget_unfinished, last_cut, prepare_recovery
 from dataflow.keep.statedir import RESTORE, STATE_FILE, StateDir, read_state_file
 from dataflow.logs import Log
@@ -83,6 +84,8 @@ class JobRunner:
         self.log = log
         self.running = Running()
         self.stopping = threading.Event()
+        self.has_begun = False
+        self._begins = threading.Lock()
         self.is_ready = False
         self._on_status = on_status
         self._launched = launched
@@ -106,6 +109,8 @@ class JobRunner:
             UsageError: the state, a source or the flows do not fit; nothing was changed.
             JobFailed: a process died.
         """
+        if self.stopping.is_set():
+            return self.running
         if self.job.state is None:
             self._temporary = tempfile.TemporaryDirectory(prefix="nudge-state-")
             root = Path(self._temporary.name)
@@ -132,14 +137,25 @@ class JobRunner:
         return self.running
 
     def stop(self) -> None:
-        """Ask all processes to finish their epoch and stop."""
-        self.stopping.set()
+        """Ask all processes to finish their epoch and stop; from then on nothing begins. For any thread."""
+        with self._begins:
+            self.stopping.set()
         self._stop_children()
 
     def _stop_children(self) -> None:
-        for child in self._children:
+        for child in list(self._children):
             if child.poll() is None:
                 child.send_signal(signal.SIGTERM)
+
+    def abandon(self) -> None:
+        """End all processes at once, as a crash would; for any thread. Ours is to end next."""
+        for child in [*self._children, *(child.process for child in self._ready)]:
+            child.kill()
+            child.wait()
+        if self._launched is not None:
+            self._launched.abandon()
+        if self._temporary is not None:
+            self._temporary.cleanup()
 
     def reload(self) -> None:
         """Ask for the flows to be read anew, and put in force if they are good. May be called by a signal."""
@@ -210,10 +226,16 @@ class JobRunner:
     def execute(self, plan: Plan) -> bool:
         """Run *plan* in its processes until all have ended; tell whether they left undone what is due.
 
+        Does nothing if the run was asked to stop before.
+
         Raises:
             JobFailed: one died; then all are ended.
             StateRefused: one found the state to be none to go on from.
         """
+        with self._begins:
+            if self.stopping.is_set():
+                return False
+            self.has_begun = True
         self.running.end_execution(goes_on=self._is_exchanging)
         self._change, self._is_exchanging = None, False
         self._processes = plan.processes
@@ -273,6 +295,10 @@ class JobRunner:
         stopping_since: float | None = None
         while True:
             states = [child.poll() for child in self._children]
+            if NOT_BEGUN_STATUS in states:  # The others wait for it, so they have not begun either.
+                self._end_all()
+                self.has_begun = False
+                return
             if any(state not in (None, 0) for state in states):
                 self._end_all()
                 failed = [f"process {index} ended with {_status(state)}" for index, state in enumerate(states) if state]
