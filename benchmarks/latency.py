@@ -42,7 +42,7 @@ WORK: Final = ROOT / ".cache" / "benchmarks"  # On disk, as a state directory is
 WIDTH: Final = 130
 
 USERS: Final = 100_000  # Each comes again after 20 s at 5 000 events/s, so nobody is still inside.
-TICK_S: Final = 0.002
+TICK_S: Final = 0.005  # How long a tracker gathers events.
 SETTLES_S: Final = 3.0  # Between the job's start and the first event.
 START_TIMEOUT_S: Final = 60.0
 DRAIN_TIMEOUT_S: Final = 30.0
@@ -115,6 +115,8 @@ class Seen(NamedTuple):
 def main() -> int:
     """Measure what the arguments ask for; 1 if a run failed or actions are missing, 2 on wrong use."""
     options = _options()
+    for one in (signal.SIGTERM, signal.SIGINT):  # Said, since a shell lets what it starts in the background ignore it.
+        signal.signal(one, signal.default_int_handler)
     console = Console()
     if not console.is_terminal:
         console = Console(width=WIDTH)
@@ -299,7 +301,7 @@ def send(load: Load) -> tuple[int, float]:
 
     producer = Producer(
         ForeignBroker(load.bootstrap).client_config(
-            enable_idempotence=True, partitioner="murmur2_random", linger_ms=0, delivery_report_only_error=True
+            enable_idempotence=True, partitioner="murmur2_random", linger_ms=1, delivery_report_only_error=True
         )
     )
     expected, late_s, number = 0, 0.0, 0
@@ -333,7 +335,7 @@ def consume(bootstrap: str, topic: str, partitions: int, done: Event) -> list[Se
     """Return the actions on *topic*, each with the moment of its arrival here, until *done* is set."""
     consumer = Consumer(
         ForeignBroker(bootstrap).client_config(
-            group_id="latency", enable_auto_commit=False, auto_offset_reset="earliest", fetch_wait_max_ms=10
+            group_id="latency", enable_auto_commit=False, auto_offset_reset="earliest", fetch_wait_max_ms=100
         )
     )
     consumer.assign([TopicPartition(topic, partition, 0) for partition in range(partitions)])

@@ -20,7 +20,7 @@ from dataflow.job.status import STATUS_EVERY_S, PartitionStatus, ShardStatus, St
 from dataflow.logs import Log
 from dataflow.read.discovery import PartitionPlan
 from dataflow.read.intake import Intake, head_time
-from dataflow.read.partition import Partition
+from dataflow.read.partition import Partition, mark_every_s
 from dataflow.read.progress import ProgressLog, read_progress
 from dataflow.read.scanner import format_of
 from dataflow.read.streamtime import StreamTime
@@ -223,6 +223,7 @@ class Worker:
             clock=self.outside.clock,
             slack_ms=plan.slack_ms,
             monotonic_s=self.outside.monotonic_s,
+            mark_every_s=mark_every_s(len(self.plan.partitions) * self.plan.shards // self.plan.processes),
             name=plan.key,
             warn=self.log.warning,
         )

@@ -19,8 +19,12 @@ from state.records import Inputs
 from state.shards import dead_shard
 
 RECORDS_AT_ONCE: Final = 10_000
+RECORDS_AT_LEAST: Final = 500
+TURN_MAX_S: Final = 0.1
 BIG_BATCH: Final = 1_000
-MARK_EVERY_S: Final = 0.05  # How often all shards hear of time that moves on without records for them.
+MARK_EVERY_S: Final = 0.02  # How often all shards hear of time that moves on without records for them.
+PARCEL_S: Final = 3e-6  # What a parcel without records costs, from here to what the shard makes of it.
+MARKS_SHARE: Final = 0.1  # Of the time of a process.
 WARN_EVERY_MS: Final = 600_000
 
 
@@ -38,6 +42,11 @@ class Parcel(NamedTuple):
     dead: list[DeadLetter]
 
 
+def mark_every_s(parcels: int) -> float:
+    """Return how often marks go out when each time *parcels* go out in each process: not so that they take it over."""
+    return max(MARK_EVERY_S, parcels * PARCEL_S / MARKS_SHARE)
+
+
 class Partition:
     """Reads one source partition, moves its time, and says what each shard gets.
 
@@ -47,7 +56,8 @@ class Partition:
         closes: whether that end is all there is.
         clock: what time it is at the end of the partition.
         slack_ms: how long a record may be on its way to the source.
-        monotonic_s: paces what is said of time.
+        monotonic_s: paces what is said of time, and how much is read at once.
+        mark_every_s: how often all shards hear of the time at the most.
         warn: told when stamps and clock disagree by more than the slack.
     """
 
@@ -64,6 +74,7 @@ class Partition:
         clock: SteadyClock,
         slack_ms: int,
         monotonic_s: Callable[[], float],
+        mark_every_s: float = MARK_EVERY_S,
         name: str = "",
         warn: Callable[[str], object] = lambda _: None,
     ) -> None:
@@ -88,7 +99,10 @@ class Partition:
         self._warn = warn
         self._monotonic_s = monotonic_s
         self._noted = (-1, -1)
-        self._told_at = -MARK_EVERY_S
+        self._mark_every_s = mark_every_s
+        self._told_at = -mark_every_s
+        self._records_at_once = RECORDS_AT_ONCE
+        self._turn_began_s: float | None = None  # When a batch was read that was as large as it may be.
         self._told_ms = -1
         self._by_clock_ms = -1  # What the clock said, as long as no record came since.
         self._warned_at = -WARN_EVERY_MS
@@ -96,7 +110,7 @@ class Partition:
     def step(self) -> list[Parcel]:
         """Read what is there and return what goes out."""
         reader, intake, end = self._reader, self.intake, self._end
-        batch = reader.poll(RECORDS_AT_ONCE)
+        batch = reader.poll(self._pace())
         position = reader.position
         if end is not None and position >= end:
             batch = batch.before(end)
@@ -105,6 +119,8 @@ class Partition:
         dead: list[DeadLetter] = []
         read = len(batch.values)
         intake.counts.tombstones += len(batch.tombstones)
+        if read >= self._records_at_once:
+            self._turn_began_s = self._monotonic_s()
         if read:
             if self.time.now_ms > self._noted[1]:
                 # The clock has moved time since the last note, and these records are raised to it.
@@ -119,6 +135,18 @@ class Partition:
         self.position = position
         return self._outgoing(by_shard, dead, read)
 
+    def _pace(self) -> int:
+        """Return how many records to read: as many as the job, with all its partitions, handles in a tenth of a second.
+
+        Who lags then still hears of time, of a checkpoint or of a stop within that.
+        """
+        if self._turn_began_s is not None:
+            took_s = max(self._monotonic_s() - self._turn_began_s, TURN_MAX_S / 8)
+            wanted = int(self._records_at_once * min(2.0, TURN_MAX_S / took_s))
+            self._records_at_once = min(max(wanted, RECORDS_AT_LEAST), RECORDS_AT_ONCE)
+            self._turn_began_s = None
+        return self._records_at_once
+
     def wait(self) -> list[Parcel]:
         """Read nothing for now; only say what time it is."""
         self.is_idle = True
@@ -131,6 +159,8 @@ class Partition:
 
     def _follow_the_clock(self) -> None:
         """At the end of the partition time goes with the clock, less the slack for records on their way."""
+        if self._clock.tick_ms() - self._slack_ms <= self.time.now_ms:
+            return  # Its records are ahead of that anyway: nobody needs to be asked.
         reached = self._reader.reached_end()
         if reached is not None and reached.at_ms - self._slack_ms > self.time.now_ms:
             self._by_clock_ms = self.time.reach(reached.at_ms - self._slack_ms)
@@ -162,7 +192,7 @@ class Partition:
         phase = OPEN if not self.is_finished else CLOSED if self._closes else HALTED
         now = self._monotonic_s()
         to_all = self.is_finished or (
-            mark > self._told_ms and (read >= BIG_BATCH or now - self._told_at >= MARK_EVERY_S)
+            mark > self._told_ms and (read >= BIG_BATCH or now - self._told_at >= self._mark_every_s)
         )
         if not (to_all or by_shard or dead):
             return []
