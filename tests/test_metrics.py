@@ -64,7 +64,7 @@ class Broker:
     """The test cluster of librdkafka: records keep the stamps that they were given."""
 
     def __init__(self) -> None:
-        self._producer = Producer({"test.mock.num.brokers": 1, "log_level": 0})
+        self._producer = Producer({"test.mock.num.brokers": 1, "partitioner": "murmur2_random", "log_level": 0})
         found = self._producer.list_topics(TOPIC, timeout=10)  # Makes the topic, with four partitions.
         broker = next(iter(found.brokers.values()))
         self.bootstrap = f"{broker.host}:{broker.port}"

@@ -53,7 +53,9 @@ class _Demo:
         self.loaded = load(flows, None)
         self._speed = speed
         # The broker lives in this client, for as long as the client does.
-        self._broker = Producer({"test.mock.num.brokers": 1, "linger.ms": 20, "log_level": 0})
+        self._broker = Producer(
+            {"test.mock.num.brokers": 1, "linger.ms": 20, "partitioner": "murmur2_random", "log_level": 0}
+        )
         broker = next(iter(self._broker.list_topics(TOPIC, timeout=10).brokers.values()))
         self.bootstrap = f"{broker.host}:{broker.port}"
         # This broker makes a topic when a producer asks for it, and in no other way.

@@ -182,7 +182,9 @@ def test_a_sink_that_gives_up_waiting_leaves_no_gap_behind(breakable_broker: Bro
 @contextmanager
 def an_open_transaction(broker: KafkaTopics, topic: str) -> Iterator[None]:
     """Have a record of a transaction in *topic* that is committed only at the end."""
-    producer = Producer({"bootstrap.servers": broker.bootstrap, "transactional.id": topic})
+    producer = Producer(
+        {"bootstrap.servers": broker.bootstrap, "transactional.id": topic, "partitioner": "murmur2_random"}
+    )
     producer.init_transactions(30)
     producer.begin_transaction()
     producer.produce(topic, b"in a transaction", "t")
