@@ -26,6 +26,7 @@ from state.errors import StoreError
 from state.meta import Meta, read_meta
 from state.records import Input
 from state.rocks import RocksBackend
+from state.shards import ShardKeys
 from state.store import ShardStore
 from state.user import NEVER, PARKED, User, dump_user, load_user
 from tests.jobs import NUDGE, REPO, RunningJob
@@ -353,7 +354,7 @@ def checkpoint(state: Path, epoch: int, commit: int, shard: int = 1) -> None:
     """Note a complete epoch, as the engine does."""
     (path,) = (state / "recovery").glob("*.sqlite3")
     with sqlite3.connect(path) as connection:
-        row = ("nudge.advance", str(shard), epoch - 1, pickle.dumps([commit, {}, 1]))
+        row = ("nudge.advance", ShardKeys("even", SHARDS).names[shard], epoch - 1, pickle.dumps([commit, {}, 1]))
         connection.execute("INSERT INTO snaps (step_id, state_key, snap_epoch, ser_change) VALUES (?, ?, ?, ?)", row)
         connection.execute("UPDATE fronts SET worker_frontier = ?", (epoch,))
     connection.close()

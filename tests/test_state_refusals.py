@@ -23,6 +23,7 @@ from dataflow.keep.statedir import StateDir
 from state.errors import NewerFormatError, StateRefused
 from state.meta import Meta
 from state.rocks import RocksBackend
+from state.shards import ShardKeys
 from state.user import User, dump_user, load_user
 from tests.jobs import REPO, RunningJob, in_folder
 from tests.test_run import refused
@@ -133,7 +134,7 @@ def other_jobs_shard(job: Path) -> None:
 
 def other_sources_engine(job: Path) -> None:
     with sqlite3.connect(next((job / "state" / "recovery").glob("*.sqlite3"))) as rows:
-        rows.execute("UPDATE snaps SET state_key = '40' WHERE state_key = '1'")
+        rows.execute("UPDATE snaps SET state_key = '40' WHERE state_key = ?", (ShardKeys("even", SHARDS).names[1],))
     rows.close()
     shard(job, 40).mkdir()
 
@@ -211,6 +212,10 @@ REFUSALS: dict[str, tuple[Callable[[Path], object], str]] = {
         "recovery cannot be read",
     ),
     "recovery/ of another state": (other_sources_engine, "recovery/ knows shard 40"),
+    "keys of shards made in another way": (
+        edit_note(lambda note: note.pop("shard_keys")),
+        f"recovery/ knows shard {ShardKeys('even', SHARDS).names[0]}",
+    ),
     "a hostile pickle in recovery/": (hostile_pickle, "a snapshot names"),
     "progress/ missing after a crash": (
         lambda job: (

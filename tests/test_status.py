@@ -113,7 +113,7 @@ def test_stock_that_was_taken_never_changes(tmp_path: Path) -> None:
     events.write_text(line)
     flow = '{"flow": "f", "trigger": {"event": "a"}, "entry": {"concurrent": 9}, "steps": [{"wait": "1h"}]}'
     plan = Plan(
-        state=str(tmp_path / "state"), job="j", shards=1, processes=1, addresses=[],
+        state=str(tmp_path / "state"), job="j", shards=1, shard_keys="even", processes=1, addresses=[],
         partitions=[PartitionPlan("file:e", "file", "", str(events), 0, 1)], ordered=True, until_ms=None,
         sink_kind="file", sink_bootstrap="", sink_folder=str(tmp_path / "out"), sink_options={}, sink_number=1,
         create_topics=True, kafka={}, flows=[("f.json", flow)], workspace="", read_back=None, positions={},

@@ -211,6 +211,7 @@ class Course:
             flows=[],
             workspace="",
             run=RunNote(True),
+            shard_keys="even",
         )
 
     def _check_state(self, file: StateFile, cut: Cut) -> None:
@@ -236,7 +237,8 @@ class Course:
                     "start the job once with that sink, stop it, and then change --sink"
                 )
             file.sink, file.sink_starts, file.sink_number = job.sink.identity, {}, file.sink_number + 1
-        beyond = [key for key in cut.shards if not key.isdigit() or int(key) >= file.shards]
+        numbers = file.keys.numbers
+        beyond = [key for key in cut.shards if key not in numbers]
         if beyond:
             raise StateRefused(
                 f"--state {place}: recovery/ knows shard {beyond[0]}, but there are {file.shards}: "
@@ -297,13 +299,13 @@ class Course:
 
     def _stores(self, file: StateFile, cut: Cut) -> Iterator[ShardStore]:
         """Yield the store of every shard that has one, as of *cut*."""
-        for number in range(file.shards):
+        for number, key in enumerate(file.keys.names):
             backend = self._world.backend(number)
             if backend is None:
                 continue
             try:
                 store = ShardStore(backend, owner=owner_of(file.job, number, file.shards))
-                store.roll_back(cut.shards.get(str(number), [0])[0])
+                store.roll_back(cut.shards.get(key, [0])[0])
                 yield store
             finally:
                 backend.close()
@@ -450,6 +452,7 @@ class Course:
             state=self._world.place,
             job=file.job,
             shards=file.shards,
+            shard_keys=file.shard_keys,
             processes=job.processes,
             addresses=[],
             partitions=partitions,

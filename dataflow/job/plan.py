@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -24,6 +24,7 @@ class Plan(msgspec.Struct):
     state: str
     job: str
     shards: int
+    shard_keys: Literal["numbers", "even"]
     processes: int
     addresses: list[str]
     partitions: list[PartitionPlan]

@@ -11,11 +11,7 @@ from dataflow.job.worker import Worker
 from dataflow.read.partition import Parcel
 from dataflow.shard import OPEN, Delivery, Shard
 from state.records import packed, unpacked
-
-
-def shard_key(number: int) -> str:
-    """Return the engine's key of a shard."""
-    return str(number)
+from state.shards import ShardKeys
 
 
 class PartitionPort:
@@ -24,7 +20,7 @@ class PartitionPort:
     def __init__(self, worker: Worker, number: int, resumed: list[int] | None) -> None:
         self.worker = worker
         self._partition = worker.open_partition(number, resumed)
-        self._keys = [shard_key(shard) for shard in range(worker.plan.shards)]
+        self._keys = ShardKeys(worker.plan.shard_keys, worker.plan.shards).names
         self._packs = worker.plan.processes > 1
         self._number = number
         self._goads = False

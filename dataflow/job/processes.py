@@ -188,9 +188,11 @@ class JobRunner:
         prepare_recovery(state.recovery)
         forget_unfinished(state.recovery)
         cut = last_cut(state.recovery)
-        for key, (commit, *_) in cut.shards.items():
-            if commit and not state.shard(int(key)).is_dir():
-                raise StateRefused(f"{state.shard(int(key))} is missing: {RESTORE}")
+        file = read_state_file(state.files)
+        for number, key in enumerate(file.keys.names if file is not None else ()):
+            commit, *_ = cut.shards.get(key, [0])
+            if commit and not state.shard(number).is_dir():
+                raise StateRefused(f"{state.shard(number)} is missing: {RESTORE}")
         return cut
 
     def backend(self, shard: int) -> Backend | None:

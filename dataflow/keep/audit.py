@@ -138,8 +138,9 @@ class Audit:
 
 def _strange_shards(view: StateView) -> Iterator[Finding]:
     shards = view.file.shards
+    numbers = view.file.keys.numbers
     for key in view.cut.shards:
-        if not (key.isdigit() and int(key) < shards):
+        if key not in numbers:
             yield Finding("shard-unknown", None, None, f"the last checkpoint has a shard {key} of only {shards}")
     folder = view.directory.root / "shards"
     known = {view.directory.shard(number).name for number in range(shards)}

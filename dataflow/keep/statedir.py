@@ -13,7 +13,7 @@ import fcntl
 import os
 import time
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 from uuid import uuid4
 
 import msgspec
@@ -21,8 +21,10 @@ import msgspec
 from dataflow.errors import UsageError
 from dataflow.keep.files import DiskFolder, Folder
 from operators.ids import label_of
+from state.shards import ShardKeys
 
-STATE_FORMAT: Final = 1
+STATE_FORMAT: Final = 2
+"""2: the engine's keys of shards are names from a table; a state of format 1 has their numbers, and keeps them."""
 STATE_FILE: Final = "nudge.json"
 RESTORE: Final = "restore the whole state directory from one backup"
 LOCK_PATIENCE_S: Final = 3.0  # The processes of a job that was killed die a moment after it.
@@ -62,7 +64,8 @@ class StateFile(msgspec.Struct):
     `sink_number` counts the sinks that this state has written to: a shard's snapshot says offsets of one of them.
     `topic_ids` has, per source partition, the id that its topic got when it was made. `begins` has, per source
     partition that came after the state was made, the offset and the stream time (ms) at which it begins.
-    `workspace` is what `nudge.yaml` says of channels and messages, as JSON: no settings, no secrets.
+    `workspace` is what `nudge.yaml` says of channels and messages, as JSON: no settings, no secrets. `shard_keys` says
+    how the engine's keys of the shards are made, see `state/shards.py`.
     """
 
     format: int
@@ -78,6 +81,12 @@ class StateFile(msgspec.Struct):
     run: RunNote
     topic_ids: dict[str, str] = {}
     begins: dict[str, tuple[int, int]] = {}
+    shard_keys: Literal["numbers", "even"] = "numbers"
+
+    @property
+    def keys(self) -> ShardKeys:
+        """The engine's keys of the shards."""
+        return ShardKeys(self.shard_keys, self.shards)
 
 
 class StateDir:

@@ -48,6 +48,7 @@ class StateView:
         if file is None:
             raise UsageError(f"--state {root}: no state here: give the folder that `nudge run --state` was given")
         self.file: StateFile = file
+        self._keys = file.keys.names
         if not any(self.directory.recovery.glob("*.sqlite3")):
             raise StoreError(f"{self.directory.recovery} has no checkpoints: the engine's files are gone")
         self.cut = Cut()
@@ -70,7 +71,7 @@ class StateView:
 
     def commit_of(self, shard: int) -> int:
         """Return the commit of *shard* that belongs to the checkpoint, 0 for one that had none yet."""
-        snapshot = self.cut.shards.get(str(shard))
+        snapshot = self.cut.shards.get(self._keys[shard])
         return int(snapshot[0]) if snapshot else 0
 
     def shard(self, number: int) -> AsOf:

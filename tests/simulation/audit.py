@@ -96,9 +96,11 @@ def _check_state(world: SimulatedWorld, expected: Expected) -> None:
     users: dict[str, User] = {}
     world.fate.next_life(None)
     due_of = loaded(world.history.flows).deployment.due_of
+    file = read_state_file(world.files)
+    assert file is not None
     for number, rows in world.rows.items():
         store = ShardStore(SimulatedBackend(rows, world.fate), due_of=due_of)
-        store.roll_back(cut.shards.get(str(number), [0])[0])
+        store.roll_back(cut.shards.get(file.keys.names[number], [0])[0])
         for flow, counts in store.totals.items():
             kept = totals.setdefault(flow, {})
             for what, count in counts.items():

@@ -17,10 +17,11 @@ from random import Random
 from typing import Any
 
 from dataflow.job.plan import Plan
-from dataflow.job.ports import PartitionPort, ShardPort, shard_key
+from dataflow.job.ports import PartitionPort, ShardPort
 from dataflow.job.worker import Worker
 from dataflow.keep.recovery import FLOW_ID, SHARD_STEP, SOURCE_STEP
 from dataflow.read.partition import Parcel
+from state.shards import ShardKeys
 from tests.simulation.fate import Fate, Killed
 
 SOURCE = f"{FLOW_ID}.{SOURCE_STEP}"
@@ -130,7 +131,7 @@ class Execution:
         self.is_stopping = False
         self._processes = [Process(worker) for worker in workers]
         self._number, self._epoch, loaded = recovery.begin(len(workers))
-        self._homes = {shard_key(shard): chance.choice(self._processes) for shard in range(plan.shards)}
+        self._homes = {key: chance.choice(self._processes) for key in ShardKeys(plan.shard_keys, plan.shards).names}
         self._partitions: dict[int, tuple[Process, PartitionPort]] = {}
         self._loaded = loaded
         self._rows: list[tuple[str, str, int, Any]] = []
