@@ -420,17 +420,18 @@ class Course:
         """Return the offsets from which *topics* may hold what will be decided again."""
         if not sink.remembers:
             return None
-        starts = {topic: list(file.sink_starts[topic]) for topic in topics}
         cuts = [ends for _, ends, sink_number in cut.shards.values() if sink_number == file.sink_number]
         if len(cuts) == file.shards:
-            for topic, least in starts.items():
+            # A topic that no flow uses any more is in no later cut. So what this cut says is kept, also for a topic
+            # that goes out of use now: were it read back from its first offset when it returns, that could be months.
+            # Where it ended then, and not where it ends by that time: the state may be put back from a backup.
+            for topic in file.sink_starts:
                 known = [ends[topic] for ends in cuts if topic in ends]
                 if len(known) == len(cuts):
                     width = max(map(len, known))
                     padded = [[*offsets, *[0] * (width - len(offsets))] for offsets in known]
-                    starts[topic] = [min(column) for column in zip(*padded, strict=True)]
-                else:
-                    starts[topic] = least
+                    file.sink_starts[topic] = [min(column) for column in zip(*padded, strict=True)]
+        starts = {topic: file.sink_starts[topic] for topic in topics}
         if not file.run.is_clean:
             sink.ends(list(starts), settled=True)
         return starts

@@ -62,6 +62,8 @@ class StateFile(msgspec.Struct):
     """`nudge.json`.
 
     `sink_number` counts the sinks that this state has written to: a shard's snapshot says offsets of one of them.
+    `sink_starts` has, per topic of the sink that was ever written to, the offsets before which nothing is that could be
+    decided again.
     `topic_ids` has, per source partition, the id that its topic got when it was made. `begins` has, per source
     partition that came after the state was made, the offset and the stream time (ms) at which it begins.
     `workspace` is what `nudge.yaml` says of channels and messages, as JSON: no settings, no secrets. `shard_keys` says
