@@ -5,7 +5,7 @@ A command imports what it needs when it needs it, so that `--help` answers at on
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Annotated, Final
 
 import typer
 
@@ -26,3 +26,31 @@ app = typer.Typer(
 
 for command in COMMANDS:
     app.add_typer(command.app)
+
+
+def _print_version(is_asked: bool) -> None:
+    if not is_asked:
+        return
+    from dataflow.keep.decidedby import decided_by
+    from dataflow.keep.statedir import STATE_FORMAT
+    from dataflow.read.scanner import WHY_NOT_COMPILED
+
+    version = decided_by()
+    compiled = f"missing ({WHY_NOT_COMPILED})" if WHY_NOT_COMPILED else "present"
+    typer.echo(f"nudge {version.software}\n{version}\nstate format {STATE_FORMAT}\ncompiled part {compiled}")
+    raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            callback=_print_version,
+            is_eager=True,
+            help="Print the version, what decisions depend on, the state format, and if there is the compiled part.",
+        ),
+    ] = False,
+) -> None:
+    pass

@@ -46,3 +46,15 @@ def test_a_process_of_the_job_loads_nothing_that_only_the_command_line_needs() -
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
     assert "structlog" in loaded
     assert not {"rich", "typer", "confluent_kafka"} & set(loaded)
+
+
+def test_the_version_says_what_decides_and_what_can_be_read(capsys: pytest.CaptureFixture[str]) -> None:
+    from dataflow.keep.statedir import STATE_FORMAT
+    from operators.decisions import DECISIONS
+
+    assert main(["--version"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("nudge ")
+    assert said[1].startswith(f"decisions {DECISIONS}, tzdata package 20")
+    assert all(f"{package} " in said[1] for package in ("python-liquid", "google-re2"))
+    assert said[2:] == [f"state format {STATE_FORMAT}", "compiled part present"]

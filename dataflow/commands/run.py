@@ -31,7 +31,10 @@ app = typer.Typer()
 
 def _with_a_flag_per_setting(command: Callable[..., None]) -> Callable[..., None]:
     """Return *command* with the parameters that it takes by name spelled out, as typer reads them."""
-    show_config = Annotated[bool, typer.Option("--show-config", help="Print each setting with its origin, and stop.")]
+    switches = {
+        "accept_version": "After a crash: let this version finish what another one had begun to decide.",
+        "show_config": "Print each setting with its origin, and stop.",
+    }
 
     def parameter(name: str, annotation: Any, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
         return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
@@ -39,8 +42,11 @@ def _with_a_flag_per_setting(command: Callable[..., None]) -> Callable[..., None
     settings = [
         parameter(one.name, one.kind.option | None, typer.Option(None, one.flags, help=one.help)) for one in SETTINGS
     ]
-    parameters = [parameter("flows", Flows), *settings, parameter("show_config", show_config, False)]
-    parameters.insert(-2, parameter("config", Config, None))  # Beside the other files, not beside how it is printed.
+    settings.insert(-1, parameter("config", Config, None))  # Beside the other files, not beside how it is printed.
+    parameters = [parameter("flows", Flows), *settings]
+    for name, help in switches.items():
+        option = typer.Option(f"--{name.replace('_', '-')}", help=help)
+        parameters.append(parameter(name, Annotated[bool, option], False))
     signed: Any = command
     signed.__signature__ = inspect.Signature(parameters)
     return command
@@ -51,11 +57,27 @@ def _with_a_flag_per_setting(command: Callable[..., None]) -> Callable[..., None
     "--sink kafka://localhost:9092 --state /var/lib/nudge[/bold]"
 )
 @_with_a_flag_per_setting
-def run(flows: list[Path], config: Path | None, show_config: bool, **flags: Any) -> None:
+def run(
+    flows: list[Path],
+    config: Path | None,
+    show_config: bool,
+    accept_version: bool,
+    **flags: Any,
+) -> None:
     """Run the job. A flag wins over NUDGE_<SETTING>, and that over run: in nudge.yaml."""
-    status = run_command(flows, flags, config, show_config=show_config)
-    if status:
-        raise typer.Exit(status)
+    if show_config:
+        job, settings = job_of(flows, flags, config)
+        _print_settings(settings, job.kafka)
+        return
+
+    def read() -> Job:
+        return replace(job_of(flows, flags, config)[0], accept_version=accept_version)
+
+    # A process takes as long to load as what follows here, so both do it at the same time.
+    with launched(0) as process, StopSignals(process.abandon) as signals:
+        from dataflow.flows import contents_of
+
+        _run(read, partial(contents_of, flows, config), signals, process)
 
 
 def job_of(flows: Sequence[Path], flags: Mapping[str, Any], config: Path | None) -> tuple[Job, dict[str, InForce]]:
@@ -114,24 +136,14 @@ def _check_kafka(options: Mapping[str, Any]) -> None:
         raise UsageError(f"kafka: {error} (kafka: in nudge.yaml, or NUDGE_KAFKA_.. in the environment)") from None
 
 
-def run_command(flows: Sequence[Path], flags: Mapping[str, Any], config: Path | None, *, show_config: bool) -> int:
-    """Run the job until it ends or is stopped; return the exit status."""
-    if show_config:
-        job, settings = job_of(flows, flags, config)
-        rows = shown(settings, job.kafka)
-        width = max(len(name) for name, _, _ in rows)
-        for name, value, origin in rows:
-            sys.stdout.write(f"{name:<{width}}  {value or '-':<40}  {origin}\n")
-        return 0
-    # A process takes as long to load as what follows here, so both do it at the same time.
-    with launched(0) as process, StopSignals(process.abandon) as signals:
-        from dataflow.flows import contents_of
-
-        contents = partial(contents_of, flows, config)
-        return _run(lambda: job_of(flows, flags, config)[0], contents, signals, process)
+def _print_settings(settings: Mapping[str, InForce], kafka: Mapping[str, Any]) -> None:
+    rows = shown(settings, kafka)
+    width = max(len(name) for name, _, _ in rows)
+    for name, value, origin in rows:
+        sys.stdout.write(f"{name:<{width}}  {value or '-':<40}  {origin}\n")
 
 
-def _run(read: Callable[[], Job], contents: Callable[[], bytes], signals: StopSignals, process: Launched) -> int:
+def _run(read: Callable[[], Job], contents: Callable[[], bytes], signals: StopSignals, process: Launched) -> None:
     """Run the job that *read* returns, now and whenever its flows have changed; *contents* tells whether they have."""
     from dataflow.job.lookout import Reread
     from dataflow.job.processes import JobRunner
@@ -164,7 +176,6 @@ def _run(read: Callable[[], Job], contents: Callable[[], bytes], signals: StopSi
     if runner.stopping.is_set() and not runner.has_begun:
         log.info(NOT_BEGUN)
     _print_summary(running, as_json=job.json)
-    return 0
 
 
 def _with_new_flows(before: Job, now: Job, log: Any) -> Job:

@@ -16,6 +16,7 @@ from connectors.sinks import Ends, Sink
 from dataflow.errors import UsageError
 from dataflow.flows import Loaded
 from dataflow.job.plan import Plan
+from dataflow.keep.decidedby import DecidedBy, decided_by
 from dataflow.keep.files import Folder
 from dataflow.keep.recovery import Cut
 from dataflow.keep.statedir import (
@@ -49,10 +50,16 @@ USERS_IN_MEMORY_MIN: Final = 100  # Per shard: fewer would be written and read a
 
 @dataclass(slots=True, kw_only=True)
 class Job(Settings):
-    """What `nudge run` was asked to do: its settings, the flows, and what Kafka's clients are told besides."""
+    """What `nudge run` was asked to do: its settings, the flows, and what Kafka's clients are told besides.
+
+    `accept_version` lets this version finish what another one had begun. It is for a person who has read the message,
+    so it is no setting that could stay behind.
+    """
 
     loaded: Loaded
     kafka: dict[str, Any] = field(default_factory=dict)
+    accept_version: bool = False
+    decided_by: DecidedBy = field(default_factory=decided_by)
 
 
 class Change(NamedTuple):
@@ -179,7 +186,11 @@ class Course:
         file.partitions = [one.key for one in partitions]
         file.topic_ids = {one.key: one.topic_id for one in partitions if one.topic_id}
         was_clean = file.run.is_clean
+        if was_clean:
+            # Else who was interrupted stays on record, whoever goes on with it: that one may have to come back.
+            file.decided_by = job.decided_by
         file.run = RunNote(False, _ends_of(partitions), job.until_ms)
+        file.format = STATE_FORMAT
         write_state_file(world.files, file)
         self.log.info(
             "starting",
@@ -192,6 +203,8 @@ class Course:
         left = world.execute(self._plan(file, cut, partitions, flows, job.loaded.workspace_text, starts, job.until_ms))
         # Of what an interrupted run had begun to wake, nothing may be left to other flows.
         file.run.is_clean = self._has_caught_up(file) and (was_clean or not left)
+        if file.run.is_clean:
+            file.decided_by = job.decided_by
         write_state_file(world.files, file)
         return True
 
@@ -245,12 +258,30 @@ class Course:
                 f"the directory is put together from parts; {RESTORE}"
             )
         if not file.run.is_clean:
+            self._check_version(file)
             for key in cut.sources:
                 if not has_progress(self._world.progress, key):
                     raise StateRefused(
                         f"--state {place}: progress/ lacks the log of {key}, which the interrupted run needs: {RESTORE}"
                     )
         self._check_flows(file, cut)
+
+    def _check_version(self, file: StateFile) -> None:
+        """Refuse to finish what another version has begun to decide: it could decide otherwise."""
+        before, now = file.decided_by, self.job.decided_by
+        if before is None or before.parts == now.parts:
+            # A state of format 1 does not say who decided. Whoever it was could not be named here, so to refuse would
+            # help nobody.
+            return
+        differences = "; ".join(now.differences(before))
+        if self.job.accept_version:
+            self.log.warning("another version finishes the interrupted run", differences=differences)
+            return
+        raise UsageError(
+            f"--state {self._world.place}: the interrupted run decided with Nudge {before.software} ({before}), and "
+            f"this is Nudge {now.software}, with {differences}: start that version once, and stop it with SIGTERM; it "
+            "finishes what it had begun. Or let this version finish with --accept-version"
+        )
 
     def _check_partitions(self, file: StateFile, cut: Cut, partitions: list[PartitionPlan]) -> None:
         """Refuse sources that have less than what has been read of them: they are not those that they were."""

@@ -19,6 +19,7 @@ from uuid import uuid4
 import msgspec
 
 from dataflow.errors import UsageError
+from dataflow.keep.decidedby import DecidedBy
 from dataflow.keep.files import DiskFolder, Folder
 from operators.ids import label_of
 from state.shards import ShardKeys
@@ -67,7 +68,8 @@ class StateFile(msgspec.Struct):
     `topic_ids` has, per source partition, the id that its topic got when it was made. `begins` has, per source
     partition that came after the state was made, the offset and the stream time (ms) at which it begins.
     `workspace` is what `nudge.yaml` says of channels and messages, as JSON: no settings, no secrets. `shard_keys` says
-    how the engine's keys of the shards are made, see `state/shards.py`.
+    how the engine's keys of the shards are made, see `state/shards.py`. `decided_by` is what decided first since the
+    last clean stop, and so has to finish it; None: a run of format 1.
     """
 
     format: int
@@ -84,6 +86,7 @@ class StateFile(msgspec.Struct):
     topic_ids: dict[str, str] = {}
     begins: dict[str, tuple[int, int]] = {}
     shard_keys: Literal["numbers", "even"] = "numbers"
+    decided_by: DecidedBy | None = None
 
     @property
     def keys(self) -> ShardKeys:
