@@ -4,7 +4,7 @@
       Refused              exit status 2
         UsageError, FlowError, OptionRefused
         StateRefused       a StoreError too
-          NewerFormatError
+          NewerFormatError, DecidedOtherwise
       Failed               exit status 1
         JobFailed, KafkaUnavailable, SinkError, SourceError
         StoreError

@@ -27,6 +27,7 @@ STATUSES = {
     "FlowError": 2,
     "OptionRefused": 2,
     "StateRefused": 2,
+    "DecidedOtherwise": 2,
     "NewerFormatError": 2,
     "Failed": 1,
     "JobFailed": 1,

@@ -183,3 +183,11 @@ def test_a_job_does_not_read_what_it_writes(tmp_path: Path, topic: str) -> None:
         job_of([tmp_path / "hello.yaml"], flags, None)
     for sink in ("kafka://b", "kafka://other?prefix=p.", "stdout:"):
         job_of([tmp_path / "hello.yaml"], {**flags, "sink": sink}, None)
+
+
+@pytest.mark.parametrize("name", ["accept_version", "accept_difference"])
+def test_what_is_accepted_once_is_no_setting_that_could_stay_behind(name: str) -> None:
+    with pytest.raises(UsageError, match="there is no such setting"):
+        resolve({}, {name: True}, "nudge.yaml", {})
+    found = resolve({}, {}, "nudge.yaml", {f"NUDGE_{name.upper()}": "true"})
+    assert name not in found

@@ -33,6 +33,7 @@ def _with_a_flag_per_setting(command: Callable[..., None]) -> Callable[..., None
     """Return *command* with the parameters that it takes by name spelled out, as typer reads them."""
     switches = {
         "accept_version": "After a crash: let this version finish what another one had begun to decide.",
+        "accept_difference": "After a crash: let users go on of whom something else was written than is decided now.",
         "show_config": "Print each setting with its origin, and stop.",
     }
 
@@ -62,6 +63,7 @@ def run(
     config: Path | None,
     show_config: bool,
     accept_version: bool,
+    accept_difference: bool,
     **flags: Any,
 ) -> None:
     """Run the job. A flag wins over NUDGE_<SETTING>, and that over run: in nudge.yaml."""
@@ -71,7 +73,8 @@ def run(
         return
 
     def read() -> Job:
-        return replace(job_of(flows, flags, config)[0], accept_version=accept_version)
+        job, _ = job_of(flows, flags, config)
+        return replace(job, accept_version=accept_version, accept_difference=accept_difference)
 
     # A process takes as long to load as what follows here, so both do it at the same time.
     with launched(0) as process, StopSignals(process.abandon) as signals:

@@ -52,13 +52,15 @@ USERS_IN_MEMORY_MIN: Final = 100  # Per shard: fewer would be written and read a
 class Job(Settings):
     """What `nudge run` was asked to do: its settings, the flows, and what Kafka's clients are told besides.
 
-    `accept_version` lets this version finish what another one had begun. It is for a person who has read the message,
-    so it is no setting that could stay behind.
+    `accept_version` lets this version finish what another one had begun, `accept_difference` lets users go on of whom
+    something else was written than is decided now. Both are for a person who has read the message, so neither is a
+    setting that could stay behind.
     """
 
     loaded: Loaded
     kafka: dict[str, Any] = field(default_factory=dict)
     accept_version: bool = False
+    accept_difference: bool = False
     decided_by: DecidedBy = field(default_factory=decided_by)
 
 
@@ -271,7 +273,7 @@ class Course:
         before, now = file.decided_by, self.job.decided_by
         if before is None or before.parts == now.parts:
             # A state of format 1 does not say who decided. Whoever it was could not be named here, so to refuse would
-            # help nobody.
+            # help nobody; and what it has written is compared in any case.
             return
         differences = "; ".join(now.differences(before))
         if self.job.accept_version:
@@ -280,7 +282,8 @@ class Course:
         raise UsageError(
             f"--state {self._world.place}: the interrupted run decided with Nudge {before.software} ({before}), and "
             f"this is Nudge {now.software}, with {differences}: start that version once, and stop it with SIGTERM; it "
-            "finishes what it had begun. Or let this version finish with --accept-version"
+            "finishes what it had begun. Or let this version finish with --accept-version: it stops where it decides "
+            "anything else than what was written"
         )
 
     def _check_partitions(self, file: StateFile, cut: Cut, partitions: list[PartitionPlan]) -> None:
@@ -505,6 +508,7 @@ class Course:
             users_in_memory=max(USERS_IN_MEMORY_MIN, job.cached_users * job.processes // file.shards),
             log_level=job.log_level,
             log_format=job.log_format,
+            accept_difference=job.accept_difference,
         )
 
 

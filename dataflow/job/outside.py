@@ -30,6 +30,7 @@ class Outside(Protocol):
     """Topics, stores, files and a clock, for one process."""
 
     sink: Sink
+    files: Folder
     progress: Folder
     clock: SteadyClock
 
@@ -68,7 +69,7 @@ class Machine:
         self.clock = SteadyClock()
         self._probes: dict[str, Any] = {}
         self._pool = ThreadPoolExecutor(COMMIT_THREADS, thread_name_prefix="commit")
-        self.progress = self._state.progress
+        self.files, self.progress = self._state.files, self._state.progress
         self.sink = open_sink(plan.sink_url, plan.kafka, create=plan.create_topics, log=self._say, output=output)
 
     def backend(self, shard: int) -> Backend:

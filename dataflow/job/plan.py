@@ -48,6 +48,7 @@ class Plan(msgspec.Struct):
     durable: bool = True
     finishes_a_run: bool = False
     is_draft: bool = False
+    accept_difference: bool = False
 
     @property
     def sink_url(self) -> SinkUrl:

@@ -17,6 +17,7 @@ from dataflow.job.mistakes import MistakeLog
 from dataflow.job.outside import Outside
 from dataflow.job.plan import Plan
 from dataflow.job.status import STATUS_EVERY_S, PartitionStatus, ShardStatus, Status, Work
+from dataflow.keep.differences import DifferenceFiles
 from dataflow.logs import Log
 from dataflow.read.discovery import PartitionPlan
 from dataflow.read.intake import Intake, head_time
@@ -77,8 +78,17 @@ class Worker:
             (_topic_of(partition), partition.partition): plan.positions.get(partition.key, partition.start)
             for partition in plan.partitions
         }
+        self._difference_files = DifferenceFiles(outside.files)
+        self._accepted = 0
         self.emitter = Emitter(
-            outside.sink, topics, plan.job, shards=plan.shards, dead_shards=dead_shards, positions=positions
+            outside.sink,
+            topics,
+            plan.job,
+            self._difference_files,
+            accepts=plan.accept_difference,
+            shards=plan.shards,
+            dead_shards=dead_shards,
+            positions=positions,
         )
         self.mistakes = MistakeLog(log.error, [one.key for one in plan.partitions])
         outside.sink.open_topics(sorted({*topics.values(), JOURNAL, DEAD_LETTERS}))
@@ -97,9 +107,9 @@ class Worker:
         owner = owner_of(self.plan.job, number, self.plan.shards)
         store = ShardStore(backend, cached_users=each, changed_users=each, due_of=self.deployment.due_of, owner=owner)
         store.roll_back(commit)
-        if users := self.emitter.users_read_back(number):
+        if users := self.emitter.back.users_of(number):
             store.prefetch(users)
-            self.emitter.in_the_books({user_id: store.slot(user_id).user.seq for user_id in users})
+            self.emitter.back.in_the_books({user_id: store.slot(user_id).user.seq for user_id in users})
         shard = Shard(
             store,
             self.deployment,
@@ -146,7 +156,10 @@ class Worker:
         if out.mistakes:
             self.mistakes.take(out.mistakes)
         if out.actions or out.journal:
-            self.emitter.emit(out)
+            for user_id, seq in self.emitter.emit(out).items():
+                slot = shard.store.slot(user_id)
+                slot.user.seq = seq
+                shard.store.touch(user_id, slot, slot.due)
             self.emitter.deliver()
         self.end_turn()
 
@@ -177,8 +190,19 @@ class Worker:
             self._checkpoint_s = self.outside.monotonic_s() - began_s
         self._checkpointed_s = self.outside.monotonic_s()
         if has_news:
+            self._say_what_was_accepted()
             self.take_stock()  # It may be long until there is something to do again.
         return [self.shards[number].store.commit_number, self.emitter.ends(number), self.plan.sink_number]
+
+    def _say_what_was_accepted(self) -> None:
+        accepted = self.emitter.back.accepted
+        if accepted != self._accepted:
+            self._accepted = accepted
+            self.log.warning(
+                "differences were accepted: those concerned go on behind what an interrupted run has written",
+                users_and_dead_letters=accepted,
+                file=self._difference_files.place,
+            )
 
     def _check_conservation(self, number: int, shard: Shard) -> None:
         """Note whether everybody who entered is accounted for, and say so when it changes."""

@@ -5,6 +5,7 @@ STATE/lock         held by the running job and inherited by its processes
 STATE/recovery/    the engine's: offsets, and the commit of each shard
 STATE/progress/    how far each source partition came (dataflow/read/progress.py)
 STATE/shards/NN/   one store per shard (state/store.py)
+STATE/differences.jsonl, STATE/accepted-actions.txt   only once needed (dataflow/keep/differences.py)
 """
 
 from __future__ import annotations

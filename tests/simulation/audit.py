@@ -13,7 +13,7 @@ from state.store import ShardStore
 from state.user import NEVER, User
 from tests.simulation.disk import SimulatedBackend
 from tests.simulation.oracle import Expected, Violation
-from tests.simulation.scenario import Scenario, loaded, scenario
+from tests.simulation.scenario import Scenario, loaded, scenario, scenario_of_two_builds
 from tests.simulation.world import OTHER_JOB, SimulatedWorld
 
 
@@ -32,6 +32,56 @@ def run_scenario(made: Scenario) -> SimulatedWorld:
     world.run()
     audit(world)
     return world
+
+
+def run_two_builds(seed: int) -> SimulatedWorld:
+    """Let *seed* happen under two builds that decide differently.
+
+    Where the difference was noticed and accepted, nobody can say what should be there; but nothing comes twice.
+
+    Raises:
+        Violation: a promise was broken.
+    """
+    world = SimulatedWorld(scenario_of_two_builds(seed))
+    world.run()
+    if world.differed:
+        _check_nothing_comes_twice(world)
+        _check_dead_letters(world)
+    else:
+        audit(world)
+    return world
+
+
+def _check_nothing_comes_twice(world: SimulatedWorld) -> None:
+    actions: Counter[str] = Counter()
+    journal: Counter[tuple[str, int]] = Counter()
+    for topic, partitions in world.topics.topics.items():
+        for value in (orjson.loads(record.value) for partition in partitions for record in partition):
+            if topic == "dead-letters" or value["job"] == OTHER_JOB:
+                continue
+            if topic == "journal":
+                journal[value["user_id"], value["seq"]] += 1
+            else:
+                actions[value["action_id"]] += 1
+    repeated = [one for counts in (actions, journal) for one, count in counts.items() if count > 1]
+    if repeated:
+        raise Violation(f"twice: {repeated[:3]}")
+    seqs = _seqs(world)
+    for user_id, seq in journal:
+        known = seqs.get(user_id, 0)
+        if seq > known:
+            raise Violation(f"{user_id} has the journal record {seq}, and the state knows {known}")
+
+
+def _seqs(world: SimulatedWorld) -> dict[str, int]:
+    world.fate.next_life(None)
+    cut = read_cut([world.recovery.database])
+    found = {}
+    for number, rows in world.rows.items():
+        store = ShardStore(SimulatedBackend(rows, world.fate))
+        store.roll_back(cut.shards.get(str(number), [0])[0])
+        found.update({user_id: user.seq for user_id, user in store.scan_users()})
+    return found
 
 
 def audit(world: SimulatedWorld) -> None:

@@ -12,12 +12,14 @@ from weakref import WeakKeyDictionary
 import pytest
 
 from connectors.sinks import Ends
+from dataflow import readback
 from dataflow.emit import Emitter
 from dataflow.job.lifecycle import Course
 from dataflow.job.worker import Worker
 from dataflow.keep import recovery
 from dataflow.read.partition import Partition
 from dataflow.read.progress import ProgressLog
+from dataflow.readback import Decided, ReadBack
 from dataflow.shard import Shard
 from state import undo as undoing
 from state.store import ShardStore
@@ -177,46 +179,46 @@ def do_not_wait_until_the_topics_stand_still(patch: Patch) -> None:
     patch.setattr(SimulatedSink, "ends", at_once)
 
 
-class _OnePerUser(dict[tuple[str, str], list[int]]):
-    """Takes all topics for one."""
-
-    def get(self, key: tuple[str, str], default: Any = None) -> Any:
-        return super().get(("", key[1]), default)
-
-    def setdefault(self, key: tuple[str, str], default: Any = None) -> Any:
-        return super().setdefault(("", key[1]), default)
-
-    def __getitem__(self, key: tuple[str, str]) -> list[int]:
-        return super().__getitem__(("", key[1]))
-
-    def __setitem__(self, key: tuple[str, str], value: list[int]) -> None:
-        super().__setitem__(("", key[1]), value)
-
-    def __delitem__(self, key: tuple[str, str]) -> None:
-        super().__delitem__(("", key[1]))
-
-    def __contains__(self, key: Any) -> bool:
-        return super().__contains__(("", key[1]))
-
-
 def go_by_the_highest_seq_alone(patch: Patch) -> None:
-    read_back = Emitter.read_back
+    """Whatever is at or below the highest `seq` found on its topic counts as written."""
+    take, judge = ReadBack.take, ReadBack.judge
+    highest: WeakKeyDictionary[ReadBack, dict[tuple[str, str], int]] = WeakKeyDictionary()
 
-    def with_all_below(self: Emitter, starts: Ends) -> None:
-        read_back(self, starts)
-        self._written = {key: list(range(max(seqs), -1, -1)) for key, seqs in self._written.items()}
+    def note(self: ReadBack, *arguments: Any, **options: Any) -> None:
+        take(self, *arguments, **options)
+        found = self._left.items()
+        highest[self] = {(topic, user): max(left)[0] for user, topics in found for topic, left in topics.items()}
 
-    patch.setattr(Emitter, "read_back", with_all_below)
+    def also_below(self: ReadBack, decided: Sequence[Decided]) -> Any:
+        verdict = judge(self, decided)
+        for topic, record in decided:
+            if record.seq <= highest[self].get((topic, record.user_id), 0):
+                verdict.written.add(id(record))
+        return verdict
+
+    patch.setattr(ReadBack, "take", note)
+    patch.setattr(ReadBack, "judge", also_below)
 
 
 def keep_one_seq_per_user_for_all_topics(patch: Patch) -> None:
-    read_back = Emitter.read_back
+    """A record counts as written once any topic has its `seq`."""
+    judge = ReadBack.judge
 
-    def with_one(self: Emitter, starts: Ends) -> None:
-        self._written = _OnePerUser()
-        read_back(self, starts)
+    def on_any(self: ReadBack, decided: Sequence[Decided]) -> Any:
+        found = {
+            (user, seq) for user, topics in self._left.items() for left in topics.values() for seq, _ in left
+        }  # fmt: skip
+        verdict = judge(self, decided)
+        for _, record in decided:
+            if (record.user_id, record.seq) in found:
+                verdict.written.add(id(record))
+        return verdict
 
-    patch.setattr(Emitter, "read_back", with_one)
+    patch.setattr(ReadBack, "judge", on_any)
+
+
+def do_not_compare_what_was_read_back(patch: Patch) -> None:
+    patch.setattr(readback, "_is_same", lambda read_back, decided: True)
 
 
 def take_the_ends_for_decided_amid_a_replay(patch: Patch) -> None:
@@ -283,7 +285,13 @@ def do_not_note_what_the_clock_said(patch: Patch) -> None:
     patch.setattr(Partition, "step", as_if_noted)
 
 
+OF_TWO_BUILDS: list[Mutation] = [
+    do_not_compare_what_was_read_back,
+]
+"""Those that show only where another build has decided."""
+
 MUTATIONS: list[Mutation] = [
+    *OF_TWO_BUILDS,
     never_wait_for_an_acknowledgement,
     do_not_sync_a_commit,
     do_not_roll_back,

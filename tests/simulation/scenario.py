@@ -75,11 +75,23 @@ PAUSED = len(DEPLOYMENTS)  # Nobody knows but the shards when what is parked the
 DEPLOYMENTS += ((CART_1, f"state: paused{VIEW}", HELLO, BYE),)
 
 
+AS_OTHER_BUILD = {
+    HELLO: HELLO.replace("steps: [", "steps: [{set: {greeted: 'yes'}}, "),
+    VIEW: VIEW.replace('last: "{{ now }}"', "last: \"{{ now | date: '%Y' }}\""),
+}
+"""What another build of the software takes these flows for: one record more, the same records with other values."""
+OTHER_BUILD = len(DEPLOYMENTS)
+"""Added to the number of a deployment: it, as the other build decides it."""
+
+
 @lru_cache
 def loaded(number: int) -> Loaded:
     """Return deployment *number*, compiled."""
     workspace, problems = read_workspace("nudge.yaml", WORKSPACE.encode())
-    texts = [FlowText(f"{index}.yaml", text) for index, text in enumerate(DEPLOYMENTS[number])]
+    deployed = DEPLOYMENTS[number % OTHER_BUILD]
+    if number >= OTHER_BUILD:
+        deployed = tuple(AS_OTHER_BUILD.get(text, text) for text in deployed)
+    texts = [FlowText(f"{index}.yaml", text) for index, text in enumerate(deployed)]
     checked = compile_texts(texts, workspace)
     assert not checked.has_errors, checked.problems
     assert not problems
@@ -105,6 +117,8 @@ class Life:
     topics: list[str] | None = None
     exchange_after: int | None = None
     exchange_flows: int = 0
+    is_other_build: bool = False
+    accepts_difference: bool = False
 
 
 @dataclass
@@ -179,7 +193,24 @@ def exchange_processes(made: Scenario, chance: Random, changes_flows: bool) -> N
     for life in made.lives:
         if chance.random() < 0.3:
             life.exchange_after = int(2 ** chance.uniform(0, 8))
-            life.exchange_flows = chance.randrange(len(DEPLOYMENTS)) if changes_flows else life.flows
+            life.exchange_flows = chance.randrange(PAUSED) if changes_flows else life.flows
+
+
+def scenario_of_two_builds(seed: int) -> Scenario:
+    """Return what *seed* stands for, with the same flows all the time, and lives under one build and another.
+
+    Of several topics records are held: read under one build, they may be decided by the next.
+    """
+    made, chance = scenario(seed), Random(f"two builds {seed}")
+    is_one_topic = len({partition.topic for partition in made.partitions}) == 1
+    for partition in made.partitions:
+        partition.records[:] = [
+            one._replace(value=one.value.replace(b'"noise"', b'"hello"').replace(b'"bye"', b'"hello"'))
+            for one in partition.records
+        ]
+    for life in made.lives:
+        life.flows, life.is_other_build = 0, is_one_topic and chance.random() < 0.5
+    return made
 
 
 def fill(made: Scenario, chance: Random, *, records: int, pace_ms: int, stamps_itself: bool = False) -> None:

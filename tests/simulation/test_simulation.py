@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.simulation.audit import run_scenario, run_seed
+from tests.simulation.audit import run_scenario, run_seed, run_two_builds
 from tests.simulation.scenario import scenario
+from tests.simulation.world import SimulatedWorld
 
 SEEDS = int(os.environ.get("NUDGE_SIMULATION_SEEDS", "3000"))
 GROUPS = 10
@@ -23,14 +25,19 @@ def test_no_fault_loses_repeats_or_changes_anything(group: int) -> None:
         run(seed)
 
 
+def test_two_builds_that_decide_differently_lose_and_repeat_nothing() -> None:
+    differed = [seed for seed in range(SEEDS // 10) if run(seed, run_two_builds).differed]
+    assert len(differed) > SEEDS // 1000, "else this shows nothing"
+
+
 @pytest.mark.parametrize("name", NAMED)
 def test_what_went_wrong_once_does_not_again(name: str) -> None:
     run(NAMED[name]["seed"])
 
 
-def run(seed: int) -> None:
+def run(seed: int, run_world: Callable[[int], SimulatedWorld] = run_seed) -> SimulatedWorld:
     try:
-        run_seed(seed)
+        return run_world(seed)
     except Exception as error:
         pytest.fail(
             f"seed {seed}: {type(error).__name__}: {error}; `python -m tests.simulation --first {seed} --seeds 1`"

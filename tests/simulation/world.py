@@ -15,9 +15,11 @@ from dataflow.errors import UsageError
 from dataflow.job.lifecycle import Change, Course, Job
 from dataflow.job.plan import Plan
 from dataflow.job.worker import Worker
+from dataflow.keep.decidedby import DecidedBy
 from dataflow.keep.recovery import Cut, forget_from, read_cut
 from dataflow.read.clock import SteadyClock
 from dataflow.read.discovery import PartitionPlan
+from dataflow.readback import DecidedOtherwise
 from dataflow.urls import SinkUrl, SourceUrl
 from operators.language.values import HOUR, MINUTE
 from operators.machine.deployment import Deployment
@@ -35,7 +37,7 @@ from tests.simulation.disk import Rows, SimulatedBackend, SimulatedFolder
 from tests.simulation.engine import Execution, Recovery
 from tests.simulation.fate import Fate, Killed
 from tests.simulation.oracle import History
-from tests.simulation.scenario import DEPLOYMENTS, START, Life, Scenario, loaded
+from tests.simulation.scenario import DEPLOYMENTS, OTHER_BUILD, START, Life, Scenario, loaded
 
 OTHER_JOB = "another-job"
 
@@ -48,14 +50,18 @@ class _Silent:
 
 
 class _CompiledPlan(Plan):
-    """A plan whose flows are not compiled once more for every process."""
+    """A plan whose flows are not compiled once more for every process, and which another build may carry out."""
+
+    is_other_build: bool = False
+
+    @property
+    def number(self) -> int:
+        """The number of its deployment in `scenario.py`."""
+        number = [sorted(texts) for texts in DEPLOYMENTS].index(sorted(text for _, text in self.flows))
+        return number + OTHER_BUILD * self.is_other_build
 
     def deployment(self) -> Deployment:
-        return loaded(_number_of(self)).deployment
-
-
-def _number_of(plan: Plan) -> int:
-    return [sorted(texts) for texts in DEPLOYMENTS].index(sorted(text for _, text in plan.flows))
+        return loaded(self.number).deployment
 
 
 class OneByOne(Turns):
@@ -83,7 +89,7 @@ class SimulatedOutside:
     def __init__(self, world: SimulatedWorld) -> None:
         self._world = world
         self.sink: Sink = world.open_sink()
-        self.progress = world.progress
+        self.files, self.progress = world.files, world.progress
         self.clock = SteadyClock(lambda: world.clock.host_ms, lambda: world.clock.now_ms)
 
     def backend(self, shard: int) -> Backend:
@@ -125,6 +131,8 @@ class SimulatedWorld:
         self.topics = SinkTopics(chance, scenario.sink_partitions)
         self.history = History()
         self.job_id = ""
+        self.differed = False
+        """Whether what one build had written was found to differ from what another one decided."""
         self._sinks: list[SimulatedSink] = []
         self._life = scenario.lives[0]
         self._job: Job | None = None
@@ -187,6 +195,7 @@ class SimulatedWorld:
         chance = self.chance
         self.job_id = plan.job
         plan = _CompiledPlan(**{name: getattr(plan, name) for name in plan.__struct_fields__})
+        plan.is_other_build = self._life.is_other_build
         plan.users_in_memory = self.scenario.users_in_memory
         sources = self.last_cut().sources
         resumed = {one.key: sources.get(one.key, [one.start, one.begin_ms]) for one in plan.partitions}
@@ -196,7 +205,7 @@ class SimulatedWorld:
         ]
         all_keys = [one.key for one in self.scenario.partitions]
         self.history.begin(
-            _number_of(plan),
+            plan.number,
             [all_keys.index(one.key) for one in plan.partitions],
             [resumed.get(key, [0, -1])[0] for key in all_keys],
             min(still_read) if still_read else max(one[1] for one in resumed.values()),
@@ -266,7 +275,7 @@ class SimulatedWorld:
         self._sinks = []
         from_start = self.scenario.from_start
         self._job = job = Job(
-            loaded=loaded(life.flows),
+            loaded=loaded(life.flows % OTHER_BUILD),
             sources=[SourceUrl("kafka", "b:9", topic, from_start=from_start) for topic in self._topics],
             sink=SinkUrl("kafka", "b:9"),
             state=None,
@@ -274,11 +283,21 @@ class SimulatedWorld:
             stop_at_end=life.stop_at_end,
             until_ms=life.until_ms,
             shards=self.scenario.shards,
+            accept_version=True,
+            accept_difference=life.accepts_difference,
+            decided_by=DecidedBy("simulated", {"build": "other" if life.is_other_build else "one"}),
         )
         try:
             Course(job, _Silent(), self).run()  # type: ignore[arg-type]
         except Killed:
             self._bury(life)
+        except DecidedOtherwise:
+            assert not life.accepts_difference, "it was accepted"
+            self.differed = True
+            self._bury(replace(life, loses_power=False))
+            # Somebody reads the message, accepts, and the processes may die of something again.
+            kill_at = None if life.until_ms is not None else self.chance.randint(1, 400)
+            self.live(replace(life, accepts_difference=True, kill_at=kill_at))
         except UsageError as error:
             # Users are in a version that these flows lack: nothing was changed, and the old flows go on.
             if "users are still in versions" not in str(error):
