@@ -12,9 +12,15 @@ from typing import Any
 import pytest
 import structlog
 
+from dataflow.job.outside import Machine
+from dataflow.job.plan import Plan
+from dataflow.job.ports import PartitionPort, ShardPort
 from dataflow.job.process import _report
 from dataflow.job.processes import JobRunner
 from dataflow.job.status import PartitionStatus, Report, Running, ShardStatus, Status, Work, load_report
+from dataflow.job.worker import Worker
+from dataflow.keep.statedir import StateDir
+from dataflow.read.discovery import PartitionPlan
 
 FULL = Status(
     process=1,
@@ -68,6 +74,34 @@ def test_a_report_that_a_kill_has_torn_is_left_out() -> None:
     assert heard == [6.0]
 
 
+def test_progress_logs_reach_the_disk_at_the_commit_that_ends_the_epoch_or_at_once_where_none_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker, _ = worker_on_a_file(tmp_path)
+    side_by_side: list[int] = []
+    all_at_once = worker.outside.all_at_once
+    monkeypatch.setattr(
+        worker.outside, "all_at_once", lambda tasks: (side_by_side.append(len(tasks)), all_at_once(tasks))
+    )
+    synced: list[str] = []
+    try:
+        worker._by_the_end_of_the_epoch(lambda: synced.append("no shard is open"))
+        assert synced == ["no shard is open"]
+        source, shard = PartitionPort(worker, 0, None), ShardPort(worker, None)
+        shard.on_batch([parcel for _, parcel in source.next_batch()])
+        for name in ("a", "b"):
+            worker._by_the_end_of_the_epoch(lambda name=name: synced.append(name))  # type: ignore[misc]
+        assert synced == ["no shard is open"]
+        shard.snapshot()
+        assert sorted(synced[1:]) == ["a", "b"]
+        assert side_by_side == [3], "beside the commit of the shard"
+        worker._by_the_end_of_the_epoch(lambda: synced.append("nothing to commit"))
+        shard.snapshot()
+        assert synced[3:] == ["nothing to commit"]
+    finally:
+        worker.close()
+
+
 def test_work_goes_on_over_executions_and_the_rest_begins_anew() -> None:
     running = Running()
     running.take(Report(1.0, Status(0, 1.0, work=Work(records=3, actions=1))))
@@ -98,29 +132,29 @@ def test_how_things_stood_holds_until_the_processes_that_take_over_have_all_repo
     assert sum(status.counted["f"]["entered"] for status in running.all_statuses) == 5
 
 
-def test_stock_that_was_taken_never_changes(tmp_path: Path) -> None:
-    """Another thread reports it while the work goes on."""
-    from dataflow.job.outside import Machine
-    from dataflow.job.plan import Plan
-    from dataflow.job.ports import PartitionPort, ShardPort
-    from dataflow.job.worker import Worker
-    from dataflow.keep.statedir import StateDir
-    from dataflow.read.discovery import PartitionPlan
+LINE = '{"user_id": "ann", "event": "a", "timestamp": "2026-11-23T08:00:00Z"}\nno json\n'
 
-    StateDir(tmp_path / "state").create_folders()
-    events = tmp_path / "events.jsonl"
-    line = '{"user_id": "ann", "event": "a", "timestamp": "2026-11-23T08:00:00Z"}\nno json\n'
-    events.write_text(line)
+
+def worker_on_a_file(folder: Path) -> tuple[Worker, Path]:
+    """Return a worker with one shard and one source, a file with an event and a line that cannot be read."""
+    StateDir(folder / "state").create_folders()
+    events = folder / "events.jsonl"
+    events.write_text(LINE)
     flow = '{"flow": "f", "trigger": {"event": "a"}, "entry": {"concurrent": 9}, "steps": [{"wait": "1h"}]}'
     plan = Plan(
-        state=str(tmp_path / "state"), job="j", shards=1, shard_keys="even", processes=1, addresses=[],
+        state=str(folder / "state"), job="j", shards=1, shard_keys="even", processes=1, addresses=[],
         partitions=[PartitionPlan("file:e", "file", "", str(events), 0, 1)], ordered=True, until_ms=None,
-        sink_kind="file", sink_bootstrap="", sink_folder=str(tmp_path / "out"), sink_options={}, sink_number=1,
+        sink_kind="file", sink_bootstrap="", sink_folder=str(folder / "out"), sink_options={}, sink_number=1,
         create_topics=True, kafka={}, flows=[("f.json", flow)], workspace="", read_back=None, positions={},
         epoch_s=1.0, users_in_memory=100, log_level="error", log_format="text",
     )  # fmt: skip
     log = structlog.get_logger()
-    worker = Worker(plan, 0, log, Machine(plan, log.warning, 1))
+    return Worker(plan, 0, log, Machine(plan, log.warning, 1)), events
+
+
+def test_stock_that_was_taken_never_changes(tmp_path: Path) -> None:
+    """Another thread reports it while the work goes on."""
+    worker, events = worker_on_a_file(tmp_path)
     try:
         source, shard = PartitionPort(worker, 0, None), ShardPort(worker, None)
 
@@ -134,7 +168,7 @@ def test_stock_that_was_taken_never_changes(tmp_path: Path) -> None:
         assert first.status.work == Work(records=2, relevant=1, journal=2, dead_letters=1)
         assert first.status.partitions["file:e"].position == 3
         with events.open("a") as more:
-            more.write(line)
+            more.write(LINE)
         second = work()
         assert second.status.work.records == 4
         assert second.status.counted != first.status.counted

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -69,6 +70,7 @@ class Worker:
         self._checkpoint_s = 0.0
         self._checkpointed_s: float | None = None
         self._uncommitted = False
+        self._before_the_epoch_counts: list[Callable[[], None]] = []
         topics = self.deployment.topics
         dead_shards = {
             (_topic_of(partition), partition.partition): dead_shard(number, plan.shards)
@@ -172,7 +174,10 @@ class Worker:
         All shards of the process are committed at the first call of an epoch, in parallel.
         """
         has_news = self._uncommitted
-        if has_news:
+        tasks, self._before_the_epoch_counts = self._before_the_epoch_counts, []
+        if not has_news:
+            self.outside.all_at_once(tasks)
+        else:
             began_s = self.outside.monotonic_s()
             self.emitter.confirm()
             prepared = []
@@ -182,7 +187,7 @@ class Worker:
                 if changes is not None:
                     prepared.append((shard.store, changes))
                     self._check_conservation(shard_number, shard)
-            self.outside.all_at_once([partial(store.write, changes) for store, changes in prepared])
+            self.outside.all_at_once([*tasks, *(partial(store.write, changes) for store, changes in prepared)])
             for store, _ in prepared:
                 store.finish()
             self._uncommitted = False
@@ -203,6 +208,13 @@ class Worker:
                 users_and_dead_letters=accepted,
                 file=self._difference_files.place,
             )
+
+    def _by_the_end_of_the_epoch(self, task: Callable[[], None]) -> None:
+        """Do *task* beside others of its kind at the commit that ends the epoch; at once where none is sure to come."""
+        if self._uncommitted:  # A shard was awake in this epoch: it is asked for its snapshot after all partitions.
+            self._before_the_epoch_counts.append(task)
+        else:
+            task()
 
     def _check_conservation(self, number: int, shard: Shard) -> None:
         """Note whether everybody who entered is accounted for, and say so when it changes."""
@@ -240,7 +252,7 @@ class Worker:
             number,
             self.outside.reader(plan, position),
             intake,
-            ProgressLog(self.outside.progress, plan.key, position),
+            ProgressLog(self.outside.progress, plan.key, position, self._by_the_end_of_the_epoch),
             shards=self.plan.shards,
             end=plan.end,
             closes=plan.closes,

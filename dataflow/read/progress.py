@@ -10,6 +10,8 @@ A log is a row of segments, `<partition>.<number>`, one per epoch; a line is `<n
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from hashlib import blake2b
 from typing import Final
 from urllib.parse import quote
@@ -25,10 +27,18 @@ class ProgressLog:
 
     Args:
         position: where the partition goes on; what lies before is no longer needed.
+        by_the_end_of_the_epoch: sees to it that what it is given has been done before the epoch counts.
     """
 
-    def __init__(self, folder: Folder, partition: str, position: int) -> None:
+    def __init__(
+        self,
+        folder: Folder,
+        partition: str,
+        position: int,
+        by_the_end_of_the_epoch: Callable[[Callable[[], None]], None] = lambda task: task(),
+    ) -> None:
         self._folder = folder
+        self._by_the_end_of_the_epoch = by_the_end_of_the_epoch
         self._name = _file_name(partition)
         self._snapshots = [position]
         segments = _segments(folder, self._name)
@@ -47,8 +57,7 @@ class ProgressLog:
 
     def roll(self, position: int) -> None:
         """Begin a new segment at the end of an epoch, and drop those that nothing can go back to."""
-        self._file.sync()
-        self._file.close()
+        self._by_the_end_of_the_epoch(partial(_finish, self._file))
         self._ends[self._number] = self._last_offset
         self._number += 1
         self._file = self._open()
@@ -62,6 +71,11 @@ class ProgressLog:
 
     def close(self) -> None:
         self._file.close()
+
+
+def _finish(file: Appending) -> None:
+    file.sync()
+    file.close()
 
 
 def has_progress(folder: Folder, partition: str) -> bool:
