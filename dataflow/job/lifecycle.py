@@ -15,7 +15,7 @@ import msgspec
 from connectors.sinks import Ends, Sink
 from dataflow.errors import UsageError
 from dataflow.flows import Loaded
-from dataflow.job.plan import Plan
+from dataflow.job.plan import Plan, topics_of
 from dataflow.keep.decidedby import DecidedBy, decided_by
 from dataflow.keep.files import Folder
 from dataflow.keep.recovery import Cut
@@ -35,8 +35,6 @@ from dataflow.read.discovery import PartitionPlan
 from dataflow.read.progress import has_progress, read_progress
 from dataflow.settings import SHARDS, Settings
 from operators.ids import of_label
-from operators.language.workspace import DEAD_LETTERS, JOURNAL
-from operators.machine.deployment import Deployment
 from operators.machine.totals import Totals, add_totals, read_totals
 from operators.program.flows import left_out, refuse_reused_versions
 from operators.program.program import Program
@@ -348,21 +346,23 @@ class Course:
         """Settle where partitions begin that the state does not know yet, and at which stream time.
 
         That is the time that the job has reached: no shard has to raise their records then, which a replay from an
-        older cut would not do.
+        older cut would not do; and no record that was handled, of a user who is in another partition now, is later.
         """
         added = [one for one in partitions if one.key not in file.partitions]
         if not added:
             return
-        at_ms = max((store.meta.time_ms for store in self._stores(file, cut)), default=-1)
+        reached = [(store.meta.time_ms, store.meta.newest_ms) for store in self._stores(file, cut)]
+        time_ms = max((time_ms for time_ms, _ in reached), default=-1)
+        at_ms = max((max(pair) for pair in reached), default=-1)
+        file.begins.update({one.key: (one.start, at_ms) for one in added})
         from_start = {source.identity for source in self.job.sources if source.from_start}
         of_new_topics = [
             one
             for one in added
             if one.kind == "kafka" and one.source not in file.sources and one.source not in from_start
         ]
-        file.begins.update({one.key: (one.start, at_ms) for one in added})
-        if of_new_topics and at_ms >= 0:
-            offsets = self._world.offsets_at(of_new_topics, at_ms)
+        if of_new_topics and time_ms >= 0:
+            offsets = self._world.offsets_at(of_new_topics, time_ms)
             file.begins.update({one.key: (at, at_ms) for one, at in zip(of_new_topics, offsets, strict=True)})
         self.log.info("partitions were added", partitions=[one.key for one in added], stream_time_ms=at_ms)
 
@@ -516,11 +516,6 @@ def what_is_deployed(loaded: Loaded) -> tuple[frozenset[tuple[str, int, str, str
     """Return what tells flows and workspace from others that do something else."""
     programs = loaded.checked.programs
     return frozenset((one.name, one.version, one.content, one.state) for one in programs), loaded.workspace_text
-
-
-def topics_of(deployment: Deployment) -> list[str]:
-    """Return all topics that flows in force write to."""
-    return [*sorted({*deployment.topics.values()}), JOURNAL, DEAD_LETTERS]
 
 
 def check_flows(loaded: Loaded, file: StateFile, totals: Callable[[], Totals]) -> list[Program]:

@@ -59,11 +59,12 @@ class Machine:
     """The real outside of one process.
 
     Args:
+        plan: may be a draft; then `plan` is to be set before a partition is read.
         output: the file descriptor of standard output.
     """
 
     def __init__(self, plan: Plan, log: Callable[[str], Any], output: int) -> None:
-        self._plan = plan
+        self.plan = plan
         self._state = StateDir(Path(plan.state))
         self._say = Throttled(log)
         self.clock = SteadyClock()
@@ -82,7 +83,7 @@ class Machine:
             return FilePartition(Path(partition.topic), position)
         from connectors.kafka_source import EndProbe, KafkaPartition
 
-        plan, bootstrap = self._plan, partition.bootstrap
+        plan, bootstrap = self.plan, partition.bootstrap
         if bootstrap not in self._probes:
             there = [(one.topic, one.partition) for one in plan.partitions if one.bootstrap == bootstrap]
             self._probes[bootstrap] = EndProbe(bootstrap, plan.kafka, there, self.clock.tick_ms, self._say)

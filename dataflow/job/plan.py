@@ -8,7 +8,7 @@ import msgspec
 
 from dataflow.read.discovery import PartitionPlan
 from dataflow.urls import SinkUrl
-from operators.language.workspace import read_workspace
+from operators.language.workspace import DEAD_LETTERS, JOURNAL, read_workspace
 from operators.machine.deployment import Deployment
 from operators.program.flows import FlowText, compile_texts
 
@@ -73,3 +73,8 @@ class Plan(msgspec.Struct):
 def load_plan(data: bytes) -> Plan:
     """Return the plan that the parent sent."""
     return msgspec.json.decode(data, type=Plan)
+
+
+def topics_of(deployment: Deployment) -> list[str]:
+    """Return all topics that flows in force write to."""
+    return [*sorted({*deployment.topics.values()}), JOURNAL, DEAD_LETTERS]

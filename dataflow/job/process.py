@@ -18,7 +18,7 @@ from typing import Final
 
 from dataflow.job.launch import take_lock
 from dataflow.job.outside import Machine
-from dataflow.job.plan import load_plan
+from dataflow.job.plan import load_plan, topics_of
 from dataflow.job.status import PREPARED, STATUS_EVERY_S, Report
 from dataflow.job.stopping import NOT_BEGUN_STATUS, STOP_SIGNALS, hold_stop_signals
 from dataflow.job.worker import Worker
@@ -72,8 +72,10 @@ def main(arguments: list[str]) -> int:
     threading.Thread(target=_await_stop, args=(log, begun), daemon=True).start()
     try:
         deployment = plan.deployment()
+        outside = Machine(plan, log.warning, output)
         if plan.is_draft:
             draft = plan
+            outside.sink.open_topics(topics_of(deployment))
             gc.collect()
             gc.freeze()
             os.write(pipe, PREPARED)
@@ -81,9 +83,10 @@ def main(arguments: list[str]) -> int:
             if not data:
                 return 0
             plan = load_plan(data)
+            outside.plan = plan
             if not plan.has_flows_of(draft):
                 deployment = plan.deployment()
-        worker = Worker(plan, index, log, Machine(plan, log.warning, output), deployment)
+        worker = Worker(plan, index, log, outside, deployment)
     except Exception as error:
         log.error("cannot start", error=f"{type(error).__name__}: {error}", exc_info=not is_expected(error))
         return 1

@@ -24,10 +24,10 @@ import msgspec
 
 from connectors.sinks import Sink
 from dataflow.job.launch import Launched, launch
-from dataflow.job.lifecycle import Change, Course, Job, check_flows, topics_of
+from dataflow.job.lifecycle import Change, Course, Job, check_flows
 from dataflow.job.lookout import Lookout, Reread
 from dataflow.job.outside import Throttled, open_sink
-from dataflow.job.plan import Plan
+from dataflow.job.plan import Plan, topics_of
 from dataflow.job.status import PREPARED, Running, load_report
 from dataflow.job.stopping import NOT_BEGUN_STATUS
 from dataflow.keep.recovery import Cut, forget_unfinished, last_cut, prepare_recovery

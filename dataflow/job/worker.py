@@ -346,8 +346,7 @@ class Worker:
 
     def close(self) -> None:
         """Close everything, after the engine has stopped."""
-        for shard in self.shards.values():
-            shard.store.close()
+        self.outside.all_at_once([shard.store.close for shard in self.shards.values()])
         self.outside.close()
 
 

@@ -6,14 +6,17 @@ Each mutation takes pytest's monkeypatch and changes the product's code as it ru
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import msgspec
 import pytest
 
 from connectors.sinks import Ends
 from dataflow import readback
 from dataflow.emit import Emitter
+from dataflow.job import lifecycle
 from dataflow.job.lifecycle import Course
 from dataflow.job.worker import Worker
 from dataflow.keep import recovery
@@ -26,6 +29,7 @@ from state.store import ShardStore
 from tests.simulation import world
 from tests.simulation.broker import SimulatedSink
 from tests.simulation.disk import SimulatedBackend
+from tests.simulation.engine import Execution
 
 Patch = pytest.MonkeyPatch
 Mutation = Callable[[Patch], None]
@@ -285,10 +289,58 @@ def do_not_note_what_the_clock_said(patch: Patch) -> None:
     patch.setattr(Partition, "step", as_if_noted)
 
 
+def let_a_new_partition_begin_before_all_time(patch: Patch) -> None:
+    begin = Course._begin_what_was_added
+
+    def without_time(self: Course, file: Any, *arguments: Any) -> None:
+        begin(self, file, *arguments)
+        file.begins = {key: (offset, -1) for key, (offset, _) in file.begins.items()}
+
+    patch.setattr(Course, "_begin_what_was_added", without_time)
+
+
+def forget_where_a_new_partition_began(patch: Patch) -> None:
+    """Ask anew at each start, as if the one before had not told anybody."""
+    write = lifecycle.write_state_file
+
+    def without(folder: Any, file: Any) -> None:
+        write(folder, msgspec.structs.replace(file, begins={}))
+
+    patch.setattr(lifecycle, "write_state_file", without)
+
+
+def do_not_wait_for_the_last_epoch_in_an_exchange(patch: Patch) -> None:
+    """The old processes are gone as soon as they are asked to stop, and nobody looks how far they had come."""
+    run, step, execute = Execution.run, Execution._step, world.SimulatedWorld.execute
+    exchanges: list[bool] = []
+
+    class Gone(Exception):
+        pass
+
+    def run_and_vanish(self: Execution) -> None:
+        with suppress(Gone):
+            run(self)
+
+    def step_or_vanish(self: Execution) -> None:
+        if self.is_stopping and exchanges[-1]:
+            raise Gone
+        step(self)
+
+    def note_exchanges(self: world.SimulatedWorld, plan: Any) -> bool:
+        exchanges.append(self._is_exchange_due and not plan.finishes_a_run)
+        return execute(self, plan)
+
+    patch.setattr(Execution, "run", run_and_vanish)
+    patch.setattr(Execution, "_step", step_or_vanish)
+    patch.setattr(world.SimulatedWorld, "execute", note_exchanges)
+    patch.setattr(Course, "_has_caught_up", lambda self, file: True)
+
+
 OF_TWO_BUILDS: list[Mutation] = [
     do_not_compare_what_was_read_back,
 ]
 """Those that show only where another build has decided."""
+
 
 MUTATIONS: list[Mutation] = [
     *OF_TWO_BUILDS,
@@ -319,4 +371,7 @@ MUTATIONS: list[Mutation] = [
     leave_what_a_dead_execution_remembered,
     look_who_is_inside_only_before_the_old_flows_finish,
     do_not_note_what_the_clock_said,
+    let_a_new_partition_begin_before_all_time,
+    forget_where_a_new_partition_began,
+    do_not_wait_for_the_last_epoch_in_an_exchange,
 ]

@@ -136,6 +136,8 @@ class Scenario:
     step_ms: int = 60
     host_clock_jumps: bool = False
     wakes_slowly: bool = False
+    keyed: bool = False
+    """Whether a user's records of one topic are in one partition, as they have to be where a job reads only that."""
     from_start: bool = False
     """Whether a topic that is added is read from its start."""
     keeps_trace: bool = False
@@ -168,6 +170,9 @@ def scenario(seed: int) -> Scenario:
         SourcePartition(topic, number) for topic in topics for number in range(chance.choice([1, 1, 2, 3]))
     ]
     pace_ms = chance.choice([SECOND, MINUTE, 10 * MINUTE])
+    later = Random(f"what comes later in {seed}")  # A world in which nothing does is the one that it was before.
+    add_partitions_later(made, later, pace_ms)
+    made.keyed = len(topics) > 1 and later.random() < 0.4
     fill(made, chance, records=chance.randint(5, 45), pace_ms=pace_ms, stamps_itself=stamps_itself)
     flows, most = 0, min(made.shards, 3)
     for _ in range(chance.choice([1, 1, 2, 2, 3, 5])):
@@ -183,9 +188,23 @@ def scenario(seed: int) -> Scenario:
         made.lives.append(life)
     last = chance.randrange(PAUSED) if changes_flows else flows
     made.lives.append(Life(last, chance.randint(1, most), stop_at_end=True, until_ms=END))
-    later = Random(f"what comes later in {seed}")  # A world in which nothing does is the one that it was before.
     exchange_processes(made, later, changes_flows)
+    if made.keyed:
+        made.from_start = later.random() < 0.3
+        for life in made.lives[: later.randint(1, len(made.lives) - 1)]:
+            life.topics = topics[:1]
     return made
+
+
+def add_partitions_later(made: Scenario, chance: Random, pace_ms: int) -> None:
+    """Let some partitions of *made* appear only after a while, but the first of each topic.
+
+    Only such that come last in order: what a shard holds names partitions by their place in it.
+    """
+    if chance.random() < 0.3:
+        for partition in made.partitions[-chance.randint(1, 2) :]:
+            if partition.number and partition.topic == made.partitions[-1].topic:
+                partition.appears_ms = START + chance.randint(0, 40 * pace_ms)
 
 
 def exchange_processes(made: Scenario, chance: Random, changes_flows: bool) -> None:
@@ -229,6 +248,9 @@ def fill(made: Scenario, chance: Random, *, records: int, pace_ms: int, stamps_i
             value = chance.choice(sent)
             user = json.loads(value)["user_id"]
         target = crc32(user.encode()) % len(made.partitions) if is_one_topic else chance.randrange(len(made.partitions))
+        if made.keyed:
+            of_topic = [i for i, one in enumerate(made.partitions) if one.topic == made.partitions[target].topic]
+            target = of_topic[crc32(user.encode()) % len(of_topic)]
         partition = made.partitions[target]
         offset = next_offsets[target]
         if chance.random() < 0.05:
@@ -237,7 +259,8 @@ def fill(made: Scenario, chance: Random, *, records: int, pace_ms: int, stamps_i
         else:
             sent.append(value)
         late_ms = chance.choice([0, 0, 500, chance.randint(0, 2 * HOUR), 2 * HOUR]) if stamps_itself else 0
-        partition.records.append(SourceRecord(offset, now, now - late_ms, value))
+        appended_ms = max(now, partition.appears_ms)
+        partition.records.append(SourceRecord(offset, appended_ms, appended_ms - late_ms, value))
         next_offsets[target] = offset + (chance.randint(1, 3) if with_gaps else 1)
 
 
