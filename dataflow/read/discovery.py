@@ -147,6 +147,8 @@ class TopicWatch:
         Raises:
             KafkaUnavailable: a broker did not answer.
         """
+        if not self._sources:
+            return False
         from connectors.kafka import KafkaTopics
 
         for source in self._sources:
