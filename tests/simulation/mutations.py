@@ -264,15 +264,15 @@ def leave_what_a_dead_execution_remembered(patch: Patch) -> None:
 
 
 def look_who_is_inside_only_before_the_old_flows_finish(patch: Patch) -> None:
-    check, check_state, finish = Course._check_users_inside, Course._check_state, Course._finish_the_last_run
+    check, check_state, finish = Course._check_flows, Course._check_state, Course._finish_the_last_run
 
     def finish_and_look_no_more(self: Course, *arguments: Any) -> bool:
         found = finish(self, *arguments)
-        patch.setattr(Course, "_check_users_inside", lambda *_: None)
+        patch.setattr(Course, "_check_flows", lambda *_: None)
         return found
 
     def check_state_first(self: Course, file: Any, cut: Any) -> None:
-        patch.setattr(Course, "_check_users_inside", check)
+        patch.setattr(Course, "_check_flows", check)
         check_state(self, file, cut)
 
     patch.setattr(Course, "_check_state", check_state_first)
