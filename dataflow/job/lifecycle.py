@@ -352,8 +352,9 @@ class Course:
         if not added:
             return
         reached = [(store.meta.time_ms, store.meta.newest_ms) for store in self._stores(file, cut)]
-        time_ms = max((time_ms for time_ms, _ in reached), default=-1)
-        at_ms = max((max(pair) for pair in reached), default=-1)
+        # A shard of which nothing changed has not noted its time: that is as far as the sources let it come.
+        time_ms = max([_reached(cut, partitions), *(time_ms for time_ms, _ in reached)])
+        at_ms = max([time_ms, *(newest_ms for _, newest_ms in reached)])
         file.begins.update({one.key: (one.start, at_ms) for one in added})
         from_start = {source.identity for source in self.job.sources if source.from_start}
         of_new_topics = [
@@ -543,6 +544,14 @@ def check_flows(loaded: Loaded, file: StateFile, totals: Callable[[], Totals]) -
             "keep the file, with 'state: ended' if nobody should enter any more"
         )
     return reread
+
+
+def _reached(cut: Cut, partitions: list[PartitionPlan]) -> int:
+    """Return the stream time that the sources had reached in *cut*, of all that is still to be read; -1 for none."""
+    times = {one.key: cut.sources[one.key] for one in partitions if one.key in cut.sources}
+    ends = {one.key: one.end for one in partitions if one.end is not None}
+    left = [at_ms for key, (position, at_ms) in times.items() if key not in ends or position < ends[key]]
+    return min(left) if left else max((at_ms for _, at_ms in times.values()), default=-1)
 
 
 def _begun(file: StateFile, partitions: list[PartitionPlan]) -> list[PartitionPlan]:
