@@ -129,7 +129,7 @@ def _moment(line: dict[str, Any]) -> float:
 
 
 def _feed(bootstrap: str, topic: str, stop: threading.Event) -> None:
-    producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 0})
+    producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 0, "partitioner": "murmur2_random"})
     for number in count():
         if stop.wait(EVERY_S):
             break

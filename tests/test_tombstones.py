@@ -28,7 +28,7 @@ EVENT = b'{"user_id": "u", "event": "hello"}'
 
 @pytest.fixture
 def producer() -> Producer:
-    return Producer({"test.mock.num.brokers": 1, "log_level": 0})
+    return Producer({"test.mock.num.brokers": 1, "log_level": 0, "partitioner": "murmur2_random"})
 
 
 def bootstrap_of(producer: Producer) -> str:

@@ -281,7 +281,8 @@ class JobRunner:
         self._ready = []
 
     def _listen(self, pipe: int) -> None:
-        with os.fdopen(pipe, "rb") as lines:
+        # Of a process that was killed before it read what it was sent, the channel says that it was reset.
+        with os.fdopen(pipe, "rb") as lines, suppress(ConnectionResetError):
             for line in lines:
                 if not line.endswith(b"\n"):
                     break  # It was killed while it wrote.
@@ -343,7 +344,7 @@ class JobRunner:
             return
         for child in list(self._awaited):
             if select.select([child.reading], [], [], 0)[0]:
-                if os.read(child.reading, len(PREPARED)) != PREPARED:
+                if not _is_prepared(child.reading):
                     status = _status(child.process.wait())
                     self._give_up(plan, f"a new process ended with {status} before it could take over")
                     return
@@ -399,6 +400,14 @@ class JobRunner:
                 child.kill()
         for child in self._children:
             child.wait()
+
+
+def _is_prepared(reading: int) -> bool:
+    """Read what a new process says, and tell whether that is that it is prepared: else it has died."""
+    try:
+        return os.read(reading, len(PREPARED)) == PREPARED
+    except ConnectionResetError:  # It was killed before it read what it was sent.
+        return False
 
 
 def _send(child: subprocess.Popen[bytes], data: bytes, *, more: bool = False) -> None:
