@@ -91,7 +91,7 @@ def partition_of(reader: Reader, folder: Path, end: int | None = None) -> Partit
     index = MatchIndex([("hello", None)])
     intake = Intake(index, NativeFormat(index.table()), topic="t", partition=0, source=0, shards=1)
     log = ProgressLog(DiskFolder(folder), "t-0", 0)
-    clock = SteadyClock(lambda: AT, lambda: 0)
+    clock = SteadyClock(lambda: AT + 10_000, lambda: 0)
     return Partition(
         0, reader, intake, log, shards=1, end=end, closes=True, clock=clock, slack_ms=0, monotonic_s=lambda: 0.0
     )  # fmt: skip

@@ -351,10 +351,11 @@ class Course:
         added = [one for one in partitions if one.key not in file.partitions]
         if not added:
             return
-        reached = [(store.meta.time_ms, store.meta.newest_ms) for store in self._stores(file, cut)]
-        # A shard of which nothing changed has not noted its time: that is as far as the sources let it come.
-        time_ms = max([_reached(cut, partitions), *(time_ms for time_ms, _ in reached)])
-        at_ms = max([time_ms, *(newest_ms for _, newest_ms in reached)])
+        # A shard in which nothing has changed does not write down its time.
+        time_ms, newest_ms = _time_of_sources(file, cut), -1
+        for store in self._stores(file, cut):
+            time_ms, newest_ms = max(time_ms, store.meta.time_ms), max(newest_ms, store.meta.newest_ms)
+        at_ms = max(time_ms, newest_ms)
         file.begins.update({one.key: (one.start, at_ms) for one in added})
         from_start = {source.identity for source in self.job.sources if source.from_start}
         of_new_topics = [
@@ -546,12 +547,11 @@ def check_flows(loaded: Loaded, file: StateFile, totals: Callable[[], Totals]) -
     return reread
 
 
-def _reached(cut: Cut, partitions: list[PartitionPlan]) -> int:
-    """Return the stream time that the sources had reached in *cut*, of all that is still to be read; -1 for none."""
-    times = {one.key: cut.sources[one.key] for one in partitions if one.key in cut.sources}
-    ends = {one.key: one.end for one in partitions if one.end is not None}
-    left = [at_ms for key, (position, at_ms) in times.items() if key not in ends or position < ends[key]]
-    return min(left) if left else max((at_ms for _, at_ms in times.values()), default=-1)
+def _time_of_sources(file: StateFile, cut: Cut) -> int:
+    """Return up to where the sources have let time come at *cut*: one that was read to its end holds nobody back."""
+    known = [(key, *cut.sources.get(key, (0, -1))) for key in file.partitions]
+    still_read = [at_ms for key, offset, at_ms in known if key not in file.run.ends or offset < file.run.ends[key]]
+    return min(still_read) if still_read else max((at_ms for _, _, at_ms in known), default=-1)
 
 
 def _begun(file: StateFile, partitions: list[PartitionPlan]) -> list[PartitionPlan]:

@@ -201,7 +201,9 @@ class SimulatedWorld:
         resumed = {one.key: sources.get(one.key, [one.start, one.begin_ms]) for one in plan.partitions}
         # A partition that has been read to its end holds nobody's time back.
         still_read = [
-            resumed[one.key][1] for one in plan.partitions if one.end is None or resumed[one.key][0] < one.end
+            resumed[one.key][1]
+            for one in plan.partitions
+            if one.end is None or not one.closes or resumed[one.key][0] < one.end
         ]
         all_keys = [one.key for one in self.scenario.partitions]
         self.history.begin(
