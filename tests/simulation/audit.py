@@ -76,10 +76,12 @@ def _check_nothing_comes_twice(world: SimulatedWorld) -> None:
 def _seqs(world: SimulatedWorld) -> dict[str, int]:
     world.fate.next_life(None)
     cut = read_cut([world.recovery.database])
+    file = read_state_file(world.files)
+    assert file is not None
     found = {}
     for number, rows in world.rows.items():
         store = ShardStore(SimulatedBackend(rows, world.fate))
-        store.roll_back(cut.shards.get(str(number), [0])[0])
+        store.roll_back(cut.shards.get(file.keys.names[number], [0])[0])
         found.update({user_id: user.seq for user_id, user in store.scan_users()})
     return found
 
