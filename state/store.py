@@ -198,11 +198,14 @@ class ShardStore:
 
         Args:
             resumed: the flows by their labels, and the moment at which each was resumed.
-            resume: lets what is parked of a user in these flows be due; called for every user that is loaded.
+            resume: lets what is parked of a user in these flows be due; called for every user that is loaded, now or
+                later.
         """
-        assert not (self._young and resumed), "flows are resumed before anybody is looked at"
         self._resumed, self._parked_from = sorted(resumed.items(), key=itemgetter(1)), ""
         self._resume = resume if resumed else None
+        for user_id, slot in self._young.items() if resumed else ():
+            resume(slot.user)
+            self.touch_if_due(user_id, slot)
 
     def _read_parked(self) -> None:
         """Load the next users of whom something is parked in a resumed flow, which lets it be due."""
