@@ -236,7 +236,7 @@ class JobRunner:
         """
         with self._begins:
             if self.stopping.is_set():
-                return False
+                return True
             self.has_begun = True
         self.running.end_execution(goes_on=self._is_exchanging)
         self._change, self._is_exchanging = None, False
@@ -264,7 +264,8 @@ class JobRunner:
             refusals = [status.refusal for status in self.running.statuses if status.refusal]
             if refusals:
                 raise StateRefused(f"--state {self.place}: {refusals[0]}")
-        return any(status.due_left for status in self.running.statuses)
+        statuses = self.running.statuses
+        return len(statuses) < plan.processes or any(status.due_left for status in statuses)
 
     def _start(self, index: int) -> _Child:
         """Start a process, which waits for its plan."""

@@ -148,8 +148,10 @@ class Worker:
 
     @property
     def has_due(self) -> bool:
-        """Whether something that was due is left undone in the shards of this process."""
-        return any(shard.is_behind for shard in self.shards.values())
+        """Whether something is left undone that was due, or that an earlier attempt found to be due."""
+        return any(shard.is_behind for shard in self.shards.values()) or not all(
+            partition.has_caught_up for partition in self.partitions.values()
+        )
 
     def emit(self, shard: Shard) -> None:
         """Send what *shard* has decided on its way."""
@@ -259,6 +261,7 @@ class Worker:
             clock=self.outside.clock,
             slack_ms=plan.slack_ms,
             monotonic_s=self.outside.monotonic_s,
+            noted_ms=max((stream_ms for _, stream_ms in noted), default=-1),
             mark_every_s=mark_every_s(len(self.plan.partitions) * self.plan.shards // self.plan.processes),
             name=plan.key,
             warn=self.log.warning,

@@ -58,6 +58,7 @@ class Partition:
         slack_ms: how long a record may be on its way to the source.
         monotonic_s: paces what is said of time, and how much is read at once.
         mark_every_s: how often all shards hear of the time at the most.
+        noted_ms: the time that an earlier attempt had come to, -1 without one.
         warn: told when stamps and clock disagree by more than the slack.
     """
 
@@ -75,6 +76,7 @@ class Partition:
         slack_ms: int,
         monotonic_s: Callable[[], float],
         mark_every_s: float = MARK_EVERY_S,
+        noted_ms: int = -1,
         name: str = "",
         warn: Callable[[str], object] = lambda _: None,
     ) -> None:
@@ -98,6 +100,7 @@ class Partition:
         self._name = name
         self._warn = warn
         self._monotonic_s = monotonic_s
+        self._noted_ms = noted_ms
         self._noted = (-1, -1)
         self._mark_every_s = mark_every_s
         self._told_at = -mark_every_s
@@ -151,6 +154,11 @@ class Partition:
         """Read nothing for now; only say what time it is."""
         self.is_idle = True
         return self._outgoing({}, [], 0)
+
+    @property
+    def has_caught_up(self) -> bool:
+        """Whether all shards have heard of the time that an earlier attempt had come to."""
+        return self._told_ms >= self._noted_ms
 
     @property
     def lag(self) -> int | None:
