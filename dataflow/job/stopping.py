@@ -87,7 +87,7 @@ class StopSignals:
             if self._job is not None:
                 self._job.stop()
         if not self._has_begun():  # And it will not begin any more.
-            signal.sigtimedwait(STOP_SIGNALS, START_PATIENCE_S)
+            _await_signal(START_PATIENCE_S)
             if not self._closed.is_set():
                 self._leave(0, NOT_BEGUN)
         elif self._heard():
@@ -96,7 +96,7 @@ class StopSignals:
     def _heard(self) -> bool:
         """Return once a stop signal has come, or False if nobody needs to listen any more."""
         while not self._closed.is_set():
-            if signal.sigtimedwait(STOP_SIGNALS, LISTEN_EVERY_S) is not None:
+            if _await_signal(LISTEN_EVERY_S):
                 return True
         return False
 
@@ -107,3 +107,12 @@ class StopSignals:
         self._say(why)
         self._abandon()
         os._exit(status)
+
+
+def _await_signal(patience_s: float) -> bool:
+    """Tell whether a stop signal comes within *patience_s*.
+
+    After SIGSTOP and SIGCONT the interpreter returns from this wait with whatever was in memory, and says no signal.
+    """
+    heard = signal.sigtimedwait(STOP_SIGNALS, patience_s)
+    return heard is not None and heard.si_signo in STOP_SIGNALS
