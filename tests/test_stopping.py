@@ -100,10 +100,11 @@ def test_a_process_that_still_waits_for_a_broker_says_that_it_has_not_begun(
     folder: Path, mute_broker: socket.socket
 ) -> None:
     plan = Plan(
-        state=str(folder), job="j", shards=1, shard_keys="even", processes=1, addresses=[], partitions=[], ordered=True, until_ms=None,
+        state=str(folder), job="j", shards=1, shard_keys="even", processes=1, addresses=[], partitions=[],
+        ordered=True, until_ms=None,
         sink_kind="kafka", sink_bootstrap=address(mute_broker), sink_folder="", sink_options={}, sink_number=1,
         create_topics=True, kafka={}, flows=[("f.yaml", FLOW)], workspace="", read_back=None, positions={},
-        epoch_s=10, slack_ms=0, users_in_memory=100, log_level="info", log_format="json",
+        epoch_s=10, users_in_memory=100, log_level="info", log_format="json",
     )  # fmt: skip
     one = launch(0)
     with (folder / "lock").open("w") as lock:
