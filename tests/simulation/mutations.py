@@ -235,6 +235,7 @@ def let_other_flows_take_over_at_once(patch: Patch) -> None:
 
 def call_every_stop_clean(patch: Patch) -> None:
     patch.setattr(Course, "_has_caught_up", lambda self, file: True)
+    patch.setattr(Worker, "has_due", False)
 
 
 def leave_out_processes_that_have_noted_nothing(patch: Patch) -> None:
