@@ -51,8 +51,9 @@ def test_time_at_the_end_of_each_partition_keeps_the_slack_of_its_own_topic(
     ]
     (tmp_path / "state" / "progress").mkdir(parents=True)
     plan = Plan(
-        state=str(tmp_path / "state"), job="j", shards=1, processes=1, addresses=[], partitions=partitions,
-        ordered=False, until_ms=None, sink_kind="file", sink_bootstrap="", sink_folder=str(tmp_path / "out"),
+        state=str(tmp_path / "state"), job="j", shards=1, shard_keys="even", processes=1, addresses=[],
+        partitions=partitions, ordered=False, until_ms=None, sink_kind="file", sink_bootstrap="",
+        sink_folder=str(tmp_path / "out"),
         sink_options={}, sink_number=1, create_topics=True, kafka={}, flows=[("f.json", FLOW)], workspace="",
         read_back=None, positions={}, epoch_s=1.0, users_in_memory=100, log_level="error", log_format="text",
     )  # fmt: skip
