@@ -70,7 +70,7 @@ class Broker:
         self.bootstrap = f"{broker.host}:{broker.port}"
         self.partitions = len(found.topics[TOPIC].partitions)
 
-    def send(self, value: bytes, *, partition: int = 0, at_ms: int | None = None) -> None:
+    def send(self, value: bytes | None, *, partition: int = 0, at_ms: int | None = None) -> None:
         at_ms = int(time.time() * 1000) if at_ms is None else at_ms
         self._producer.produce(TOPIC, value, partition=partition, timestamp=at_ms)
         assert self._producer.flush(10) == 0
@@ -171,6 +171,7 @@ def jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 def test_every_metric_that_is_declared_has_a_value_that_a_run_makes(jobs: Any, tmp_path: Path) -> None:
     broker = Broker()
     broker.send(b"no json")
+    broker.send(None)
     broker.send(b'{"type": "receipt", "user_id": "ann", "action_id": "a", "status": "delivered"}')
     broker.send(record("ann", "add_to_cart", message_id="m1"))
     broker.send(record("ann", "add_to_cart", message_id="m1"))
