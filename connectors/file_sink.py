@@ -79,9 +79,12 @@ class FileSink:
         if self._buffered >= BUFFER_BYTES:
             self._flush()
 
-    def deliver(self) -> None:
+    def deliver(self, *, at_once: bool = False) -> None:
         """Hand what is buffered to the operating system."""
         self._flush()
+
+    def go_on(self) -> None:
+        pass
 
     def _flush(self) -> None:
         for topic, lines in self._buffers.items():
@@ -135,8 +138,11 @@ class StdoutSink:
     def write(self, topic: str, key: str, value: bytes, headers: Sequence[tuple[str, bytes]] = ()) -> None:
         self._output.write(value + b"\n")
 
-    def deliver(self) -> None:
+    def deliver(self, *, at_once: bool = False) -> None:
         self.confirm()
+
+    def go_on(self) -> None:
+        pass
 
     def confirm(self) -> None:
         try:

@@ -10,18 +10,20 @@ from typing import Any, Final
 from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartition
 
 from connectors.kafka import MISSING_S, KafkaTopics, Options, client_options
+from connectors.kafka_outlet import Outlet
 from connectors.sinks import Ends, SinkError, Written
 
-PROMPT_LINGER_MS: Final = 5  # A part of the latency of every action.
-PATIENT_LINGER_MS: Final = 100
+LINGER_MS: Final = 1  # A part of the latency of every action.
+PATIENCE_S: Final = 0.1
 SETTLED_S: Final = 0.5
+LOOK_AGAIN_S: Final = 0.25
 CONFIRM_TIMEOUT_S: Final = 60.0
 
 
-def producer_options(options: Options, linger_ms: int = PROMPT_LINGER_MS) -> dict[str, Any]:
+def producer_options(options: Options) -> dict[str, Any]:
     """Return the configuration of a producer: what may be overridden, then *options*, then what may not."""
     return {
-        "linger.ms": linger_ms,
+        "linger.ms": LINGER_MS,
         "partitioner": "murmur2_random",  # As the Java client: consumers can join on the key.
         "compression.type": "lz4",
         "queue.buffering.max.messages": 1_000_000,
@@ -70,18 +72,18 @@ class KafkaSink:
         self._confirm_timeout_s = confirm_timeout_s
         self._topics = KafkaTopics(bootstrap, options, log, patience_s=confirm_timeout_s)
         self._partitions: dict[str, list[int]] = {}
-        self._ways: dict[str, tuple[Any, str]] = {}
         self._refused: list[str] = []
         self._log = log
-        self._patient = frozenset(patient)
-        self._prompt_producer = self._new_producer(PROMPT_LINGER_MS)
-        self._patient_producer = self._new_producer(PATIENT_LINGER_MS) if patient else self._prompt_producer
-        self._producers = list({id(one): one for one in (self._prompt_producer, self._patient_producer)}.values())
+        self._patient_topics = frozenset(patient)
+        self._prompt = self._patient = Outlet(self._new_producer(), self._make_room)
+        if patient:
+            self._patient = Outlet(self._new_producer(), self._make_room, PATIENCE_S)
+        self._outlets = [self._prompt, self._patient] if patient else [self._prompt]
 
-    def _new_producer(self, linger_ms: int) -> Producer:
+    def _new_producer(self) -> Producer:
         return Producer(
             {
-                **producer_options(client_options(self._bootstrap, self._options), linger_ms),
+                **producer_options(client_options(self._bootstrap, self._options)),
                 "on_delivery": self._report,
                 "error_cb": self._note_error,
             }
@@ -98,22 +100,19 @@ class KafkaSink:
             self._refused.append(f"{error.str()} ({message.topic()})")
 
     def open_topics(self, topics: Sequence[str]) -> None:
-        missing = []
-        for topic in topics:
-            name = self._prefix + topic
-            found = self._topics.partitions(name, awaited_s=MISSING_S if self._create is None else 0)
-            if found:
-                self._partitions[topic] = found
-            else:
-                missing.append(topic)
-        if not missing:
-            return
-        names = [self._prefix + topic for topic in missing]
-        if self._create is None:
-            raise SinkError(f"missing topics: {', '.join(names)}; create them, or leave out --no-create-topics")
-        self._topics.create(names, partitions=self._create)
-        for topic, name in zip(missing, names, strict=True):
-            self._partitions[topic] = self._topics.partitions(name)
+        names = [self._prefix + topic for topic in topics]
+        found = self._topics.partitions_of_all(names)
+        # A broker that has just started may deny for a moment what it has.
+        deadline = time.monotonic() + (MISSING_S if self._create is None else 0)
+        while (missing := [name for name in names if not found[name]]) and time.monotonic() < deadline:
+            time.sleep(LOOK_AGAIN_S)
+            found = self._topics.partitions_of_all(names)
+        if missing and self._create is None:
+            raise SinkError(f"missing topics: {', '.join(missing)}; create them, or leave out --no-create-topics")
+        if missing:
+            self._topics.create(missing, partitions=self._create or 0)
+            found |= self._topics.partitions_of_all(missing)
+        self._partitions |= {topic: found[name] for topic, name in zip(topics, names, strict=True)}
 
     def ends(self, topics: Sequence[str], *, settled: bool = False) -> Ends:
         found = self._ends(topics)
@@ -177,43 +176,29 @@ class KafkaSink:
             consumer.close()
 
     def write(self, topic: str, key: str, value: bytes, headers: Sequence[tuple[str, bytes]] = ()) -> None:
-        produce, name = self._ways.get(topic) or self._way(topic)
-        try:
-            if headers:
-                produce(name, value, key, headers=list(headers))
-            else:
-                produce(name, value, key)
-        except BufferError:
-            self._write_when_there_is_room(topic, key, value, headers)
+        outlet = self._patient if topic in self._patient_topics else self._prompt
+        outlet.write(self._prefix + topic, key, value, headers)
 
-    def _way(self, topic: str) -> tuple[Any, str]:
-        """Return what produces to *topic*, and the topic's name on the broker."""
-        producer = self._patient_producer if topic in self._patient else self._prompt_producer
-        way = self._ways[topic] = (producer.produce, self._prefix + topic)
-        return way
-
-    def _write_when_there_is_room(
-        self, topic: str, key: str, value: bytes, headers: Sequence[tuple[str, bytes]]
-    ) -> None:
-        producer = self._patient_producer if topic in self._patient else self._prompt_producer
+    def _make_room(self, producer: Producer) -> None:
+        """Wait until the queue of *producer*, which is full, takes a record again."""
         deadline = time.monotonic() + self._confirm_timeout_s
-        while True:
+        queued = len(producer)
+        while len(producer) >= queued:
             producer.poll(0.1)
             self._raise_refused()
-            try:
-                producer.produce(self._prefix + topic, value, key, headers=list(headers))
-                return
-            except BufferError:
-                if time.monotonic() > deadline:
-                    raise SinkError(f"Kafka at {self._bootstrap} takes nothing: its queue here is full") from None
+            if time.monotonic() > deadline:
+                raise SinkError(f"Kafka at {self._bootstrap} takes nothing: its queue here is full")
 
-    def deliver(self) -> None:
-        for producer in self._producers:
-            producer.poll(0)
+    def deliver(self, *, at_once: bool = False) -> None:
+        for outlet in self._outlets:
+            outlet.deliver(at_once=at_once)
         self._raise_refused()
 
+    def go_on(self) -> None:
+        self.deliver()
+
     def confirm(self) -> None:
-        unconfirmed = sum(producer.flush(self._confirm_timeout_s) for producer in self._producers)
+        unconfirmed = sum(outlet.flush(self._confirm_timeout_s) for outlet in self._outlets)
         self._raise_refused()
         if unconfirmed:
             raise SinkError(

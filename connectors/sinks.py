@@ -58,8 +58,16 @@ class Sink(Protocol):
         """Queue a record. Never blocks for longer than a full queue takes to drain."""
         ...
 
-    def deliver(self) -> None:
-        """Send what is queued on its way without waiting for an answer."""
+    def deliver(self, *, at_once: bool = False) -> None:
+        """Send what is queued on its way without waiting for an answer: some of it when `go_on` is called.
+
+        Args:
+            at_once: send all of it, since it may be long until somebody calls again.
+        """
+        ...
+
+    def go_on(self) -> None:
+        """Send more of what is queued, if it is time to; called in every turn, whether or not something was written."""
         ...
 
     def confirm(self) -> None:

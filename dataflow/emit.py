@@ -133,9 +133,13 @@ class Emitter:
             self.dead_letters += 1
         self._ends = None
 
-    def deliver(self) -> None:
-        """Send what is queued on its way."""
-        self._sink.deliver()
+    def deliver(self, *, at_once: bool) -> None:
+        """Send what is queued on its way; not *at_once*, some of it may wait for `go_on`."""
+        self._sink.deliver(at_once=at_once)
+
+    def go_on(self) -> None:
+        """Send more of what is queued, if it is time to."""
+        self._sink.go_on()
 
     def confirm(self) -> None:
         """Return once everything emitted so far is acknowledged, and note where the topics end.

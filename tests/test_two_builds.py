@@ -46,8 +46,8 @@ Moment.note = one_more
 if "DIE_AFTER" in os.environ:
     from dataflow.emit import Emitter
     deliver, left = Emitter.deliver, [int(os.environ["DIE_AFTER"])]
-    def die(self):
-        deliver(self)
+    def die(self, **how):
+        deliver(self, **how)
         left[0] -= 1
         if not left[0]:
             os.kill(os.getpid(), signal.SIGKILL)

@@ -43,6 +43,7 @@ class PartitionPort:
         out = partition.wait() if self.worker.holds_too_much(partition) else partition.step()
         if not partition.is_finished:
             out += self._goad({one.shard for one in out})
+        self.worker.emitter.go_on()
         self.worker.end_turn()
         if self._packs:
             # Between processes the records travel as one piece of bytes, since the engine pickles item by item.

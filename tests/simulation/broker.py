@@ -201,7 +201,10 @@ class SimulatedSink:
         self._fate.touch("produce")
         self.sent.setdefault(self._topics.place(topic, key), []).append(SinkRecord(key, value, dict(headers)))
 
-    def deliver(self) -> None:
+    def go_on(self) -> None:
+        pass
+
+    def deliver(self, *, at_once: bool = False) -> None:
         self._topics.let_pass()
         for place in [place for place in self.sent if self._chance.random() < 0.5]:
             count = self._chance.randint(1, len(self.sent[place]))
