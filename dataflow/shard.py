@@ -109,7 +109,7 @@ class Shard:
             self._marks[source] = max(mark, self._marks[source])
             self._phases[source] = phase
         if self.store.needs_spill:
-            self._spill()
+            self.spill()
         self._move_time()
         self.drain(allowance)
 
@@ -174,7 +174,7 @@ class Shard:
             store.touch(user_id, slot, deployment.due_of(slot.user))
             self._woken += 1
             if self._woken >= WAKES_BETWEEN_SPILLS:
-                self._spill()
+                self.spill()
         self.is_behind = False
 
     @property
@@ -191,6 +191,14 @@ class Shard:
         """Return when the next wake-up falls due, or None when nothing waits."""
         found = self.store.next_due(NEVER - 1)
         return None if found is None else found[0]
+
+    @property
+    def waits_until_ms(self) -> int:
+        """Before its time has come to this, the shard has nothing to do but for records that are still to come."""
+        due = self.store.earliest_due
+        if due is None:
+            return -1
+        return min(due, self._held[0][0]) if self._held else due
 
     def difference(self) -> int:
         """Return how many journeys more are open by the totals than the users hold; 0, or somebody is lost.
@@ -257,7 +265,8 @@ class Shard:
         if time_ms > self.time_ms:
             self.time_ms, self.is_behind = time_ms, True
 
-    def _spill(self) -> None:
+    def spill(self) -> None:
+        """Write what has changed since the last commit, as a part of the next one."""
         self.store.spill()
         self._woken = 0
 
@@ -268,7 +277,7 @@ class Shard:
             self._handle_all([heappop(held)[3]])
             self._held_changed = True
             if self.store.needs_spill:
-                self._spill()
+                self.spill()
 
     def _park(self) -> None:
         for label, user_id in self.out.parked:

@@ -29,6 +29,10 @@ class Backend(Protocol):
         """Apply *changes*; with *sync* they have reached the disk when this returns."""
         ...
 
+    def sync(self) -> None:
+        """Return once everything written has reached the disk; may run on any thread, while nobody writes."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -67,6 +71,9 @@ class MemoryBackend:
                 self.rows.pop(key, None)
             else:
                 self.rows[key] = value
+
+    def sync(self) -> None:
+        pass
 
     def close(self) -> None:
         pass

@@ -300,6 +300,8 @@ class ShardStore:
 
     def spill(self) -> None:
         """Write what has changed so far, as a part of the next commit that a crash takes back."""
+        if not (self._changed or self._rows):
+            return
         changes = self._backend.changes()
         self._put_changes(changes, self.meta.commit + 1, {})
         self._backend.write(changes, sync=False)
@@ -308,20 +310,17 @@ class ShardStore:
 
     def commit(self) -> int:
         """Write what has changed since the last commit, synced, and return the number of the commit."""
-        changes = self.prepare()
-        if changes is not None:
-            self.write(changes)
-            self.finish()
+        if self.write():
+            self.sync()
         return self.commit_number
 
-    def prepare(self) -> Changes | None:
-        """Return the batch of the next commit, or None with nothing changed.
+    def write(self) -> bool:
+        """Write what has changed since the last commit as the next one; False when nothing has.
 
-        `prepare`, `write` and `finish` are `commit` in three parts, so that the slow one, `write`, can run for many
-        shards at once.
+        `write` and `sync` are `commit` in two parts, so that the slow one, `sync`, can run for many shards at once.
         """
         if not (self._changed or self._rows or self.counted or self._spilled or self.meta_changed):
-            return None
+            return False
         meta = self.meta
         meta.commit += 1
         changes = self._backend.changes()
@@ -332,18 +331,16 @@ class ShardStore:
         changes.put(META, self._meta_row)
         for key in outdated_undo(self._backend, meta.commit):
             changes.delete(key)
-        return changes
-
-    def write(self, changes: Changes) -> None:
-        """Write a prepared commit and wait until it is on disk; may run on any thread."""
-        self._backend.write(changes, sync=True)
-
-    def finish(self) -> None:
-        """Take note that the prepared commit is written."""
+        self._backend.write(changes, sync=False)
         self._spilled = 0
         self.meta_changed = self.is_of_format_1 = False
         self.counted.clear()
         self._settle()
+        return True
+
+    def sync(self) -> None:
+        """Return once everything written is on disk; may run on any thread."""
+        self._backend.sync()
 
     def _put_changes(self, changes: Changes, commit: int, before: Rows) -> None:
         """Put what has changed into *changes*, with the undo of it.

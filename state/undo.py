@@ -167,5 +167,8 @@ class AsOf:
     def write(self, changes: Changes, *, sync: bool) -> None:
         raise AssertionError("a look at an earlier commit changes nothing")
 
+    def sync(self) -> None:
+        pass
+
     def close(self) -> None:
         self._backend.close()

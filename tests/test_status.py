@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +22,7 @@ from dataflow.job.status import PartitionStatus, Report, Running, ShardStatus, S
 from dataflow.job.worker import Worker
 from dataflow.keep.statedir import StateDir
 from dataflow.read.discovery import PartitionPlan
+from state.undo import undo_parts
 
 FULL = Status(
     process=1,
@@ -98,6 +100,26 @@ def test_progress_logs_reach_the_disk_at_the_commit_that_ends_the_epoch_or_at_on
         worker._by_the_end_of_the_epoch(lambda: synced.append("nothing to commit"))
         shard.snapshot()
         assert synced[3:] == ["nothing to commit"]
+    finally:
+        worker.close()
+
+
+def test_a_shard_writes_a_part_of_its_commit_early_and_a_crash_takes_it_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker, _ = worker_on_a_file(tmp_path)
+    monkeypatch.setattr(worker.outside, "monotonic_s", count(worker.outside.monotonic_s()).__next__)
+    try:
+        source, shard = PartitionPort(worker, 0, None), ShardPort(worker, None)
+        shard.on_batch([parcel for _, parcel in source.next_batch()])
+        store = worker.shards[0].store
+        assert undo_parts(store._backend) == [(1, 0)]
+        assert [user_id for user_id, _ in store.scan_users()] == ["ann"]
+    finally:
+        worker.close()
+    worker, _ = worker_on_a_file(tmp_path)
+    try:
+        assert list(worker.open_shard(0, 0).store.scan_users()) == []
     finally:
         worker.close()
 

@@ -29,6 +29,7 @@ from dataflow.read.partition import Parcel
 from state.errors import StateRefused, is_expected
 
 IDLE_MS: Final = 5  # How long to leave a partition alone that had nothing: a part of the latency of every action.
+IDLE_MS_EACH: Final = 1.25  # To ask is work, so of many partitions each is asked less often.
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -58,13 +59,15 @@ class _Partition(StatefulSourcePartition[tuple[str, Parcel], list[int]]):
     def __init__(self, worker: Worker, number: int, resumed: list[int] | None) -> None:
         self.worker = worker
         self._port = PartitionPort(worker, number, resumed)
+        partitions = len(worker.plan.partitions) / worker.plan.processes
+        self._idle = timedelta(milliseconds=max(IDLE_MS, IDLE_MS_EACH * partitions))
 
     @_logged
     def next_batch(self) -> list[tuple[str, Parcel]]:
         return self._port.next_batch()
 
     def next_awake(self) -> datetime | None:
-        return datetime.now(UTC) + timedelta(milliseconds=IDLE_MS) if self._port.is_idle else None
+        return datetime.now(UTC) + self._idle if self._port.is_idle else None
 
     @_logged
     def snapshot(self) -> list[int]:

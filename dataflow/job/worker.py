@@ -8,7 +8,6 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,6 +32,8 @@ from operators.machine.totals import Totals, add_totals
 from state.shards import dead_shard, owner_of
 from state.store import ShardStore
 
+SPILLS: Final = 4  # Of each shard between two checkpoints, so that a checkpoint has little left to write.
+SPILL_EVERY_S: Final = 0.01
 HELD_MAX: Final = 50_000  # Records that wait in the shards of this process for what belongs before them.
 
 
@@ -57,11 +58,13 @@ class Worker:
         self.has_said_why = False  # Whether what stops the job is in the log.
         self.shards: dict[int, Shard] = {}
         self.held_max = HELD_MAX
+        self._held = 0  # By all shards together.
         self._replays = any(one.end is not None and not one.closes for one in plan.partitions)
         self._opened_with: Totals = {}
         self._counted: Totals = {}  # Since the start, in all shards together.
         self.turns = Turns(outside.monotonic_s)
         self._behind: set[int] = set()
+        self._wait_until = [-1] * plan.shards  # Of a shard of another process nobody here knows.
         self.partitions: dict[str, Partition] = {}
         self.refusal = ""
         """Why the state is not one to go on from; starting again does not help then."""
@@ -99,6 +102,9 @@ class Worker:
         self.status = Status(index, outside.monotonic_s())
         """How things stood a moment ago. It never changes: in its place comes another one."""
         self._next_status_s = self.status.taken_s
+        self._spill_every_s = max(SPILL_EVERY_S, plan.epoch_s / (SPILLS * plan.shards))
+        self._next_spill_s = self.status.taken_s
+        self._to_spill: list[Shard] = []
 
     # ---- shards ------------------------------------------------------------------------------------------------
 
@@ -123,6 +129,7 @@ class Worker:
         )
         add_totals(self._opened_with, store.totals)
         self.shards[number] = shard
+        self._held += shard.held
         self._check_conservation(number, shard)
         return shard
 
@@ -132,7 +139,9 @@ class Worker:
         Of what falls due it does as much as there is time for in this turn; at the end of the sources, and where a
         replay halts, all of it, unless the job is asked to stop.
         """
+        held = shard.held
         shard.take(deliveries, self.turns)
+        self._held += shard.held - held
         self.emit(shard)
         while shard.is_behind and shard.is_over and not self.stopping.is_set():
             self.turns.begin()
@@ -140,6 +149,11 @@ class Worker:
             self.emit(shard)
         if shard.is_behind:
             self._behind.add(number)
+        self._wait_until[number] = shard.waits_until_ms
+
+    def shards_that_wait_for(self, time_ms: int) -> list[int]:
+        """Return the shards that may have something to do once time has come to *time_ms*."""
+        return [number for number, until_ms in enumerate(self._wait_until) if until_ms <= time_ms]
 
     def take_behind(self) -> set[int]:
         """Return the shards that have more to do that is due, and forget them: they say so again."""
@@ -164,7 +178,8 @@ class Worker:
                 slot = shard.store.slot(user_id)
                 slot.user.seq = seq
                 shard.store.touch(user_id, slot, slot.due)
-            self.emitter.deliver()
+            # Where no source is read there are no turns, and the next call may be long in coming.
+            self.emitter.deliver(at_once=not self.partitions)
         self.end_turn()
 
     def commit(self, number: int) -> list[Any]:
@@ -182,16 +197,13 @@ class Worker:
         else:
             began_s = self.outside.monotonic_s()
             self.emitter.confirm()
-            prepared = []
+            written = []
             for shard_number, shard in self.shards.items():
                 shard.settle()
-                changes = shard.store.prepare()
-                if changes is not None:
-                    prepared.append((shard.store, changes))
+                if shard.store.write():
+                    written.append(shard.store)
                     self._check_conservation(shard_number, shard)
-            self.outside.all_at_once([*tasks, *(partial(store.write, changes) for store, changes in prepared)])
-            for store, _ in prepared:
-                store.finish()
+            self.outside.all_at_once([*tasks, *(store.sync for store in written)])
             self._uncommitted = False
             self._checkpoints += 1
             self._checkpoint_s = self.outside.monotonic_s() - began_s
@@ -261,6 +273,7 @@ class Worker:
             clock=self.outside.clock,
             slack_ms=plan.slack_ms,
             monotonic_s=self.outside.monotonic_s,
+            wait_for=self.shards_that_wait_for,
             noted_ms=max((stream_ms for _, stream_ms in noted), default=-1),
             mark_every_s=mark_every_s(len(self.plan.partitions) * self.plan.shards // self.plan.processes),
             name=plan.key,
@@ -276,16 +289,27 @@ class Worker:
         fill the memory. Who is furthest behind never waits, and moves time; except in a replay, where partitions halt
         at once where the dead run had come to, and what was held there is held again.
         """
-        if self.plan.ordered or self._replays or sum(shard.held for shard in self.shards.values()) < self.held_max:
+        if self.plan.ordered or self._replays or self._held < self.held_max:
             return False
         return partition.time.now_ms > min(shard.time_ms for shard in self.shards.values())
 
     # ---- how things stand --------------------------------------------------------------------------------------
 
     def end_turn(self) -> None:
-        """Take stock if it is time to; called by the thread that works, whenever it has done something."""
-        if self.outside.monotonic_s() >= self._next_status_s:
+        """Do what is due now and then; called by the thread that works, whenever it has done something."""
+        now_s = self.outside.monotonic_s()
+        if now_s >= self._next_spill_s:
+            self._next_spill_s = now_s + self._spill_every_s
+            self._spill_one()
+        if now_s >= self._next_status_s:
             self.take_stock()
+
+    def _spill_one(self) -> None:
+        """Let the shard whose turn it is write what has changed there."""
+        if not self._to_spill:
+            self._to_spill = list(self.shards.values())
+        if self._to_spill:
+            self._to_spill.pop().spill()
 
     def take_stock(self) -> None:
         """Write down how things stand, for whoever reports it; never while the thread that works is at something."""

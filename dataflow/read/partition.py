@@ -6,8 +6,8 @@ the progress log has where it ends and what time it is, so that a replay gives e
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
 
 from connectors.sources import SourcePartition
 from dataflow.read.clock import SteadyClock
@@ -22,7 +22,8 @@ RECORDS_AT_ONCE: Final = 10_000
 RECORDS_AT_LEAST: Final = 500
 TURN_MAX_S: Final = 0.1
 BIG_BATCH: Final = 1_000
-MARK_EVERY_S: Final = 0.02  # How often all shards hear of time that moves on without records for them.
+MARK_EVERY_S: Final = 0.02  # How often shards hear of time that moves on without records for them.
+MARK_ALL_EVERY_S: Final = 0.5  # Also those that wait for nothing.
 PARCEL_S: Final = 3e-6  # What a parcel without records costs, from here to what the shard makes of it.
 MARKS_SHARE: Final = 0.1  # Of the time of a process.
 WARN_EVERY_MS: Final = 600_000
@@ -57,7 +58,8 @@ class Partition:
         clock: what time it is at the end of the partition.
         slack_ms: how long a record may be on its way to the source.
         monotonic_s: paces what is said of time, and how much is read at once.
-        mark_every_s: how often all shards hear of the time at the most.
+        mark_every_s: how often shards hear of the time at the most.
+        wait_for: the shards that may have something to do when time has come to a mark (ms); without it, all.
         noted_ms: the time that an earlier attempt had come to, -1 without one.
         warn: told when stamps and clock disagree by more than the slack.
     """
@@ -76,6 +78,7 @@ class Partition:
         slack_ms: int,
         monotonic_s: Callable[[], float],
         mark_every_s: float = MARK_EVERY_S,
+        wait_for: Callable[[int], list[int]] | None = None,
         noted_ms: int = -1,
         name: str = "",
         warn: Callable[[str], object] = lambda _: None,
@@ -103,10 +106,12 @@ class Partition:
         self._noted_ms = noted_ms
         self._noted = (-1, -1)
         self._mark_every_s = mark_every_s
+        self._wait_for = wait_for or (lambda _: list(range(shards)))
         self._told_at = -mark_every_s
+        self._told_all_at = -MARK_ALL_EVERY_S
         self._records_at_once = RECORDS_AT_ONCE
         self._turn_began_s: float | None = None  # When a batch was read that was as large as it may be.
-        self._told_ms = -1
+        self._told_ms = self._told_all_ms = -1
         self._by_clock_ms = -1  # What the clock said, as long as no record came since.
         self._warned_at = -WARN_EVERY_MS
 
@@ -136,7 +141,7 @@ class Partition:
         self.time.reach_at(position)
         self.is_idle = not (read or batch.tombstones)
         self.position = position
-        return self._outgoing(by_shard, dead, read)
+        return self._outgoing(by_shard, dead, all_every_s=0.0 if read >= BIG_BATCH else MARK_ALL_EVERY_S)
 
     def _pace(self) -> int:
         """Return how many records to read: as many as the job, with all its partitions, handles in a tenth of a second.
@@ -153,12 +158,12 @@ class Partition:
     def wait(self) -> list[Parcel]:
         """Read nothing for now; only say what time it is."""
         self.is_idle = True
-        return self._outgoing({}, [], 0)
+        return self._outgoing({}, [], all_every_s=self._mark_every_s)
 
     @property
     def has_caught_up(self) -> bool:
         """Whether all shards have heard of the time that an earlier attempt had come to."""
-        return self._told_ms >= self._noted_ms
+        return self._told_all_ms >= self._noted_ms
 
     @property
     def lag(self) -> int | None:
@@ -195,14 +200,12 @@ class Partition:
         self._progress.note(position, stream_ms)
         self._noted = (position, stream_ms)
 
-    def _outgoing(self, by_shard: dict[int, Inputs], dead: list[DeadLetter], read: int) -> list[Parcel]:
+    def _outgoing(self, by_shard: dict[int, Inputs], dead: list[DeadLetter], all_every_s: float) -> list[Parcel]:
+        """Return what goes to the shards: what has come for them, and the time to all, or to those that wait for it."""
         mark = self.time.now_ms
         phase = OPEN if not self.is_finished else CLOSED if self._closes else HALTED
-        now = self._monotonic_s()
-        to_all = self.is_finished or (
-            mark > self._told_ms and (read >= BIG_BATCH or now - self._told_at >= self._mark_every_s)
-        )
-        if not (to_all or by_shard or dead):
+        told = self._whom_to_tell(mark, all_every_s)
+        if not (told or by_shard or dead):
             return []
         if (self.position, mark) != self._noted:
             self._note(self.position, mark)
@@ -210,14 +213,26 @@ class Partition:
         if dead:
             dead_to = dead_shard(self._number, self._shards)
             by_shard.setdefault(dead_to, [])
-        shards: Any = by_shard
-        if to_all:
-            self._told_at, self._told_ms = now, mark
-            shards = range(self._shards)
         return [
             Parcel(shard, self._number, mark, phase, by_shard.get(shard, []), dead if shard == dead_to else [])
-            for shard in shards
+            for shard in ({**by_shard, **dict.fromkeys(told)} if told else by_shard)
         ]
+
+    def _whom_to_tell(self, mark_ms: int, all_every_s: float) -> Sequence[int]:
+        """Return the shards that are to hear of the time: now and then all, else those that wait for it.
+
+        A shard that waits for nothing makes the same of a time whether it hears of it now or with its next record. But
+        what it commits should not lie far behind.
+        """
+        now_s = self._monotonic_s()
+        if self.is_finished or (mark_ms > self._told_all_ms and now_s - self._told_all_at >= all_every_s):
+            self._told_at = self._told_all_at = now_s
+            self._told_ms = self._told_all_ms = mark_ms
+            return range(self._shards)
+        if mark_ms > self._told_ms and now_s - self._told_at >= self._mark_every_s:
+            self._told_at, self._told_ms = now_s, mark_ms
+            return self._wait_for(mark_ms)
+        return ()
 
     def snapshot(self) -> list[int]:
         """Return where to go on after this epoch, and at which time."""

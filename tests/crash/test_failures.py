@@ -286,7 +286,7 @@ def test_a_copy_made_between_two_clean_stops(job: ShopJob, tmp_path: Path) -> No
 def test_a_copy_made_after_a_kill(job: ShopJob, tmp_path: Path) -> None:
     killed_at(job.command(*SMALL), tmp_path / "log", "store.write:after:6", pace="20/10/300")
     shutil.copytree(job.state, tmp_path / "copy")
-    killed_at(job.command(*SMALL), tmp_path / "log", "store.finish:before:6", pace="20/10/300")
+    killed_at(job.command(*SMALL), tmp_path / "log", "store.sync:before:6", pace="20/10/300")
     restored(tmp_path / "copy", job.state)
     in_the_middle(job, tmp_path / "log").kill()
     goes_on(job, tmp_path / "log")

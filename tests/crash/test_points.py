@@ -66,7 +66,7 @@ def test_a_row_of_kills_at_named_points(job: ShopJob, tmp_path: Path, chain: int
 @pytest.mark.kafka
 @pytest.mark.timeout(300)
 def test_many_kills_without_a_complete_epoch_in_between(job: ShopJob, tmp_path: Path) -> None:
-    row = ["store.write:before:1", "store.write:after:3", "store.finish:after:2", "shard.snapshot:after:4"]
+    row = ["store.write:before:1", "store.write:after:3", "store.sync:after:2", "shard.snapshot:after:4"]
     for point in row:
         killed_at(job.command(*SMALL), tmp_path / "log", point, pace="40/5/400")
     assert ends_well(job, tmp_path / "log") == []
@@ -76,7 +76,7 @@ def test_many_kills_without_a_complete_epoch_in_between(job: ShopJob, tmp_path: 
 @pytest.mark.timeout(300)
 def test_a_second_crash_before_the_run_has_come_as_far_as_the_first(job: ShopJob, tmp_path: Path) -> None:
     """The first is killed at the end of a long epoch, the second after short ones that end before there."""
-    killed_at(job.command(*SMALL), tmp_path / "log", "store.prepare:before:1", pace="200/5/1500")
+    killed_at(job.command(*SMALL), tmp_path / "log", "store.write:before:1", pace="200/5/1500")
     for _ in range(2):
         killed_at(job.command(*SMALL), tmp_path / "log", "epoch.recorded:before:8", pace="20/5/50")
     assert ends_well(job, tmp_path / "log") == []

@@ -129,8 +129,11 @@ class SimulatedBackend(MemoryBackend):
         _apply(changes.rows, self.rows)
         self._all.unsynced.append(changes.rows)
         if sync:
-            self._fate.touch("stored, not synced")
-            for batch in self._all.unsynced:
-                _apply(batch, self._all.on_disk)
-            self._all.unsynced = []
+            self.sync()
+
+    def sync(self) -> None:
+        self._fate.touch("stored, not synced")
+        for batch in self._all.unsynced:
+            _apply(batch, self._all.on_disk)
+        self._all.unsynced = []
         self._fate.touch("stored")

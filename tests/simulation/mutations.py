@@ -40,8 +40,7 @@ def never_wait_for_an_acknowledgement(patch: Patch) -> None:
 
 
 def do_not_sync_a_commit(patch: Patch) -> None:
-    write = SimulatedBackend.write
-    patch.setattr(SimulatedBackend, "write", lambda self, changes, *, sync: write(self, changes, sync=False))
+    patch.setattr(SimulatedBackend, "sync", lambda self: None)
 
 
 def do_not_roll_back(patch: Patch) -> None:

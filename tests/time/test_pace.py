@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -81,6 +82,27 @@ def test_shards_hear_of_time_every_20_ms_while_no_record_comes(tmp_path: Path) -
         source.reached_ms = clock.ms
         told += bool(one.step())
     assert 47 <= told <= 50
+
+
+def test_a_shard_that_waits_hears_of_time_within_20_ms_and_one_that_does_not_within_half_a_second(
+    tmp_path: Path,
+) -> None:
+    clock, source = SimpleNamespace(ms=START), Source()
+    one = partition(
+        tmp_path / "progress", source, clock, wait_for=lambda time_ms: [1] if time_ms >= START + 100 else []
+    )
+    told: dict[int, list[int]] = {0: [], 1: []}
+    for _ in range(2_000):
+        clock.ms += 1
+        source.reached_ms = clock.ms
+        for parcel in one.step():
+            if parcel.shard in told:
+                told[parcel.shard].append(clock.ms)
+    assert 4 <= len(told[0]) <= 5
+    assert max(b - a for a, b in pairwise(told[0])) <= 520
+    after = [ms for ms in told[1] if ms >= START + 100 + SLACK]
+    assert after[0] <= START + SLACK + 125
+    assert max(b - a for a, b in pairwise(after)) <= 21
 
 
 def test_what_is_said_of_time_never_takes_more_than_a_tenth_of_a_process() -> None:
