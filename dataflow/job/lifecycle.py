@@ -26,7 +26,6 @@ from dataflow.keep.statedir import (
     DeployedFlow,
     RunNote,
     StateFile,
-    new_job_id,
     read_state_file,
     write_state_file,
 )
@@ -99,6 +98,10 @@ class World(Protocol):
 
     def execute(self, plan: Plan) -> bool:
         """Run *plan* in its processes until all have ended by themselves; tell whether they left undone what is due."""
+        ...
+
+    def new_job_id(self) -> str:
+        """Return the identity of a new job: it tells its records on a topic from those of other jobs."""
         ...
 
     def is_stopping(self) -> bool:
@@ -214,7 +217,7 @@ class Course:
         job = self.job
         return StateFile(
             format=STATE_FORMAT,
-            job=new_job_id(),
+            job=self._world.new_job_id(),
             shards=job.shards or SHARDS,
             sources=sorted(source.identity for source in job.sources),
             partitions=[one.key for one in partitions],

@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
+from uuid import uuid4
 
 import msgspec
 
@@ -198,6 +199,9 @@ class JobRunner:
     def backend(self, shard: int) -> Backend | None:
         path = self._state.shard(shard)
         return RocksBackend(path) if path.exists() else None
+
+    def new_job_id(self) -> str:
+        return uuid4().hex
 
     def is_stopping(self) -> bool:
         return self.stopping.is_set()

@@ -15,7 +15,6 @@ import os
 import time
 from pathlib import Path
 from typing import Final, Literal
-from uuid import uuid4
 
 import msgspec
 
@@ -201,8 +200,3 @@ def write_state_file(folder: Folder, file: StateFile) -> None:
 
 class _OnlyFormat(msgspec.Struct):
     format: int
-
-
-def new_job_id() -> str:
-    """Return the identity of a new job: it tells its records on a topic from those of other jobs."""
-    return uuid4().hex

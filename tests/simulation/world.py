@@ -188,6 +188,9 @@ class SimulatedWorld:
     def backend(self, shard: int) -> Backend | None:
         return SimulatedBackend(self.rows[shard], self.fate) if shard in self.rows else None
 
+    def new_job_id(self) -> str:
+        return f"{Random(self.scenario.seed).getrandbits(128):032x}"
+
     def is_stopping(self) -> bool:
         return self._is_stopping
 
@@ -237,7 +240,8 @@ class SimulatedWorld:
         ends = {one.key: one.end for one in plan.partitions}
         if all(one.closes for one in plan.partitions) and None not in ends.values():
             sources = self.last_cut().sources
-            newest = max(sources[one.key][1] for one in plan.partitions)
+            # Under a mutation one may be missing.
+            newest = max(sources[one.key][1] for one in plan.partitions if one.key in sources)
             self.history.close(max(newest, plan.until_ms or newest), [ends.get(key) or 0 for key in all_keys])
         return left
 
