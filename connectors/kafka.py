@@ -5,6 +5,7 @@ Clients are told what librdkafka should do, and nothing else here decides anythi
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -20,7 +21,7 @@ from confluent_kafka import (
     TopicCollection,
     TopicPartition,
 )
-from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec
+from confluent_kafka.admin import AdminClient, ClusterMetadata, ConfigResource, NewTopic, OffsetSpec
 
 from state.errors import Failed, Refused
 
@@ -163,6 +164,11 @@ def ends_now(
         yield (place, offset, "") if offset >= 0 else (place, None, reason)
 
 
+def _numbers(there: ClusterMetadata, topic: str) -> list[int]:
+    found = there.topics.get(topic)
+    return [] if found is None or found.error is not None else sorted(found.partitions)
+
+
 class KafkaTopics:
     """Look at the topics of one cluster, and create them.
 
@@ -182,6 +188,8 @@ class KafkaTopics:
         self._bootstrap = bootstrap
         self._patience_s = patience_s
         self._log = log
+        # For what can be done without, nobody waits longer than for anything else.
+        self._optional_s = min(ANSWER_TIMEOUT_S, float(options.get("socket.timeout.ms", math.inf)) / 1000)
         self._admin = AdminClient(client_options(bootstrap, options))
         self._consumer = Consumer(
             {**client_options(bootstrap, options), "group.id": "nudge-looks", "enable.auto.commit": False}
@@ -195,8 +203,7 @@ class KafkaTopics:
         """
 
         def look() -> list[int]:
-            found = self._consumer.list_topics(topic, timeout=ANSWER_TIMEOUT_S).topics.get(topic)
-            return [] if found is None or found.error is not None else sorted(found.partitions)
+            return _numbers(self._consumer.list_topics(topic, timeout=ANSWER_TIMEOUT_S), topic)
 
         deadline = time.monotonic() + awaited_s
         while True:
@@ -205,13 +212,23 @@ class KafkaTopics:
                 return numbers
             time.sleep(WAIT_MAX_S / 8)
 
+    def partitions_of_all(self, topics: Sequence[str]) -> dict[str, list[int]]:
+        """Return the partitions of each of *topics*, none of one that is missing; with one question for all."""
+
+        def look() -> dict[str, list[int]]:
+            there = self._consumer.list_topics(timeout=ANSWER_TIMEOUT_S)
+            return {topic: _numbers(there, topic) for topic in topics}
+
+        found: dict[str, list[int]] = retried("topics", self._bootstrap, look, self._log)
+        return found
+
     def topic_id(self, topic: str) -> str:
         """Return the id that *topic* got when it was made; "" where the broker gives none, or none can be had now."""
         try:
             (described,) = self._admin.describe_topics(
-                TopicCollection([topic]), request_timeout=ANSWER_TIMEOUT_S
+                TopicCollection([topic]), request_timeout=self._optional_s
             ).values()
-            found = described.result(timeout=ANSWER_TIMEOUT_S + 1).topic_id
+            found = described.result(timeout=self._optional_s + 1).topic_id
         except (KafkaException, TimeoutError):
             return ""
         return str(found) if found.get_most_significant_bits() or found.get_least_significant_bits() else ""
@@ -220,8 +237,8 @@ class KafkaTopics:
         """Return how *topic* is configured under *name*; None when we may not know, or no answer can be had now."""
         place = ConfigResource(ConfigResource.Type.TOPIC, topic)
         try:
-            (described,) = self._admin.describe_configs([place], request_timeout=ANSWER_TIMEOUT_S).values()
-            found = described.result(timeout=ANSWER_TIMEOUT_S + 1).get(name)
+            (described,) = self._admin.describe_configs([place], request_timeout=self._optional_s).values()
+            found = described.result(timeout=self._optional_s + 1).get(name)
         except (KafkaException, TimeoutError):
             return None
         return None if found is None else str(found.value)
@@ -236,7 +253,7 @@ class KafkaTopics:
                 if error.args[0].name() != "TOPIC_ALREADY_EXISTS":
                     raise KafkaUnavailable(f"topic {topic} could not be created: {error.args[0].str()}") from error
         deadline = time.monotonic() + ANSWER_TIMEOUT_S
-        while any(len(self.partitions(topic)) < 1 for topic in topics):
+        while not all(self.partitions_of_all(topics).values()):
             if time.monotonic() > deadline:
                 raise KafkaUnavailable(f"topics {', '.join(topics)} were created but did not appear")
             time.sleep(0.05)

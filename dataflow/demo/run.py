@@ -77,6 +77,7 @@ class _Demo:
             loaded=self.loaded,
             sources=[SourceUrl("kafka", self.bootstrap, TOPIC)],
             sink=SinkUrl("kafka", self.bootstrap),
+            kafka={"socket.timeout.ms": 1_500},  # This broker does not answer when it is asked for a topic's id.
             state=None,
             epoch_ms=2_000,
             slack_ms=NEVER_THE_WALL_CLOCK,
