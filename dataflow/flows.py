@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -21,23 +21,50 @@ SUFFIXES: Final = (".yaml", ".yml", ".json")
 
 
 def find_flows(arguments: Sequence[Path]) -> list[Path]:
-    """Return the flow files under *arguments*, files or directories, in a stable order.
+    """Return the flow files under *arguments*, files or directories, in a stable order, each once.
+
+    In directories names that begin with a dot are left out. Links are followed: Kubernetes mounts a ConfigMap as a
+    folder of links to files in a folder whose name begins with two dots.
 
     Raises:
-        UsageError: there is no flow.
+        UsageError: there is no flow, or a link leads nowhere.
     """
-    found: list[Path] = []
+    found: dict[str, Path] = {}
     for argument in arguments:
         if argument.is_dir():
-            found.extend(path for path in sorted(argument.rglob("*")) if path.is_file() and _is_flow(path))
+            for path in _files_in(argument, set()):
+                found.setdefault(os.path.realpath(path), path)
         elif argument.is_file():
-            found.append(argument)
+            found.setdefault(os.path.realpath(argument), argument)
         else:
-            raise UsageError(f"{argument}: no such file or directory")
-    unique = list(dict.fromkeys(found))
-    if not unique:
+            raise UsageError(f"{argument}: {_NOWHERE if argument.is_symlink() else 'no such file or directory'}")
+    if not found:
         raise UsageError(f"no flows in {', '.join(map(str, arguments))}: looked for *.yaml, *.yml and *.json")
-    return unique
+    return list(found.values())
+
+
+_NOWHERE: Final = "the link leads nowhere; remove it, or restore what it leads to"
+
+
+def _files_in(folder: Path, above: set[str]) -> Iterator[Path]:
+    """Yield the flow files in *folder* and the folders in it, in order of their names.
+
+    Args:
+        above: the real paths of the folders that it is in: a link may lead back to one of them.
+    """
+    real = os.path.realpath(folder)
+    if real in above:
+        return
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            yield from _files_in(path, above | {real})
+        elif _is_flow(path):
+            if path.is_file():
+                yield path
+            elif path.is_symlink():
+                raise UsageError(f"{path}: {_NOWHERE}")
 
 
 def _is_flow(path: Path) -> bool:

@@ -143,6 +143,8 @@ class Shard:
             due = due_of(user)
             if due != slot.due or not slot.changed:
                 store.touch(user_id, slot, due)
+                if due <= time_ms:  # At the end of time, where a wait cannot end later than it begins.
+                    self.is_behind = True
         self.newest_ms = newest_ms
 
     def advance_to(self, time_ms: int) -> None:

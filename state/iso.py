@@ -1,9 +1,9 @@
 """ISO 8601 texts and epoch milliseconds: how the times of records and flows are read and written.
 
 What is read: `YYYY-MM-DD`, or that date, `T` or a space, `HH:MM[:SS[.fraction]]`, optionally followed by `Z`,
-`±HH:MM` or `±HHMM`. Without an offset it is UTC; a date alone is its midnight; fractions are cut to
-milliseconds. Nothing else is a time: no week dates, no `24:00`, no second 60, no comma, no lower case, no
-digits of other scripts, and nothing that lies outside the years 1970..9999 of UTC.
+`UTC`, `GMT`, `±HH:MM` or `±HHMM`, with or without a space before it. Without an offset it is UTC; a date alone
+is its midnight; fractions are cut to milliseconds. Nothing else is a time: no week dates, no `24:00`, no second
+60, no comma, no lower case, no digits of other scripts, and nothing that lies outside the years 1970..9999 of UTC.
 
 Times are integers of milliseconds since 1970 UTC. Reading and writing are on the hot path, and most times lie
 close to one another; so what repeats, minutes when reading and seconds when writing, is kept in bounded
@@ -18,6 +18,7 @@ from functools import lru_cache
 from typing import Final
 
 TIME_MS_MAX: Final = 253_402_300_799_999  # 9999-12-31T23:59:59.999Z
+NUMBER_MS_MIN: Final = 100_000_000_000  # In March 1973. A smaller number is one of seconds, from somebody's own clock.
 
 _SECOND_MS: Final = 1000
 _MINUTE_MS: Final = 60 * _SECOND_MS
@@ -27,8 +28,9 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _EPOCH_ORDINAL: Final = _EPOCH.toordinal()
 _CYCLE_DAYS: Final = 146_097  # The calendar repeats every 400 years.
 
+_NO_OFFSET: Final = frozenset(("Z", "UTC", "GMT"))
 _HEAD: Final = re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2})(?:[T ]([0-9]{2}):([0-9]{2})(?::([0-9]{2}))?)?")
-_REST: Final = re.compile(r"(?:\.([0-9]+))?(Z|[+-][0-9]{2}:?[0-9]{2})?")
+_REST: Final = re.compile(r"(?:\.([0-9]+))?(?: ?(Z|UTC|GMT|[+-][0-9]{2}:?[0-9]{2}))?")
 
 # Most texts are a minute, "2026-11-23T08:00:", a second, "05", and a rest, ".123Z"; a minute is a day and a
 # clock, "T08:00:". A key comes into these tables after it was checked, and whatever keys make up is valid:
@@ -93,7 +95,7 @@ def parse_local(text: str) -> tuple[int, int | None] | None:
     fraction, offset = rest.groups()
     ms = 0 if fraction is None else int(fraction[:3].ljust(3, "0"))
     offset_ms = 0
-    if offset is not None and offset != "Z":
+    if offset is not None and offset not in _NO_OFFSET:
         if offset[1:3] > "23" or offset[-2:] > "59":
             return None
         offset_ms = (int(offset[1:3]) * 60 + int(offset[-2:])) * _MINUTE_MS
@@ -131,17 +133,23 @@ def _head_ms(head: re.Match[str]) -> int | None:
 def parse_time_value(value: object) -> int | None:
     """Return the ms of a time in a record: an ISO 8601 text, or a number of ms since 1970, cut to an integer.
 
-    None for anything else: a boolean, null, an object, a text of digits, what lies outside 1970..9999, NaN.
+    None for anything else: a boolean, null, an object, a text of digits, what lies outside 1970..9999, NaN, and a
+    number that is surely one of seconds.
     """
     if isinstance(value, str):
         return parse_iso_ms(value)
     if isinstance(value, bool):
         return None
     if isinstance(value, int):
-        return value if 0 <= value <= TIME_MS_MAX else None
+        return value if NUMBER_MS_MIN <= value <= TIME_MS_MAX else None
     if isinstance(value, float):
-        return int(value) if -1 < value < TIME_MS_MAX + 1 else None  # Cut first: -0.5 is 0.
+        return int(value) if NUMBER_MS_MIN <= value < TIME_MS_MAX + 1 else None
     return None
+
+
+def looks_like_seconds(value: object) -> bool:
+    """Tell whether *value*, which is no time, is a number of seconds since 1970."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < NUMBER_MS_MIN
 
 
 def format_ms(ms: int) -> str:

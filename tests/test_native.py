@@ -122,8 +122,18 @@ def test_events_carry_traits_also_empty_ones() -> None:
 
 
 def test_both_times_are_read_in_all_forms() -> None:
-    raw = line(timestamp="2026-11-23 16:00:00.1239+0800", received_at=1.5)
-    assert decode(raw) == event(at_ms=AT, received_ms=1)
+    raw = line(timestamp="2026-11-23 16:00:00.1239+0800", received_at=100_000_000_001.5)
+    assert decode(raw) == event(at_ms=AT, received_ms=100_000_000_001)
+
+
+@pytest.mark.parametrize("field", ["timestamp", "received_at"])
+def test_a_number_of_seconds_is_told_as_that(field: str) -> None:
+    rejected = decode(line(**{field: 1_795_420_800}))
+    assert isinstance(rejected, Reject)
+    assert (rejected.reason, "looks like seconds" in rejected.detail) == ("bad_time", True)
+    rejected = decode(line(**{field: -5}))
+    assert isinstance(rejected, Reject)
+    assert (rejected.reason, "seconds" in rejected.detail) == ("bad_time", False)
 
 
 def test_the_last_of_duplicate_keys_wins() -> None:

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import orjson
 
-from state.iso import parse_time_value
+from state.iso import looks_like_seconds, parse_time_value
 from state.outgoing import DeadReason
 from state.records import EVENT, IDENTIFY, MEMBERSHIP, RECEIPT, Record, Reject
 
@@ -116,12 +116,12 @@ def record_of(value: dict[str, Any]) -> Record | Reject:
     if at_ms is not None:
         at_ms = parse_time_value(at_ms)
         if at_ms is None:
-            return _bad_time("timestamp")
+            return _bad_time("timestamp", value["timestamp"])
     received_ms = get("received_at")
     if received_ms is not None:
         received_ms = parse_time_value(received_ms)
         if received_ms is None:
-            return _bad_time("received_at")
+            return _bad_time("received_at", value["received_at"])
     if properties is None:
         properties = {}
     return Record(kind, user_id, name, message_id or None, at_ms, received_ms, properties, traits, fields)
@@ -139,7 +139,9 @@ def _bad_type(field: str, value: object, wanted: str) -> Reject:
     return Reject("bad_type", f"`{field}` is {_KINDS_OF_VALUE[value.__class__]}, not {wanted}")
 
 
-def _bad_time(field: str) -> Reject:
+def _bad_time(field: str, value: object) -> Reject:
+    if looks_like_seconds(value):
+        return Reject("bad_time", f"`{field}` looks like seconds since 1970: send ms, or an ISO 8601 time")
     return Reject("bad_time", f"`{field}` is neither an ISO 8601 time nor ms since 1970, from 1970 to 9999")
 
 

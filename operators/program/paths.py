@@ -36,8 +36,12 @@ def check_paths(first: Node | None, nodes: Mapping[str, Node], problems: Problem
         if len(names) > LOOP_SHOWN_MAX:
             names[LOOP_SHOWN_MAX - 1 : -1] = ["..."]
         way = " -> ".join([*names, names[0]])
-        hint = "put a wait on it, or end one of these paths"
-        problems.add(loop[0].path, "endless-loop", f"{way}: nothing on this loop waits", hint)
+        if dated := [node.id for node in loop if node.step.kind == "wait"]:
+            said = f"{way}: nothing on this loop surely waits; the date of '{dated[0]}' is past the second time round"
+            hint = "wait for a duration or a time of day on it, too, or end one of these paths"
+        else:
+            said, hint = f"{way}: nothing on this loop waits", "put a wait on it, or end one of these paths"
+        problems.add(loop[0].path, "endless-loop", said, hint)
 
 
 def _document_order(node: Node) -> tuple[tuple[int, int, str], ...]:

@@ -55,7 +55,7 @@ class Step:
     __slots__ = ()
 
     kind: ClassVar[str]
-    holds: ClassVar[bool] = False  # Whether a loop through this step waits.
+    holds: ClassVar[bool] = False  # Whether a journey surely waits here, every time round a loop.
 
     def enter(self, visit: Visit) -> Outcome:
         """Begin the step."""

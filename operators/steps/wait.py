@@ -135,7 +135,7 @@ def _date(form: WaitForm, until: str, build: Build) -> Step | None:
 
 
 class _Waiting(Step):
-    """What all forms have in common: a loop through them waits."""
+    """What all forms have in common. A loop through one that surely waits is no endless one."""
 
     __slots__ = ()
     kind: ClassVar[str] = "wait"
@@ -186,6 +186,7 @@ class WaitMoment(_Waiting):
     """`wait: {until: 2026-12-24T18:00}`: a moment, without an offset where the user is; one that is past is no wait."""
 
     __slots__ = ("_moment",)
+    holds: ClassVar[bool] = False  # The second time round it is past.
 
     def __init__(self, moment: Moment) -> None:
         self._moment = moment
@@ -199,6 +200,7 @@ class WaitDate(_Waiting):
     """`wait: {until: "{{ profile.renewal }}", offset: -3d, if_missing: skip}`: a date that the data knows."""
 
     __slots__ = ("_end_if_missing", "_end_if_past", "_offset_ms", "_until")
+    holds: ClassVar[bool] = False  # It may be missing, and the second time round it is past.
 
     def __init__(self, until: Template, offset_ms: int, end_if_missing: bool, end_if_past: bool) -> None:
         self._until = until

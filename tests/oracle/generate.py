@@ -800,7 +800,9 @@ def ways(step: Step, *, events: bool = True, time: bool = True) -> list[str]:
         labels = list(step.written["wait_for"]) if events else []
         found = [step.first_of.get(label, step.after) for label in [*labels, *(["timeout"] if time else [])]]
     elif step.kind == "wait":
-        found = [step.after] if time else []
+        until = step.written["wait"].get("until", "") if isinstance(step.written["wait"], dict) else ""
+        surely = not until or len(until) <= len("09:00")  # A moment, or a date from the data, may be past.
+        found = [step.after] if time or not surely else []
     else:
         found = [step.after]
     return [way for way in found if way is not None]

@@ -106,7 +106,7 @@ fn moment(value: Value) -> Read<i64> {
     match value {
         Value::Text { text, escaped: false } => time::parse(text),
         Value::Number(text) => match text.parse::<i64>() {
-            Ok(ms) if (0..=time::TIME_MS_MAX).contains(&ms) => Ok(ms),
+            Ok(ms) if (time::NUMBER_MS_MIN..=time::TIME_MS_MAX).contains(&ms) => Ok(ms),
             _ => Err(Odd),
         },
         _ => Err(Odd),

@@ -5,6 +5,9 @@ use crate::json::{Odd, Read};
 /// 9999-12-31T23:59:59.999Z
 pub const TIME_MS_MAX: i64 = 253_402_300_799_999;
 
+/// A smaller number is surely one of seconds.
+pub const NUMBER_MS_MIN: i64 = 100_000_000_000;
+
 /// Return the ms since 1970 UTC of a time, cut to whole ones; `Odd` for another form, and for what is no time.
 pub fn parse(text: &str) -> Read<i64> {
     let bytes = text.as_bytes();
