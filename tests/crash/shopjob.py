@@ -53,7 +53,8 @@ class ShopInput:
 class LaterInput(ShopInput):
     """The same with a mass wake-up amid it, and records for a partition and a topic that are added some time.
 
-    These are stamped behind all others, so whenever they are found, time has not passed them.
+    These are stamped behind all others, so whenever they are found, time has not passed them; the topic's behind the
+    partition's, so the partition has to be added first.
     """
 
     in_partition: tuple[Record, ...] = ()

@@ -296,6 +296,9 @@ class _OneRound:
         self.at_rest()
 
     def topic_added(self) -> None:
+        """After the partition: once what is on the topic has been read, time has passed what is in the partition."""
+        if "partition" in self.left:
+            self.partition_added()
         if "topic" in self.left:
             self.left.remove("topic")
             self.counted("topic added")
