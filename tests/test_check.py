@@ -44,6 +44,39 @@ def test_a_loop_without_a_wait_is_told_with_its_way(tmp_path: Path, capsys: pyte
     assert "nothing on this loop waits" in said
 
 
+@pytest.mark.parametrize(
+    ("text", "message", "hint"),
+    [
+        ("flow: f\ntrigger:\n\tevent: a\n", "a tab stands where YAML allows spaces only", "indent with spaces"),
+        (
+            "flow: f\ntrigger: {event: a}\nentry: {when: {country: DE}}\nsteps: [{end: x}]\n",
+            "'country' is not a field of the user",
+            "write profile.country",
+        ),
+        (
+            "flow: f\ntrigger: {event: a}\nentry: {when: {did_nott: {event: a}}}\nsteps: [{end: x}]\n",
+            "'did_nott' is not a field of the user",
+            "did you mean 'did_not'?",
+        ),
+        (
+            "flow: f\ntrigger: {event: a}\nsteps:\n- {id: t, set: {x: 1}}\n"
+            '- wait: {until: "{{ profile.d }}", if_missing: end}\n- goto: t\n',
+            "nothing on this loop surely waits",
+            "wait for a duration or a time of day",
+        ),
+    ],
+)
+def test_what_many_get_wrong_is_told_with_what_to_write(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, message: str, hint: str
+) -> None:
+    file = tmp_path / "f.yaml"
+    file.write_text(text)
+    assert main(["check", str(file)]) == 2
+    said = capsys.readouterr().out
+    assert message in said
+    assert hint in said
+
+
 def test_json_output_has_one_object_per_problem(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "cart.yaml").write_text(FLOW)
     (tmp_path / "bad.yaml").write_bytes(b"flow: \xff\n")

@@ -136,6 +136,39 @@ def test_a_number_of_seconds_is_told_as_that(field: str) -> None:
     assert (rejected.reason, "seconds" in rejected.detail) == ("bad_time", False)
 
 
+@pytest.mark.parametrize(
+    ("raw", "word"),
+    [
+        (b'{"type":"track","userId":"u","event":"e"}', "`userId`"),
+        (b'{"batch":[]}', "`batch`"),
+        (b'{"event":"e","distinct_id":"u"}', "`distinct_id`"),
+        (b'{"specversion":"1.0","subject":"u"}', "CloudEvents"),
+    ],
+)
+def test_who_sends_another_format_is_told_so(raw: bytes, word: str) -> None:
+    rejected = decode(raw)
+    assert isinstance(rejected, Reject)
+    assert rejected.reason == "no_user"
+    assert word in rejected.detail
+    assert "`native`" in rejected.detail
+
+
+@pytest.mark.parametrize(
+    ("raw", "word"),
+    [
+        ('{"user_id":"u"}'.encode("utf-16"), "UTF-16"),
+        ('{"user_id":"u"}'.encode("utf-16-le"), "UTF-16"),
+        ('{"user_id":"u"}'.encode("utf-16-be"), "UTF-16"),
+        (b"\x1f\x8b\x08\x00", "gzip"),
+    ],
+)
+def test_text_in_another_encoding_is_told_as_that(raw: bytes, word: str) -> None:
+    rejected = decode(raw)
+    assert isinstance(rejected, Reject)
+    assert rejected.reason == "not_json"
+    assert word in rejected.detail
+
+
 def test_the_last_of_duplicate_keys_wins() -> None:
     raw = b'{"event":5,"user_id":"x","event":"e","properties":[],"user_id":"u","properties":{"a":1,"a":2}}'
     assert decode(raw) == event(properties={"a": 2})

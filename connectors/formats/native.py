@@ -55,6 +55,8 @@ def parse_object(raw: bytes) -> dict[str, Any] | Reject:
     try:
         value = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
+        if raw.startswith(_ENCODINGS):
+            return Reject("not_json", _other_encoding(raw))
         if _levels(raw) <= LEVELS_MAX:
             return Reject("not_json", str(error))
         # Deeper than the parser goes, it gives up before the end: whether all of it is JSON is still open.
@@ -67,12 +69,27 @@ def parse_object(raw: bytes) -> dict[str, Any] | Reject:
     return Reject("not_an_object", f"the record is {_KINDS_OF_VALUE[value.__class__]}, not an object")
 
 
+_GZIP: Final = b"\x1f\x8b"
+_UTF_16: Final = (b"\xff\xfe", b"\xfe\xff", b"{\0", b"\0{", b"\0\n", b"\0")
+_ENCODINGS: Final = (_GZIP, *_UTF_16)
+
+
+def _other_encoding(raw: bytes) -> str:
+    """Return what a record looks like that begins as no text in UTF-8 does."""
+    if raw.startswith(_GZIP):
+        return "this looks like gzip: send the text itself, and let Kafka compress it"
+    return "this looks like UTF-16: write UTF-8"
+
+
 def record_of(value: dict[str, Any]) -> Record | Reject:
     """Return the record that an object in the native shape is, or why it is none. *value* is not copied."""
     get = value.get
     user_id = get("user_id")
     if user_id.__class__ is not str or not 0 < len(user_id) <= USER_ID_CHARACTERS_MAX:
-        return _bad_name("user_id", user_id, "no_user", USER_ID_CHARACTERS_MAX)
+        rejected = _bad_name("user_id", user_id, "no_user", USER_ID_CHARACTERS_MAX)
+        if user_id is None and (hint := _of_another_format(value)):
+            rejected.detail += f"; {hint}"
+        return rejected
     name: Any = ""
     properties = traits = fields = None
     if get("action_id") is not None and get("status") is not None:
@@ -125,6 +142,27 @@ def record_of(value: dict[str, Any]) -> Record | Reject:
     if properties is None:
         properties = {}
     return Record(kind, user_id, name, message_id or None, at_ms, received_ms, properties, traits, fields)
+
+
+_IDS_OF_OTHERS: Final = {
+    "userId": "Segment's",
+    "anonymousId": "Segment's",
+    "batch": "a batch of Segment's",
+    "distinct_id": "PostHog's or Mixpanel's",
+    "user_pseudo_id": "Google Analytics'",
+    "specversion": "CloudEvents'",
+    "subject": "CloudEvents'",
+    "customer_id": "another",
+    "uid": "another",
+}
+
+
+def _of_another_format(value: dict[str, Any]) -> str:
+    """Return which field of another format is there instead, "" for none."""
+    for field, whose in _IDS_OF_OTHERS.items():
+        if field in value:
+            return f"there is `{field}`, so the format may be {whose}: this source is read as `native`"
+    return ""
 
 
 def _bad_name(field: str, value: object, missing: DeadReason, characters_max: int) -> Reject:

@@ -40,10 +40,13 @@ def _user_field(key: str) -> tuple[str, tuple[str, ...]]:
     parts = tuple(rest.split("."))
     if root in ("profile", "entry") and rest and all(parts):
         return root, parts
-    hint = did_you_mean(key, [*KEYWORDS, "any", "all", "not"]) if root not in ("profile", "entry") else ""
-    raise BadValue(
-        "unknown-key", f"'{key}' is not a field of the user", hint or "write profile.<attribute> or entry.<property>"
-    )
+    if root in ("profile", "entry"):
+        hint = "write profile.<attribute> or entry.<property>"
+    else:
+        # Most who write another name mean an attribute: other products know them without a prefix.
+        near = did_you_mean(key, [*KEYWORDS, "any", "all", "not"])
+        hint = near if near.startswith("did") else f"write profile.{key}, or entry.{key} for what came with the trigger"
+    raise BadValue("unknown-key", f"'{key}' is not a field of the user", hint)
 
 
 def parse_when(

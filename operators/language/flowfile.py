@@ -64,7 +64,10 @@ def read_document(file: str, text: bytes) -> tuple[Document, Problems]:
         mark = error.problem_mark or error.context_mark
         document.marks[()] = (mark.line + 1, mark.column + 1) if mark else (1, 1)
         message = " ".join(part for part in (error.context, error.problem) if part)
-        problems.add((), "bad-yaml", message, "a text with ': ' or a leading special character needs quotes")
+        hint = "a text with ': ' or a leading special character needs quotes"
+        if mark and decoded[mark.index : mark.index + 1] == "\t":
+            message, hint = "a tab stands where YAML allows spaces only", "indent with spaces"
+        problems.add((), "bad-yaml", message, hint)
         return document, problems
     except (yaml.YAMLError, RecursionError) as error:
         document.marks[()] = (1, 1)

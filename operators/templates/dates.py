@@ -11,16 +11,28 @@ from operators.templates.bounds import Budget
 from operators.templates.text import text_of
 
 _ISO: Final = re.compile(
-    r"(\d{4})-(\d\d)-(\d\d)(?:[T ](\d\d):(\d\d)(?::(\d\d)(?:\.(\d+))?)?(?:(Z)|([+-])(\d\d):?(\d\d))?)?", re.ASCII
+    r"(\d{4})-(\d\d)-(\d\d)(?:[T ](\d\d):(\d\d)(?::(\d\d)(?:\.(\d+))?)?(?: ?(?:(Z|UTC|GMT)|([+-])(\d\d):?(\d\d)))?)?",
+    re.ASCII,
 )
+_MONTH: Final = r"(?P<month>Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]*\.?"
+_DAY: Final = r"(?P<day>\d{1,2})(?:st|nd|rd|th)?"
+_CLOCK: Final = (
+    r"(?:,? (?P<hour>\d{1,2}):(?P<minute>\d\d)(?::(?P<second>\d\d))?(?: ?(?P<half>[AP])M)?)?"
+    r"(?: (?:Z|UTC|GMT|(?P<sign>[+-])(?P<hours>\d\d):?(?P<minutes>\d\d)))?"
+)
+_WRITTEN_OUT: Final = [
+    re.compile(rf"(?:[A-Z][a-z]{{2,8}},? )?{day},? (?P<year>\d{{4}}){_CLOCK}", re.ASCII | re.IGNORECASE)
+    for day in (f"{_MONTH} {_DAY}", f"{_DAY} {_MONTH}")
+]
 _SECONDS_BELOW: Final = 10**11  # A smaller number is epoch seconds, as in Liquid; others are ms, as in all our records.
 
 
 def date(budget: Budget, value: object, layout: object) -> object:
     """`date`: write a moment after *layout*, as Ruby's strftime does. What is no date stays as it is, as in Liquid.
 
-    A date is "now" or "today" (stream time, in UTC), an ISO 8601 text, shown with the offset that is written in it, or
-    a number since 1970 UTC, also as text.
+    A date is "now" or "today" (stream time, in UTC), an ISO 8601 text or one with the month's name ("April 14, 2021",
+    "Wed, 14 Apr 2021 16:49:02 +0000"), shown with the offset that is written in it, or a number since 1970 UTC, also as
+    text.
     """
     layout = text_of(layout)
     moment = _moment(value, budget.now_ms)
@@ -39,7 +51,7 @@ def _moment(value: object, now_ms: int) -> datetime | None:
                 return _from_ms(now_ms)
             if text.isascii() and text.isdigit() and len(text) < 20:
                 return _moment(int(text), now_ms)
-            return _from_iso(text)
+            return _from_iso(text) or _from_words(text)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             return None
         return _from_ms(int(value * 1000) if abs(value) < _SECONDS_BELOW else int(value))
@@ -63,6 +75,25 @@ def _from_iso(text: str) -> datetime | None:
         offset = timedelta(hours=int(hours), minutes=int(minutes))
         zone = timezone(-offset if sign == "-" else offset)
     return datetime(year, month, day, hour, minute, second, microsecond, tzinfo=zone)
+
+
+def _from_words(text: str) -> datetime | None:
+    """Return the moment of a date in which the month has its English name."""
+    match = next((found for one in _WRITTEN_OUT if (found := one.fullmatch(text)) is not None), None)
+    if match is None:
+        return None
+    month = next(at for at, name in enumerate(_MONTHS, 1) if name[:3].lower() == match["month"].lower())
+    hour = int(match["hour"] or 0)
+    if match["half"]:
+        if not 1 <= hour <= 12:
+            return None
+        hour = hour % 12 + (12 if match["half"].upper() == "P" else 0)
+    zone = UTC
+    if match["sign"]:
+        offset = timedelta(hours=int(match["hours"]), minutes=int(match["minutes"]))
+        zone = timezone(-offset if match["sign"] == "-" else offset)
+    minute, second = int(match["minute"] or 0), int(match["second"] or 0)
+    return datetime(int(match["year"]), month, int(match["day"]), hour, minute, second, tzinfo=zone)
 
 
 _DIRECTIVE: Final = re.compile(r"%([-_0^#]*)(\d{0,2})(:{0,2})([A-Za-z%+])")

@@ -29,13 +29,15 @@ _INTEGER_BITS_MAX: Final = 256
 class Filter(NamedTuple):
     """A filter: the library's function, or one of ours, which takes the budget first.
 
-    `on_text`: its value and arguments become text as if written out. `at_a_glance`: it does not touch all of its value.
-    `even_missing`: it may be asked about what is missing.
+    `on_text`: its value and arguments become text as if written out. `on_numbers`: of text among them it takes the
+    number. `at_a_glance`: it does not touch all of its value. `even_missing`: it may be asked about what
+    is missing.
     """
 
     call: Callable[..., object]
     ours: bool = False
     on_text: bool = False
+    on_numbers: bool = False
     at_a_glance: bool = False
     even_missing: bool = False
 
@@ -75,6 +77,9 @@ TEXT_FILTERS: Final = frozenset(
         "url_encode",
     }
 )
+_NUMBER_FILTERS: Final = frozenset(
+    {"abs", "at_least", "at_most", "ceil", "divided_by", "floor", "minus", "modulo", "plus", "times"}
+)
 _GLANCING_FILTERS: Final = frozenset({"first", "last", "size"})
 
 
@@ -94,6 +99,9 @@ def apply_filter(name: str, rule: Filter, budget: Budget, value: object, /, *arg
     if rule.on_text and not (name == "slice" and isinstance(value, (list, tuple, range))):
         value = text_of(value)
         args = tuple(one if type(one) in {int, float} else text_of(one) for one in args)
+    if rule.on_numbers:
+        value, *args_ = (_in_text(one) if isinstance(one, str) else one for one in (value, *args))
+        args = tuple(args_)
     try:
         result = rule.call(budget, value, *args, **options) if rule.ours else rule.call(value, *args, **options)
     except (MissingValue, TemplateFailed, MemoryError):
@@ -214,14 +222,45 @@ def _whole(value: object) -> int:
 
 
 def _number(value: object) -> Decimal:
-    """Return a number, or a text that looks like one; as in Shopify's Liquid anything else is 0."""
+    """Return a number, or the one that a text is or begins with; as in Shopify's Liquid anything else is 0."""
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return Decimal(0)
-    text = str(value).strip()
-    return Decimal(text) if _NUMBER.fullmatch(text) else Decimal(0)
+    return Decimal(str(_in_text(value) if isinstance(value, str) else value))
 
 
+def _in_text(text: str) -> int | float:
+    """Return the number that *text* is, else the integer that it begins with, else 0: "12.50 EUR" is 12, as in Ruby."""
+    text = text.strip()
+    if _DECIMAL.fullmatch(text):
+        return float(text)
+    begins = _INTEGER.match(text)
+    return 0 if begins is None else int(begins[0])
+
+
+_DECIMAL: Final = re.compile(r"-?\d{1,30}\.\d{1,30}", re.ASCII)
+_INTEGER: Final = re.compile(r"[+-]?\d{1,80}", re.ASCII)
 _NUMBER: Final = re.compile(r"-?\d{1,30}(?:\.\d{1,30})?(?:e[-+]?\d{1,3})?", re.ASCII | re.IGNORECASE)
+
+
+def _split(_: Budget, value: str, separator: object) -> list[str]:
+    """`split`, as in Ruby: a blank stands for blanks of any number, and empty texts at the end are dropped."""
+    between = text_of(separator)
+    found = value.split() if between == " " else value.split(between) if between else list(value)
+    while found and not found[-1]:
+        found.pop()
+    return found
+
+
+_MARKUP: Final = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#39;"})
+_BARE_AMPERSAND: Final = re.compile(r"&(?!(?:[a-zA-Z]{1,32}|#\d{1,7}|#[xX][0-9a-fA-F]{1,6});)")
+
+
+def _escape(_: Budget, value: str) -> str:
+    return value.translate(_MARKUP)
+
+
+def _escape_once(_: Budget, value: str) -> str:
+    return _BARE_AMPERSAND.sub("&amp;", value).translate({ord(one): _MARKUP[ord(one)] for one in "<>\"'"})
 
 
 def _strip_html(_: Budget, value: str) -> str:
@@ -255,11 +294,14 @@ _HTML_BLOCKS: Final = {
 OUR_FILTERS: Final = {
     "date": Filter(date, ours=True),
     "default": Filter(_default, ours=True, at_a_glance=True, even_missing=True),
+    "escape": Filter(_escape, ours=True, on_text=True),
+    "escape_once": Filter(_escape_once, ours=True, on_text=True),
     "join": Filter(_join, ours=True),
     "map": Filter(_map, ours=True),
     "replace": Filter(_replace, ours=True, on_text=True),
     "round": Filter(_round, ours=True),
     "sort": Filter(_sort, ours=True),
+    "split": Filter(_split, ours=True, on_text=True),
     "strip_html": Filter(_strip_html, ours=True, on_text=True),
     "truncate": Filter(_truncate, ours=True, on_text=True),
     "truncatewords": Filter(_truncatewords, ours=True, on_text=True),
@@ -273,6 +315,7 @@ def filters_of(environment: Environment) -> dict[str, Filter]:
         name: Filter(
             partial(call, environment=environment) if hasattr(call, "with_environment") else call,
             on_text=name in TEXT_FILTERS,
+            on_numbers=name in _NUMBER_FILTERS,
             at_a_glance=name in _GLANCING_FILTERS,
         )
         for name, call in environment.filters.items()
