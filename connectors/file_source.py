@@ -1,9 +1,14 @@
-"""Read a JSONL file: one record per line. Its offsets are line numbers, from 1."""
+"""Read a JSONL file: one record per line. Its offsets are line numbers, from 1.
+
+Whoever appends to a file may be amid a line. So a last line without its end is a record only if it is whole by itself.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
+
+import orjson
 
 from connectors.sources import Batch, Reached, SourceError
 
@@ -11,11 +16,40 @@ BOM: Final = b"\xef\xbb\xbf"
 LINE_BYTES_MAX: Final = 1 << 20
 
 
+class Lines(NamedTuple):
+    """How many lines of a file have their end, and what else it has: the number of a last one without, 0 for none."""
+
+    ended: int
+    half: int = 0
+    is_whole: bool = False
+    """Whether that one is a whole record by itself."""
+
+
+def lines_of(path: Path) -> Lines:
+    """Count the lines of *path*, as they are now."""
+    count, last = 0, b""
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            count += block.count(b"\n")
+            _, end, rest = block.rpartition(b"\n")
+            last = rest if end else last + rest if len(last) <= LINE_BYTES_MAX else last
+    return Lines(count, count + 1, _is_whole(last)) if last else Lines(count)
+
+
+def _is_whole(line: bytes) -> bool:
+    if len(line) > LINE_BYTES_MAX:
+        return False
+    try:
+        return isinstance(orjson.loads(line.removeprefix(BOM)), dict)
+    except orjson.JSONDecodeError:
+        return False
+
+
 class FilePartition:
     """A JSONL file, read line by line; blank lines are skipped, but have a number.
 
     The file is its own history: what is appended later is read by a later run. Records have no arrival time of their
-    own here; `received_at` or `timestamp` inside them says when they came.
+    own here; `received_at` or `timestamp` inside them says when they came. A half line at its end is not read.
 
     Args:
         position: the line to begin with.
@@ -29,6 +63,8 @@ class FilePartition:
             raise SourceError(f"cannot read {path}: {error.strerror}: check the path") from error
         self.position = 1
         self.at_end = False
+        self.half_line = 0
+        """The number of a last line that was not read, 0 for none."""
         while self.position < position and self._next_line() is not None:
             pass
 
@@ -43,6 +79,9 @@ class FilePartition:
             rest = line
             while rest and not rest.endswith(b"\n"):
                 rest = self._file.readline(LINE_BYTES_MAX)
+            if not rest and not _is_whole(line):
+                self.half_line = self.position
+                return None
         self.position += 1
         return line[:-2] if line.endswith(b"\r\n") else line[:-1] if line.endswith(b"\n") else line
 

@@ -43,11 +43,25 @@ class OptionRefused(Refused):
     """An option that clients cannot have; the message names it."""
 
 
+_EACH_ONCE: Final = "the job sets it so that each record is sent once and none is lost"
+_OFFSETS: Final = "where the job reads is in its state, not with the broker"
 _OURS: Final = {
     "bootstrap.servers": "which cluster it is --source and --sink say",
     "metadata.broker.list": "which cluster it is --source and --sink say",
     "transactional.id": "the job sends each record once without transactions",
     "logger": "the job has its own",
+    "acks": _EACH_ONCE,
+    "request.required.acks": _EACH_ONCE,
+    "enable.idempotence": _EACH_ONCE,
+    "delivery.timeout.ms": _EACH_ONCE,
+    "message.timeout.ms": _EACH_ONCE,
+    "delivery.report.only.error": _EACH_ONCE,
+    "group.id": _OFFSETS,
+    "enable.auto.commit": _OFFSETS,
+    "enable.auto.offset.store": _OFFSETS,
+    "auto.offset.reset": _OFFSETS,
+    "enable.partition.eof": _OFFSETS,
+    "isolation.level": "the job reads what is committed, and looks at its own topics regardless of transactions",
 }
 
 

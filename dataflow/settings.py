@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Final, Generic, TypeVar, get_type_hints
 
@@ -229,6 +230,19 @@ def _declared() -> tuple[Setting, ...]:
 
 
 SETTINGS: Final = _declared()
+
+
+_CLOSE: Final = 0.85
+
+
+def misspelt(environment: Mapping[str, str] = os.environ) -> list[tuple[str, str]]:
+    """Return the names in *environment* that are nearly those of a setting, each with the setting's."""
+    known = {one.variable for one in SETTINGS}
+    found = []
+    for name in environment:
+        if name.startswith("NUDGE_") and name not in known and not name.startswith("NUDGE_KAFKA_"):
+            found += [(name, near) for near in get_close_matches(name, known, n=1, cutoff=_CLOSE)]
+    return found
 
 
 # ---- what is in force --------------------------------------------------------------------------------------------

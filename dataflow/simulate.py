@@ -56,6 +56,8 @@ class Simulation:
         self.dead: dict[str, int] = {}
         self.unsupported = 0
         self.mistakes = 0
+        self.half_line = 0
+        """The number of a last line that was left out, since it has no end and is no whole record; 0 for none."""
 
     @property
     def totals(self) -> Totals:
@@ -87,6 +89,7 @@ class Simulation:
                     self._record(record)
         finally:
             events.close()
+        self.half_line = events.half_line
         self._end_instant()
         self._shard.advance_to(intake.time.now_ms)
         self._run_on(intake.time.now_ms, until_ms)

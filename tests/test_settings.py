@@ -9,7 +9,7 @@ import pytest
 
 from dataflow.commands.run import job_of
 from dataflow.errors import UsageError
-from dataflow.settings import SETTINGS, fields_of, kafka_options, resolve, shown
+from dataflow.settings import SETTINGS, fields_of, kafka_options, misspelt, resolve, shown
 from dataflow.urls import parse_sink, parse_slack, parse_source
 from tests.jobs import REPO
 
@@ -161,9 +161,39 @@ def test_kafka_options_with_which_nothing_can_run_are_refused_by_name(tmp_path: 
     assert said in str(refused.value)
 
 
-@pytest.mark.parametrize("option", ["enable.auto.commit: true", "acks: 1", "group.id: mine", "compression.type: gzip"])
-def test_kafka_options_that_cannot_matter_or_may_be_chosen_do_no_harm(tmp_path: Path, option: str) -> None:
+@pytest.mark.parametrize(
+    "option",
+    [
+        "acks: 1", "request.required.acks: 1", "enable.idempotence: false", "message.timeout.ms: 1000",
+        "delivery.timeout.ms: 1000", "enable.auto.commit: true", "enable.auto.offset.store: true", "group.id: mine",
+        "auto.offset.reset: latest", "isolation.level: read_uncommitted", "delivery.report.only.error: false",
+    ],
+)  # fmt: skip
+def test_kafka_options_on_which_it_depends_what_is_lost_or_doubled_are_refused(tmp_path: Path, option: str) -> None:
+    with pytest.raises(UsageError, match=f"kafka: {option.split(':', maxsplit=1)[0]} cannot be set: "):
+        job_with(tmp_path, option)
+
+
+@pytest.mark.parametrize("option", ["compression.type: gzip", "linger.ms: 20", "socket.timeout.ms: 2000"])
+def test_kafka_options_that_may_be_chosen_are_taken(tmp_path: Path, option: str) -> None:
     job_with(tmp_path, option)
+
+
+def test_a_misspelt_name_in_the_environment_is_found_with_what_is_close_to_it() -> None:
+    environment = {
+        "NUDGE_PROCESES": "2",
+        "NUDGE_STATE": "s",
+        "NUDGE_KAFKA_ACK": "1",
+        "PATH": "x",
+        "NUDGE_STOP_AT_ENDS": "1",
+    }
+    assert misspelt(environment) == [("NUDGE_PROCESES", "NUDGE_PROCESSES"), ("NUDGE_STOP_AT_ENDS", "NUDGE_STOP_AT_END")]
+
+
+def test_what_others_put_into_the_environment_is_no_misspelt_name() -> None:
+    """Kubernetes gives every process such names for a service that is called nudge."""
+    others = ("SERVICE_HOST", "SERVICE_PORT", "PORT", "PORT_9100_TCP", "PORT_9100_TCP_ADDR", "HOME", "VERSION")
+    assert misspelt({f"NUDGE_{name}": "x" for name in others}) == []
 
 
 def job_with(folder: Path, option: str) -> None:

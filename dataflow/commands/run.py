@@ -20,7 +20,7 @@ from dataflow.commands.arguments import Config, Flows
 from dataflow.errors import UsageError
 from dataflow.job.launch import Launched, launched
 from dataflow.job.stopping import NOT_BEGUN, StopSignals
-from dataflow.settings import SETTINGS, InForce, fields_of, kafka_options, resolve, shown
+from dataflow.settings import SETTINGS, InForce, fields_of, kafka_options, misspelt, resolve, shown
 
 if TYPE_CHECKING:
     from dataflow.job.lifecycle import Job
@@ -157,6 +157,10 @@ def _run(read: Callable[[], Job], contents: Callable[[], bytes], signals: StopSi
     os.umask(0o077)  # What a job writes down is personal data, and nobody else's.
     configure_logs(job.log_level, job.log_format)
     log = get_logger()
+    for name, near in misspelt():
+        log.warning(
+            "a name in the environment is close to that of a setting, and has no effect", name=name, setting=near
+        )
 
     def flows_now(before: Job) -> Job:
         return _with_new_flows(before, read(), log)

@@ -65,6 +65,11 @@ def simulate(
             dead_letter=jsonl(outputs[2]),
         )
         simulation.run(events, format_of(source.format, loaded.deployment.index.table()), until_ms)
+    if simulation.half_line:
+        sys.stderr.write(
+            f"{events}: line {simulation.half_line} has no end and is no whole record: it was left out, as a job would "
+            "leave it for its next run\n"
+        )
     print_simulation(simulation, loaded.deployment, as_json=as_json)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from connectors.file_source import lines_of
 from connectors.formats import NATIVE
 from dataflow.errors import UsageError
 from dataflow.urls import SourceUrl, shown_slack
@@ -60,7 +61,8 @@ def partitions_of(
 
     Args:
         kafka: options of the Kafka clients.
-        up_to_now: whether topics are read to where they end now; files always are.
+        up_to_now: whether topics are read to where they end now; files always are, then with a last line that has no
+            end if it is a whole record by itself.
         slack_ms: that of all topics whose URL says none; None: as each topic stamps its records.
 
     Raises:
@@ -69,20 +71,25 @@ def partitions_of(
     found: list[PartitionPlan] = []
     for source in sources:
         if source.kind == "file":
-            found.append(_of_file(source))
+            found.append(_of_file(source, up_to_now, log))
         else:
             found.extend(_of_topic(source, kafka, up_to_now, slack_ms, log))
     return sorted(found, key=lambda one: (one.topic, one.partition))
 
 
-def _of_file(source: SourceUrl) -> PartitionPlan:
+def _of_file(source: SourceUrl, up_to_now: bool, log: Callable[[str], None]) -> PartitionPlan:
     if not _is_text(source.name):
         raise UsageError(f"--source: {source.name!r} is no text in UTF-8, and the state has to name it: rename it")
     path = Path(source.name)
     if not path.is_file():
         raise UsageError(f"--source file:{source.name}: no such file")
     # A file is all there is: what is appended later is for a later run.
-    end = _lines_of(path) + 1
+    lines = lines_of(path)
+    end = lines.ended + 1
+    if lines.half and up_to_now and lines.is_whole:
+        end += 1
+    elif lines.half:
+        log(f"{source.name}: line {lines.half} has no end yet: it is left for the next run")
     return PartitionPlan(f"file:{source.name}", "file", "", source.name, 0, 1, end, format=source.format)
 
 
@@ -195,13 +202,3 @@ def _is_text(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _lines_of(path: Path) -> int:
-    """Return how many lines *path* has; a last one without its end counts."""
-    lines, last = 0, b"\n"
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            lines += block.count(b"\n")
-            last = block[-1:]
-    return lines + (last != b"\n")
