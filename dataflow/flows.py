@@ -9,7 +9,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Final
 
-from dataflow.errors import UsageError
+from dataflow.errors import UsageError, must_be_readable
 from operators.language.flowfile import BYTES_MAX
 from operators.language.problems import FlowError
 from operators.language.workspace import FILE as WORKSPACE
@@ -78,8 +78,7 @@ def find_workspace(arguments: Sequence[Path], config: Path | None) -> Path | Non
         UsageError: there are different ones, or *config* does not exist.
     """
     if config is not None:
-        if not config.is_file():
-            raise UsageError(f"{config}: no such file")
+        must_be_readable(config, f"--config {config}")
         return config
     found: list[Path] = []
     for argument in arguments:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from dataflow.commands.arguments import Config, Flows
-from dataflow.errors import UsageError
+from dataflow.errors import UsageError, must_be_readable
 
 if TYPE_CHECKING:
     from dataflow.simulate import Simulation
@@ -48,8 +48,7 @@ def simulate(
         until_ms = None if until is None else parse_moment(until).ms_in_utc()
     except BadValue as bad:
         raise UsageError(f"--until: {bad.message}; {bad.hint}") from None
-    if not events.is_file():
-        raise UsageError(f"--events {events}: no such file")
+    must_be_readable(events, f"--events {events}")
     loaded = load(flows, config)
     with ExitStack() as stack:
         outputs = []

@@ -10,7 +10,7 @@ import msgspec
 
 from connectors.file_source import lines_of
 from connectors.formats import NATIVE
-from dataflow.errors import UsageError
+from dataflow.errors import UsageError, must_be_readable
 from dataflow.urls import SourceUrl, shown_slack
 
 if TYPE_CHECKING:
@@ -81,8 +81,7 @@ def _of_file(source: SourceUrl, up_to_now: bool, log: Callable[[str], None]) -> 
     if not _is_text(source.name):
         raise UsageError(f"--source: {source.name!r} is no text in UTF-8, and the state has to name it: rename it")
     path = Path(source.name)
-    if not path.is_file():
-        raise UsageError(f"--source file:{source.name}: no such file")
+    must_be_readable(path, f"--source file:{source.name}")
     # A file is all there is: what is appended later is for a later run.
     lines = lines_of(path)
     end = lines.ended + 1
