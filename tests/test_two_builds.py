@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from operators.decisions import DECISIONS
 from tests.jobs import NUDGE, REPO, Emitted, RunningJob, audited, in_folder
 
 FLOW = """\
@@ -35,7 +36,7 @@ UNTIL = ["--until", "2026-11-24T00:00:00Z"]
 OTHER_BUILD = """\
 import os, signal
 import operators.decisions
-operators.decisions.DECISIONS = 2
+operators.decisions.DECISIONS += 1
 from operators.machine.context import Moment
 note = Moment.note
 def one_more(self, kind, **options):
@@ -136,7 +137,7 @@ def test_another_build_does_not_finish_an_interrupted_run_unless_it_is_told_to(j
     job.put_back(is_clean=False)
     done = job.run_other()
     assert done.returncode == 2
-    assert "with decisions 2 instead of 1: start that version once" in done.stderr
+    assert f"with decisions {DECISIONS + 1} instead of {DECISIONS}: start that version once" in done.stderr
     assert "--accept-version" in done.stderr
     done = job.run_other("--accept-version")
     assert done.returncode == 2, "what it decides is compared"
@@ -149,13 +150,13 @@ def test_another_build_does_not_finish_an_interrupted_run_unless_it_is_told_to(j
 def test_another_build_that_decides_the_same_finishes_with_accept_version(job: Folder) -> None:
     before = job.out
     (job.root / "other" / "sitecustomize.py").write_text(
-        "import operators.decisions\noperators.decisions.DECISIONS = 2\n"
+        "import operators.decisions\noperators.decisions.DECISIONS += 1\n"
     )
     job.put_back(is_clean=False)
     assert job.run_other("--accept-version").returncode == 0
     assert job.out == before
     note = json.loads((job.state / "nudge.json").read_text())
-    assert note["decided_by"]["parts"]["decisions"] == "2"
+    assert note["decided_by"]["parts"]["decisions"] == str(DECISIONS + 1)
 
 
 def test_a_state_that_does_not_say_who_decided_is_taken_and_compared(job: Folder) -> None:

@@ -12,7 +12,7 @@ import msgspec
 
 from operators.conditions.arguments import DIALECT, ISO_PATTERN, Schema, described
 from operators.language.model import EVENT_NAME_MAX
-from state.iso import TIME_MS_MAX
+from state.iso import NUMBER_MS_MIN, TIME_MS_MAX
 from state.outgoing import (
     DIGEST_PATTERN,
     NAME_PATTERN,
@@ -27,7 +27,7 @@ from state.outgoing import (
 _TIME_IN: Final[Schema] = {
     "anyOf": [
         {"type": "string", "pattern": ISO_PATTERN},
-        {"type": "number", "exclusiveMinimum": -1, "exclusiveMaximum": TIME_MS_MAX + 1},
+        {"type": "number", "minimum": NUMBER_MS_MIN, "exclusiveMaximum": TIME_MS_MAX + 1},
         {"type": "null"},
     ]
 }
