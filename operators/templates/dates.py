@@ -9,6 +9,7 @@ from typing import Final
 
 from operators.templates.bounds import Budget
 from operators.templates.text import text_of
+from state.iso import NUMBER_MS_MIN
 
 _ISO: Final = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)(?:[T ](\d\d):(\d\d)(?::(\d\d)(?:\.(\d+))?)?(?: ?(?:(Z|UTC|GMT)|([+-])(\d\d):?(\d\d)))?)?",
@@ -24,7 +25,6 @@ _WRITTEN_OUT: Final = [
     re.compile(rf"(?:[A-Z][a-z]{{2,8}},? )?{day},? (?P<year>\d{{4}}){_CLOCK}", re.ASCII | re.IGNORECASE)
     for day in (f"{_MONTH} {_DAY}", f"{_DAY} {_MONTH}")
 ]
-_SECONDS_BELOW: Final = 10**11  # A smaller number is epoch seconds, as in Liquid; others are ms, as in all our records.
 
 
 def date(budget: Budget, value: object, layout: object) -> object:
@@ -54,7 +54,7 @@ def _moment(value: object, now_ms: int) -> datetime | None:
             return _from_iso(text) or _from_words(text)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             return None
-        return _from_ms(int(value * 1000) if abs(value) < _SECONDS_BELOW else int(value))
+        return _from_ms(int(value * 1000) if abs(value) < NUMBER_MS_MIN else int(value))
     except (ValueError, OverflowError):
         return None
 

@@ -100,8 +100,8 @@ def apply_filter(name: str, rule: Filter, budget: Budget, value: object, /, *arg
         value = text_of(value)
         args = tuple(one if type(one) in {int, float} else text_of(one) for one in args)
     if rule.on_numbers:
-        value, *args_ = (_in_text(one) if isinstance(one, str) else one for one in (value, *args))
-        args = tuple(args_)
+        value = _in_text(value) if isinstance(value, str) else value
+        args = tuple(_in_text(one) if isinstance(one, str) else one for one in args)
     try:
         result = rule.call(budget, value, *args, **options) if rule.ours else rule.call(value, *args, **options)
     except (MissingValue, TemplateFailed, MemoryError):
