@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import count
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar
 
 from confluent_kafka import (
     OFFSET_INVALID,
@@ -140,15 +140,43 @@ def _is_passing(error: KafkaException) -> bool:
     return "NOT_LEADER" in str(error) or "UNKNOWN_TOPIC" in str(error) or "LEADER_NOT_AVAILABLE" in str(error)
 
 
-def learn_anew(client: Consumer | AdminClient) -> None:
-    """Have *client* ask which topics and partitions there are, and who leads them since when.
+_Client = TypeVar("_Client", Consumer, AdminClient)
+_Answer = TypeVar("_Answer")
 
-    A broker that has just started, or was paused, denies partitions for a moment, and a partition that has another
-    leader, or the same one anew, refuses who names the old epoch. librdkafka keeps for minutes what it learned last,
-    and where a question about offsets was refused for it, it does not look again by itself.
+
+class Renewed(Generic[_Client]):
+    """A client that asks, and is replaced by a new one when it has lost its brokers.
+
+    A broker that has just started, or was paused, says for a moment that the cluster has no brokers at all. librdkafka
+    (2.10 to 2.16, its issue 5301) then forgets all that it knows, sometimes also the addresses that it began with, and
+    never connects again, however well the brokers are. Only a new client helps.
+
+    Args:
+        make: makes a client.
     """
-    with suppress(KafkaException):
-        client.list_topics(timeout=ANSWER_TIMEOUT_S)  # Asked for one by name, a broker may make a topic that is gone.
+
+    def __init__(self, make: Callable[[], _Client]) -> None:
+        self._make = make
+        self.now = make()
+
+    def learn_anew(self) -> None:
+        """Have the client ask which topics and partitions there are, and who leads them since when.
+
+        A broker that has just started, or was paused, denies partitions for a moment, and a partition that has another
+        leader, or the same one anew, refuses who names the old epoch. librdkafka keeps for minutes what it learned
+        last, and where a question about offsets was refused for it, it does not look again by itself.
+        """
+        with suppress(KafkaException):
+            # Asked for one by name, a broker may make a topic that is gone.
+            if self.now.list_topics(timeout=ANSWER_TIMEOUT_S).brokers:
+                return
+        self.close()
+        self.now = self._make()
+
+    def close(self) -> None:
+        """End the client."""
+        if isinstance(self.now, Consumer):
+            self.now.close()  # One that administers ends with its last reference.
 
 
 def ends_now(
@@ -204,10 +232,29 @@ class KafkaTopics:
         self._log = log
         # For what can be done without, nobody waits longer than for anything else.
         self._optional_s = min(ANSWER_TIMEOUT_S, float(options.get("socket.timeout.ms", math.inf)) / 1000)
-        self._admin = AdminClient(client_options(bootstrap, options))
-        self._consumer = Consumer(
-            {**client_options(bootstrap, options), "group.id": "nudge-looks", "enable.auto.commit": False}
-        )
+        common = client_options(bootstrap, options)
+        self._admin = Renewed(lambda: AdminClient(common))
+        self._consumer = Renewed(lambda: Consumer({**common, "group.id": "nudge-looks", "enable.auto.commit": False}))
+
+    def _asked(
+        self,
+        what: str,
+        client: Renewed[_Client],
+        look: Callable[[_Client], _Answer],
+        *,
+        patience_s: float = START_PATIENCE_S,
+    ) -> _Answer:
+        """Return what *look* finds with *client*, trying again until *patience_s* are over."""
+
+        def once() -> _Answer:
+            try:
+                return look(client.now)
+            except KafkaException:
+                client.learn_anew()
+                raise
+
+        answer: _Answer = retried(what, self._bootstrap, once, self._log, patience_s=patience_s)
+        return answer
 
     def partitions(self, topic: str, *, awaited_s: float = 0) -> list[int]:
         """Return the partitions of *topic*, none when there is no such topic.
@@ -216,12 +263,12 @@ class KafkaTopics:
             awaited_s: for how long a topic that is missing is looked for again: where that would be an error.
         """
 
-        def look() -> list[int]:
-            return _numbers(self._consumer.list_topics(topic, timeout=ANSWER_TIMEOUT_S), topic)
+        def look(client: Consumer) -> list[int]:
+            return _numbers(client.list_topics(topic, timeout=ANSWER_TIMEOUT_S), topic)
 
         deadline = time.monotonic() + awaited_s
         while True:
-            numbers = list(retried(f"partitions of {topic}", self._bootstrap, look, self._log))
+            numbers = self._asked(f"partitions of {topic}", self._consumer, look)
             if numbers or time.monotonic() >= deadline:
                 return numbers
             time.sleep(WAIT_MAX_S / 8)
@@ -229,17 +276,16 @@ class KafkaTopics:
     def partitions_of_all(self, topics: Sequence[str]) -> dict[str, list[int]]:
         """Return the partitions of each of *topics*, none of one that is missing; with one question for all."""
 
-        def look() -> dict[str, list[int]]:
-            there = self._consumer.list_topics(timeout=ANSWER_TIMEOUT_S)
+        def look(client: Consumer) -> dict[str, list[int]]:
+            there = client.list_topics(timeout=ANSWER_TIMEOUT_S)
             return {topic: _numbers(there, topic) for topic in topics}
 
-        found: dict[str, list[int]] = retried("topics", self._bootstrap, look, self._log)
-        return found
+        return self._asked("topics", self._consumer, look)
 
     def topic_id(self, topic: str) -> str:
         """Return the id that *topic* got when it was made; "" where the broker gives none, or none can be had now."""
         try:
-            (described,) = self._admin.describe_topics(
+            (described,) = self._admin.now.describe_topics(
                 TopicCollection([topic]), request_timeout=self._optional_s
             ).values()
             found = described.result(timeout=self._optional_s + 1).topic_id
@@ -251,7 +297,7 @@ class KafkaTopics:
         """Return how *topic* is configured under *name*; None when we may not know, or no answer can be had now."""
         place = ConfigResource(ConfigResource.Type.TOPIC, topic)
         try:
-            (described,) = self._admin.describe_configs([place], request_timeout=self._optional_s).values()
+            (described,) = self._admin.now.describe_configs([place], request_timeout=self._optional_s).values()
             found = described.result(timeout=self._optional_s + 1).get(name)
         except (KafkaException, TimeoutError):
             return None
@@ -260,7 +306,7 @@ class KafkaTopics:
     def create(self, topics: Sequence[str], *, partitions: int) -> None:
         """Create *topics*; one that is there by now is fine."""
         wanted = [NewTopic(topic, num_partitions=partitions) for topic in topics]
-        for topic, future in self._admin.create_topics(wanted, request_timeout=ANSWER_TIMEOUT_S).items():
+        for topic, future in self._admin.now.create_topics(wanted, request_timeout=ANSWER_TIMEOUT_S).items():
             try:
                 future.result()
             except KafkaException as error:
@@ -283,18 +329,16 @@ class KafkaTopics:
         """
         places = [TopicPartition(topic, number) for topic, numbers in partitions.items() for number in numbers]
 
-        def look() -> dict[str, list[int]]:
+        def look(client: AdminClient) -> dict[str, list[int]]:
             found: dict[str, list[int]] = {topic: [] for topic in partitions}
-            for place, offset, reason in ends_now(self._admin, places):
+            for place, offset, reason in ends_now(client, places):
                 if offset is None:
-                    learn_anew(self._admin)
                     raise reason if isinstance(reason, KafkaException) else KafkaException(_NO_ANSWER)
                 found[place.topic].append(offset)
             return found
 
         what = f"offsets of {', '.join(partitions)}"
-        found: dict[str, list[int]] = retried(what, self._bootstrap, look, self._log, patience_s=self._patience_s)
-        return found
+        return self._asked(what, self._admin, look, patience_s=self._patience_s)
 
     def start_offsets(self, topic: str, partitions: Sequence[int]) -> list[int]:
         """Return the offset of the first record that is still there, for each partition."""
@@ -305,31 +349,24 @@ class KafkaTopics:
         ends = self.end_offsets(topic, partitions)  # Asked first: what comes in between is not to be passed over.
         wanted = [TopicPartition(topic, partition, at_ms) for partition in partitions]
 
-        def look() -> list[int]:
-            found = self._consumer.offsets_for_times(wanted, timeout=ANSWER_TIMEOUT_S)
+        def look(client: Consumer) -> list[int]:
+            found = client.offsets_for_times(wanted, timeout=ANSWER_TIMEOUT_S)
             for place in found:
                 if place.error is not None:
                     raise KafkaException(place.error)
             return [place.offset for place in found]
 
         what = f"offsets of {topic} at a time"
-        offsets = retried(what, self._bootstrap, look, self._log, patience_s=self._patience_s)
+        offsets = self._asked(what, self._consumer, look, patience_s=self._patience_s)
         return [end if offset < 0 else offset for offset, end in zip(offsets, ends, strict=True)]
 
     def _watermarks(self, topic: str, partitions: Sequence[int]) -> list[tuple[int, int]]:
-        def look() -> list[tuple[int, int]]:
-            found = []
-            for partition in partitions:
-                place = TopicPartition(topic, partition)
-                try:
-                    found.append(self._consumer.get_watermark_offsets(place, timeout=ANSWER_TIMEOUT_S))
-                except KafkaException:
-                    learn_anew(self._consumer)
-                    raise
-            return found
+        places = [TopicPartition(topic, partition) for partition in partitions]
 
-        what = f"offsets of {topic}"
-        return list(retried(what, self._bootstrap, look, self._log, patience_s=self._patience_s))
+        def look(client: Consumer) -> list[tuple[int, int]]:
+            return [client.get_watermark_offsets(place, timeout=ANSWER_TIMEOUT_S) for place in places]
+
+        return self._asked(f"offsets of {topic}", self._consumer, look, patience_s=self._patience_s)
 
     def close(self) -> None:
         self._consumer.close()

@@ -17,9 +17,9 @@ from connectors.kafka import (
     KafkaTopics,
     KafkaUnavailable,
     Options,
+    Renewed,
     client_options,
     ends_now,
-    learn_anew,
 )
 from connectors.sources import Batch, Reached, SourceError
 
@@ -29,6 +29,7 @@ PROBE_PAUSE: Final = 30  # Times the CPU time of the probing thread, a third of 
 BATCH_PATIENCE_S: Final = 0.05
 OUTAGE_MS: Final = 2_000  # Without an answer for so long, a broker counts as away: producers could not reach it either.
 SILENT_MS: Final = 10_000  # Without an answer for so long, somebody should know.
+STUCK_S: Final = 10.0  # A reader that gives no sign of life for so long, though there is more, is replaced.
 # What all readers of a process hold together when they lag. It does not grow with the number of partitions.
 BUFFERED_MESSAGES: Final = 800_000
 BUFFERED_KB: Final = 512 * 1024
@@ -116,7 +117,7 @@ class EndProbe:
         log: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._log = log
-        self._admin = AdminClient(client_options(bootstrap, options))
+        self._admin = Renewed(lambda: AdminClient(client_options(bootstrap, options)))
         self._partitions = [TopicPartition(*partition) for partition in partitions]
         self._awaited = dict.fromkeys(partitions, False)  # No key comes or goes: other threads look at it.
         self._clock_ms = clock_ms
@@ -149,7 +150,7 @@ class EndProbe:
         asked_ms = self._clock_ms()
         all_answered = True
         try:
-            for partition, offset, reason in ends_now(self._admin, partitions):
+            for partition, offset, reason in ends_now(self._admin.now, partitions):
                 if offset is None:
                     # No answer, no progress: time stands still there until the broker is back.
                     all_answered = False
@@ -158,9 +159,9 @@ class EndProbe:
                     self.ends.note(partition.topic, partition.partition, offset, asked_ms)
         except KafkaException as error:
             self._log(f"Kafka does not tell where partitions end: {error}")
-            return
+            all_answered = False
         if not all_answered:
-            learn_anew(self._admin)
+            self._admin.learn_anew()
 
     def _say_if_long(self, partition: TopicPartition, asked_ms: int, reason: object) -> None:
         last = self.ends.end(partition.topic, partition.partition)
@@ -213,6 +214,7 @@ class KafkaPartition:
         log: Callable[[str], None] = lambda _: None,
         topic_id: str = "",
         readers: int = 1,
+        monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._topic_id = topic_id
         self._place = f"{topic}[{partition}] at {bootstrap}"
@@ -223,8 +225,13 @@ class KafkaPartition:
         self._log = log
         self.position = position
         self._denied = False
+        self._monotonic_s = monotonic_s
+        self._alive_s = monotonic_s()
         own = {"error_cb": self._note_error}
-        self._consumer = Consumer({**consumer_options(client_options(bootstrap, options), readers), **own})
+        self._new_consumer: Callable[[], Consumer] = lambda: Consumer(
+            {**consumer_options(client_options(bootstrap, options), readers), **own}
+        )
+        self._consumer = self._new_consumer()
         self._consumer.assign([TopicPartition(topic, partition, position)])
 
     def _note_error(self, error: KafkaError) -> None:
@@ -238,6 +245,10 @@ class KafkaPartition:
         ahead = self.lag()
         patience_s = BATCH_PATIENCE_S if ahead is not None and ahead > records_max else 0
         messages = self._consumer.consume(records_max, timeout=patience_s)
+        if messages or not ahead:
+            self._alive_s = self._monotonic_s()
+        elif self._monotonic_s() - self._alive_s > STUCK_S:
+            self._replace()
         if any(message.error() is not None for message in messages):
             messages = [message for message in messages if message.error() is None or self._heed(message)]
         if messages:
@@ -252,6 +263,14 @@ class KafkaPartition:
             values = [message.value() for message in messages]
         arrived_ms = [message.timestamp()[1] for message in messages]
         return Batch(values, arrived_ms, _Offsets(messages), tombstones)
+
+    def _replace(self) -> None:
+        """Read on with a new consumer: the old one may have lost its brokers, as `Renewed` tells, and says nothing."""
+        self._log(f"Kafka source {self._place}: nothing came for {STUCK_S:.0f} s though there is more; connecting anew")
+        self._consumer.close()
+        self._consumer = self._new_consumer()
+        self._consumer.assign([TopicPartition(self._topic, self._partition, self.position)])
+        self._alive_s = self._monotonic_s()
 
     def _heed(self, message: Message) -> bool:
         """Do what an error among the messages asks for; it is no record."""

@@ -217,7 +217,7 @@ def test_a_second_job_on_a_state_in_use_is_refused_and_sigterm_ends_the_first_wi
         "--processes", "2",
     ]  # fmt: skip
     job = RunningJob(command, tmp_path / "log")
-    wait_until(lambda: len(job.workers()) == 2 and "running" in job.log.read_text())
+    wait_until(lambda: len(job.workers()) == 2 and '"running"' in job.log.read_text())
     assert "in use by another job" in refused(command)
     job.terminate()
     assert job.status() == 0, job.tail()
@@ -235,7 +235,7 @@ def test_two_jobs_of_one_process_die_together(broker: KafkaTopics, topic_prefix:
          "--processes", "2"],
         tmp_path / "log",
     )  # fmt: skip
-    wait_until(lambda: len(job.workers()) == 2 and "running" in job.log.read_text())
+    wait_until(lambda: len(job.workers()) == 2 and '"running"' in job.log.read_text())
     workers = job.workers()
     job.kill_a_worker(random.Random(1))
     assert job.status() == 1

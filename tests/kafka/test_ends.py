@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from connectors import kafka
 from connectors.kafka import KafkaTopics
@@ -25,8 +26,12 @@ def test_all_ends_come_from_one_question_which_is_asked_again_until_all_are_know
             yield (place, None, reason) if reason and number == 1 else (place, 10 + number, "")
 
     anew: list[object] = []
+
+    def learn_anew(client: kafka.Renewed[AdminClient]) -> None:
+        anew.append(client)
+
     monkeypatch.setattr(kafka, "ends_now", ends_now)
-    monkeypatch.setattr(kafka, "learn_anew", anew.append)
+    monkeypatch.setattr(kafka.Renewed, "learn_anew", learn_anew)
     monkeypatch.setattr(kafka, "time", SimpleNamespace(monotonic=lambda: 0.0, sleep=lambda _: None))
     topics = KafkaTopics("127.0.0.1:1", {})
     assert topics.ends({"actions": [0, 1], "journal": [0]}) == {"actions": [10, 11], "journal": [12]}
