@@ -76,14 +76,17 @@ def parse_iso_ms(text: str) -> int | None:
     return local_ms - (offset_ms or 0)
 
 
-def parse_local(text: str) -> tuple[int, int | None] | None:
+def parse_local(text: str, *, any_year: bool = False) -> tuple[int, int | None] | None:
     """Return what an ISO 8601 text shows, and its offset: without one it may mean the time in a user's zone.
+
+    Args:
+        any_year: years before 1970 count, too, from 0001 on.
 
     Returns:
         (local_ms, offset_ms): the date and time as written, in ms as if they were UTC, and how far the
         written offset is ahead of UTC in ms: 0 for `Z`, None where none is written. The moment is their
-        difference. None if the text is no time, or if its moment (without an offset, `local_ms`) is outside
-        1970..9999.
+        difference. None if the text is no time, or, without *any_year*, if its moment (without an offset,
+        `local_ms`) is outside 1970..9999.
     """
     head = _HEAD.match(text)
     local_ms = None if head is None else _head_ms(head)
@@ -101,7 +104,7 @@ def parse_local(text: str) -> tuple[int, int | None] | None:
         offset_ms = (int(offset[1:3]) * 60 + int(offset[-2:])) * _MINUTE_MS
         if offset[0] == "-":
             offset_ms = -offset_ms
-    if not 0 <= local_ms + ms - offset_ms <= TIME_MS_MAX:
+    if not any_year and not 0 <= local_ms + ms - offset_ms <= TIME_MS_MAX:
         return None
     if _DAY_MS <= local_ms <= TIME_MS_MAX - _DAY_MS:
         if len(_days) >= _KEPT_MAX:

@@ -44,6 +44,17 @@ def test_a_loop_without_a_wait_is_told_with_its_way(tmp_path: Path, capsys: pyte
     assert "nothing on this loop waits" in said
 
 
+def test_a_key_without_effect_is_a_warning_and_the_flow_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "birthday.yaml"
+    wait = '{until: "{{ profile.birthday }}", yearly: true, if_missing: end, if_past: end}'
+    file.write_text(f"flow: birthday\ntrigger: {{event: a}}\nsteps:\n  - wait: {wait}\n")
+    assert main(["check", str(file)]) == 0
+    said = capsys.readouterr().out
+    assert "warning no-effect at steps.0.wait.if_past: 'if_past' has no effect beside 'yearly'" in said
+
+
 @pytest.mark.parametrize(
     ("text", "message", "hint"),
     [

@@ -22,7 +22,9 @@ from operators.language.localtime import (
     local_fields,
     moment_of_local,
     moment_of_wall,
+    next_anniversary,
     next_time_of_day,
+    wall_of_moment,
     weekday_of,
     zone_names,
     zone_of,
@@ -352,6 +354,54 @@ class TestTheNextTimeOfDay:
         assert first_time_of_day_from(moment, zone(name), time, days) == moment
         if local_date_and_time(moment, zone(name))[1] == time and days is not None:
             assert local_fields(moment, zone(name))[0] in days
+
+
+def wall(text: str) -> int:
+    return at(text + "Z")
+
+
+class TestTheNextAnniversary:
+    @pytest.mark.parametrize(
+        ("shown", "now", "moment"),
+        [
+            ("1984-12-01T09:00", "2026-11-23T08:00+08:00", "2026-12-01T09:00+08:00"),
+            ("1984-11-23T08:00", "2026-11-23T08:00+08:00", "2027-11-23T08:00+08:00"),
+            ("1984-02-29T00:00", "2026-11-23T08:00+08:00", "2027-02-28T00:00+08:00"),
+            ("1984-02-29T00:00", "2027-02-28T00:00+08:00", "2028-02-29T00:00+08:00"),
+            ("0001-01-01T00:00", "2026-11-23T08:00+08:00", "2027-01-01T00:00+08:00"),
+            ("9999-12-31T23:59:59.999", "2026-12-31T23:59:59.998+08:00", "2026-12-31T23:59:59.999+08:00"),
+        ],
+    )
+    def test_is_strictly_later_and_29_february_is_the_28th_elsewhere(self, shown: str, now: str, moment: str) -> None:
+        assert next_anniversary(at(now), zone("Asia/Shanghai"), wall(shown)) == at(moment)
+
+    def test_of_a_time_that_a_change_of_clocks_skips_is_the_end_of_the_gap(self) -> None:
+        found = next_anniversary(at("2026-03-01T00:00Z"), zone("America/New_York"), wall("2000-03-08T02:30:00.500"))
+        assert found == at("2026-03-08T07:00Z")
+
+    @given(
+        st.sampled_from(sorted(zone_names())),
+        st.integers(0, 253_402_300_799_999),
+        st.datetimes(datetime(1, 1, 1), datetime(9999, 12, 31)),  # noqa: DTZ001
+        st.integers(-366, 366).map(lambda days: days * DAY),
+    )
+    @settings(max_examples=300)
+    def test_lies_ahead_and_none_was_passed_over(self, name: str, now: int, shown: datetime, offset: int) -> None:
+        wall_ms = (shown.replace(tzinfo=UTC) - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)
+        moment = next_anniversary(now, zone(name), wall_ms, offset)
+        assert now < moment <= now + 368 * DAY
+        assert next_anniversary(moment - 1, zone(name), wall_ms, offset) == moment
+        after = next_anniversary(moment, zone(name), wall_ms, offset)
+        assert 364 * DAY <= after - moment <= 368 * DAY
+
+
+@given(st.sampled_from(sorted(zone_names())), st.integers(at("0001-01-01T00:00Z"), 253_402_300_799_999))
+@example("America/Los_Angeles", at("0001-01-01T00:00Z"))
+def test_what_clocks_show_leads_back_to_the_moment_or_to_the_first_with_that_time(name: str, now: int) -> None:
+    shown = wall_of_moment(now, zone(name))
+    assert abs(shown - now) <= 26 * HOUR
+    if now > at("0002-01-01T00:00Z"):
+        assert now - 26 * HOUR <= moment_of_wall(zone(name), shown) <= now
 
 
 class TestTheWindow:

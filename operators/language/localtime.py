@@ -14,6 +14,7 @@ cannot hold is computed 400 years earlier.
 
 from __future__ import annotations
 
+from calendar import isleap
 from collections.abc import Set as AbstractSet
 from datetime import date, datetime, timedelta
 from functools import cache, lru_cache
@@ -30,6 +31,7 @@ _CYCLE_MS: Final = _CYCLE_DAYS * DAY_S * 1000
 # From here on we compute a cycle earlier. A thousand years of room below `datetime.max`, and far above the last change
 # that any zone has written out instead of as a rule.
 _FAR_ORDINAL: Final = date(9000, 1, 1).toordinal()
+_EARLY_MS: Final = (date(2, 1, 1).toordinal() - _EPOCH_ORDINAL) * DAY_S * 1000  # A year of room above `datetime.min`.
 _FAR_MS: Final = (_FAR_ORDINAL - _EPOCH_ORDINAL) * DAY_S * 1000
 
 _zones: Final[dict[str, ZoneInfo]] = {}
@@ -123,6 +125,34 @@ def first_time_of_day_from(
             if moment_ms >= now_ms:
                 return moment_ms
         ordinal += 1
+
+
+def next_anniversary(now_ms: int, zone: ZoneInfo, wall_ms: int, offset_ms: int = 0) -> int:
+    """Return the first moment (ms) strictly later than *now_ms* that is *offset_ms* after an anniversary in *zone*.
+
+    Args:
+        wall_ms: a local date and time, written as for `moment_of_wall`; its year does not matter. 29 February falls on
+            the 28th in other years.
+    """
+    days, time_of_day_ms = divmod(wall_ms, DAY_S * 1000)
+    first = date.fromordinal(_EPOCH_ORDINAL + days)
+    ordinal, _ = local_date_and_time(now_ms - offset_ms, zone)
+    cycles = max(0, (ordinal - _FAR_ORDINAL) // _CYCLE_DAYS + 1)
+    year = date.fromordinal(ordinal - cycles * _CYCLE_DAYS).year - 1  # It may be over here and not yet there.
+    while True:
+        day = 28 if (first.month, first.day) == (2, 29) and not isleap(year) else first.day
+        ordinal = date(year, first.month, day).toordinal() + cycles * _CYCLE_DAYS
+        moment_ms = moment_of_wall(zone, (ordinal - _EPOCH_ORDINAL) * DAY_S * 1000 + time_of_day_ms) + offset_ms
+        if moment_ms > now_ms:
+            return moment_ms
+        year += 1
+
+
+def wall_of_moment(moment_ms: int, zone: ZoneInfo) -> int:
+    """Return what the clocks of *zone* show at *moment_ms*, written as for `moment_of_wall`."""
+    if moment_ms < _EARLY_MS:
+        return wall_of_moment(moment_ms + _CYCLE_MS, zone) - _CYCLE_MS
+    return _wall_s(moment_ms, zone) * 1000 + moment_ms % 1000
 
 
 def local_date_and_time(now_ms: int, zone: ZoneInfo) -> tuple[int, int]:

@@ -160,7 +160,6 @@ def _tell_journeys(deployment: Deployment, user: User, record: Input, reaction: 
                     leave(inside, rule)
                     break
             else:
-                if not inside.program.is_paused:
-                    hear(inside)
+                hear(inside)
         except Exception as error:
             fail(inside, error, "exit")

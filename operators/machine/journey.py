@@ -63,13 +63,18 @@ def wake(inside: InJourney, branch: Branch) -> None:
 
 
 def hear(inside: InJourney) -> None:
-    """Let each open branch of the journey look at the event; it moves a branch at most once."""
-    journey, nodes = inside.journey, inside.program.nodes
+    """Let each open branch of the journey look at the event; it moves a branch at most once.
+
+    While the flow is paused nothing moves, and only steps that want it look.
+    """
+    journey, nodes, is_paused = inside.journey, inside.program.nodes, inside.program.is_paused
     for branch in list(journey.branches):
         if branch not in journey.branches or journey not in inside.user.journeys:
             return
         try:
             visit = AtStep(inside, branch, nodes[branch.step])
+            if is_paused and not visit.node.step.hears_when_paused:
+                continue
             outcome = visit.node.step.hear(visit)
         except Exception as error:
             fail(inside, error, "step", step=branch.step)
@@ -116,7 +121,8 @@ def _run(visit: AtStep, outcome: Outcome) -> None:
         elif isinstance(outcome, Hold):
             branch.wake_ms = min(outcome.until_ms, TIME_MS_MAX)
             branch.memo = outcome.memo
-            visit.journal("waiting", detail={"until": format_ms(branch.wake_ms)})
+            if not outcome.still:
+                visit.journal("waiting", detail={"until": format_ms(branch.wake_ms)})
             return
         else:
             assert isinstance(outcome, End)

@@ -16,10 +16,14 @@ from operators.visit import Visit
 
 
 class Hold(Struct, frozen=True, gc=False):
-    """Stand here until *until_ms* (stream time), or until `hear` moves the journey."""
+    """Stand here until *until_ms* (stream time), or until `hear` moves the journey.
+
+    With *still* it stood here before, and the journal has it already.
+    """
 
     until_ms: int
     memo: Any = None
+    still: bool = False
 
 
 class To(Struct, frozen=True, gc=False):
@@ -56,6 +60,7 @@ class Step:
 
     kind: ClassVar[str]
     holds: ClassVar[bool] = False  # Whether a journey surely waits here, every time round a loop.
+    hears_when_paused: ClassVar[bool] = False
 
     def enter(self, visit: Visit) -> Outcome:
         """Begin the step."""

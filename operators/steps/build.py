@@ -6,14 +6,14 @@ and to count.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, ClassVar, Final
 from zoneinfo import ZoneInfo
 
 from pydantic import Field
 
 from operators.conditions.arguments import parse_value_template
-from operators.conditions.base import Clause, Condition
+from operators.conditions.base import Clause, Condition, Where
 from operators.conditions.parse import parse_condition
 from operators.conditions.wanted import Wanted, wanted
 from operators.conditions.when import parse_when
@@ -103,6 +103,9 @@ class Build:
     def problem(self, code: str, message: str, hint: str, *place: str | int) -> None:
         self.problems.add((*self._path, *place), code, message, hint)
 
+    def advise(self, code: str, message: str, hint: str, *place: str | int) -> None:
+        self.problems.add((*self._path, *place), code, message, hint, severity="warning")
+
     def checked(self, model: type[M], raw: object, *place: str | int) -> M | None:
         """Return *raw* as *model*, or None after noting why not."""
         return checked(model, raw, (*self._path, *place), self.problems)
@@ -114,14 +117,23 @@ class Build:
 
     def wanted(self, written: EventModel, *place: str | int, templates: bool = True) -> Wanted:
         """Return the event that *written* says, noted as one that this flow wants."""
+        where = self._where(written.where, "where" in written.model_fields_set, place, templates)
+        return self._want(written.event, where)
+
+    def any_wanted(self, names: Iterable[str], raw_where: object, is_written: bool, *place: str | int) -> list[Wanted]:
+        """Return events of several names with the same conditions, noted as ones that this flow wants."""
+        where = self._where(raw_where, is_written, place, templates=True)
+        return [self._want(name, where) for name in dict.fromkeys(names)]
+
+    def _where(self, raw: object, is_written: bool, place: Iterable[str | int], templates: bool) -> Where:
         because = "a trigger is judged before there is a journey"
         path = (*self._path, *place, "where")
-        if written.where is None and "where" in written.model_fields_set:
+        if raw is None and is_written:
             parse_condition(None, path, self.problems, NOWHERE)  # A `where` with nothing behind it lets all through.
-        where = parse_where(
-            written.where, path, self.problems, resolve=self._resolve, templates=templates, because=because
-        )
-        found = wanted(written.event, where)
+        return parse_where(raw, path, self.problems, resolve=self._resolve, templates=templates, because=because)
+
+    def _want(self, event: str, where: Where) -> Wanted:
+        found = wanted(event, where)
         self.wants.append(found)
         return found
 

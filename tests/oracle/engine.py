@@ -14,6 +14,7 @@ from tests.oracle.records import Record, read_lines
 from tests.oracle.templates import Failed, Missing, is_template, render
 from tests.oracle.values import (
     DAY_MS,
+    anniversary,
     at_path,
     duration_ms,
     identity,
@@ -63,6 +64,7 @@ class Journey:
     standing_in: Step | None = None
     wake_at: int = -1
     label_counts: dict[str, int] = field(default_factory=dict)
+    silent_since: int = 0  # S28: when the latest event came that a `without` names, or the step began.
     visits: dict[str, int] = field(default_factory=dict)
     since_entry: list[int] = field(default_factory=list)  # Events counted, per `did` clause of the flow.
 
@@ -169,6 +171,12 @@ class World:
         step = journey.standing_in
         assert step is not None
         if step.kind == "wait":
+            asked = without_of(step)
+            if asked is not None:
+                until = journey.silent_since + duration_ms(step.written["wait"]["for"])
+                if until > now:  # "One `waiting` record, with the first `until`".
+                    journey.wake_at = until
+                    return
             self.go_on(journey, step.after, now)
             return
         self.tell("moved", journey, now, step=step.id, reason="timeout")  # J3
@@ -352,7 +360,15 @@ class World:
                 journey.open = False
                 return
         step = journey.standing_in
-        if step is None or step.kind != "wait_for":
+        if step is None:
+            return
+        asked = without_of(step)
+        if asked is not None:  # "the events it hears move nothing, are no `event` or `cause`, and leave no record"
+            names = asked["event"] if isinstance(asked["event"], list) else [asked["event"]]
+            for name in names:
+                if self.concerns(journey, {**asked, "event": name}, event, now):
+                    journey.silent_since = now
+        if step.kind != "wait_for":
             return
         # S10: "every label counts the event, then the first satisfied one as written wins".
         for label, asked in step.written["wait_for"].items():
@@ -467,6 +483,7 @@ class World:
         days = written.get("days")
         if "for" in written:
             until = now + duration_ms(written["for"])
+            journey.silent_since = now
             if "at" in written:  # "the first such local time at or after now + 7d"
                 clock = time_of_day(written["at"])
                 assert clock is not None
@@ -485,14 +502,22 @@ class World:
         """S6: "text as in T2, or a number of epoch milliseconds; anything else is missing"."""
         zone = zone_of(self.users[journey.user_id].profile, journey.flow.written)
         try:
-            moment = parse_time(render(written["until"], self.fields(journey, now)), zone)
+            value = render(written["until"], self.fields(journey, now))
         except (Missing, Failed):
-            moment = None
+            value = None
+        offset = signed_duration_ms(written.get("offset", "+0s"))  # "`offset` is absolute time."
+        clock = time_of_day(written["at"]) if "at" in written else None
+        yearly = written.get("yearly", False)
+        moment = anniversary(value, zone, clock, offset, now) if yearly else parse_time(value, zone)
         if moment is None:
             if written["if_missing"] == "end":
                 return self.end(journey, now, step=step.id, reason="missing")
             return step.after
-        until = moment + signed_duration_ms(written.get("offset", "+0s"))  # "`offset` is absolute time."
+        if yearly:  # S27: "`if_past` does not apply".
+            return self.hold(journey, step, moment, now)
+        until = moment + offset
+        if clock is not None:  # S26: "the first such local time at or after the moment (after `offset`)"
+            until = next_clock(clock, zone, written.get("days"), at_or_after_ms=until)
         if until < now and written.get("if_past", "skip") == "end":
             return self.end(journey, now, step=step.id, reason="past")
         return self.hold(journey, step, until, now) if until > now else step.after  # "equal goes on"
@@ -681,6 +706,12 @@ def simulate(
     world.actions.sort(key=lambda action: (action["at"], action["user_id"]))
     world.journal.sort(key=lambda record: (record["at"], record["user_id"]))
     return Result(world.actions, world.journal, read.dead_letters)
+
+
+def without_of(step: Step) -> dict[str, Any] | None:
+    """The `without` of a wait that has one."""
+    written = step.written["wait"] if step.kind == "wait" else None
+    return written.get("without") if isinstance(written, dict) else None
 
 
 def refuse_unknown(config: dict[str, Any]) -> None:

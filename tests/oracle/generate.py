@@ -395,11 +395,23 @@ class Maker:
             (12, lambda: {"for": self.duration(), "at": self.rng.choice(self.clocks), **days}),
             (8, lambda: {"until": self.written_moment()}),
             (16, self.wait_for_date),
+            (14, lambda: {"for": self.duration(), "without": self.silence()}),
         )
+
+    def silence(self) -> Json:
+        asked = self.asked(templates=True)
+        if self.chance(40):
+            asked["event"] = self.rng.sample(self.names, self.rng.randint(1, len(self.names)))
+        return asked
 
     def written_moment(self) -> str:
         moment = to_iso(self.start + self.rng.choice([-2, 1, 2, 6, 24, 60]) * HOUR)
         return str(self.rng.choice([moment, moment[:16], moment[:10], moment[:19] + "+02:00"]))
+
+    def birthday(self) -> str:
+        year = self.rng.choice(["0002", "1899", "1948", "1969", "1984", "9996"])
+        day = self.rng.choice(["02-29", "03-29", "10-25", "01-01", "12-31"])
+        return f"{year}-{day}" + self.rng.choice(["", "", "T02:30", "T23:59:59.5Z", "T00:30:00-09:30"])
 
     def wait_for_date(self) -> Json:
         until = [*["{{ entry.due }}"] * 3, "{{ event.due }}", "{{ profile.renewal }}", "{{ profile.seen }}"]
@@ -410,8 +422,14 @@ class Maker:
         }
         if self.chance(40):
             made["offset"] = self.rng.choice(["-", "+", ""]) + self.duration()
+        if self.chance(40):
+            made["at"] = self.rng.choice(self.clocks)
+        if self.chance(25):
+            return {**made, "yearly": True}
         if self.chance(60):
             made["if_past"] = self.rng.choice(["skip", "end", "end"])
+        if "at" in made and self.chance(25):
+            made["days"] = self.rng.sample(DAYS, self.rng.randint(1, 4))
         return made
 
     def wait_for(self, depth: int) -> Json:
@@ -563,7 +581,7 @@ class Maker:
     def properties(self, now: int) -> Json:
         due = now + self.rng.choice([-1, 0, 1, 1]) * duration_ms(self.duration())
         iso = to_iso(due)
-        dues: list[Any] = [iso, iso, due, due + 0.5, iso[:16], iso[:10], "10:00", True, 1e15]
+        dues: list[Any] = [iso, iso, due, due + 0.5, iso[:16], iso[:10], "10:00", True, 1e15, self.birthday()]
         values: dict[str, tuple[int, list[Any]]] = {
             "sku": (85, ["A", "B", "a", "ß"]),
             "amount": (80, [1, 5, 5.0, 10, 2.5, -1, "5", True, None]),
@@ -594,6 +612,7 @@ class Maker:
                 "soon",
                 None,
                 False,
+                self.birthday(),
             ],
             "seen": [to_iso(self.start)[:19], "later"],
             "addr.city": ["a dot in a name"],
@@ -800,8 +819,10 @@ def ways(step: Step, *, events: bool = True, time: bool = True) -> list[str]:
         labels = list(step.written["wait_for"]) if events else []
         found = [step.first_of.get(label, step.after) for label in [*labels, *(["timeout"] if time else [])]]
     elif step.kind == "wait":
-        until = step.written["wait"].get("until", "") if isinstance(step.written["wait"], dict) else ""
+        form = step.written["wait"] if isinstance(step.written["wait"], dict) else {}
+        until = form.get("until", "")
         surely = not until or len(until) <= len("09:00")  # A moment, or a date from the data, may be past.
+        surely = surely or (form.get("yearly", False) and form["if_missing"] == "end")
         found = [step.after] if time or not surely else []
     else:
         found = [step.after]

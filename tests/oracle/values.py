@@ -140,6 +140,50 @@ def next_clock(clock: time, zone: ZoneInfo, days: list[str] | None, *, at_or_aft
     raise AssertionError("a weekday comes every week")
 
 
+def anniversary(value: Any, zone: ZoneInfo, clock: time | None, offset_ms: int, now: int) -> int | None:
+    """S27: "month and day of the value, in the user's zone, at `at` (default: the value's own local time of day, a
+    date alone 00:00): the next such moment strictly later than now"; None if there is no such date.
+    """
+    shown: datetime | None = None
+    if isinstance(value, str):
+        found = ISO.fullmatch(value)
+        if found is not None and found[8] is None:
+            try:  # "years 0001 to 9999 count"
+                year, month, day, hour, minute, second = (int(part or 0) for part in found.groups()[:6])
+                thousandths = int(((found[7] or "") + "000")[:3])
+                shown = datetime.combine(date(year, month, day), time(hour, minute, second, thousandths * 1000))
+            except ValueError:
+                return None
+        elif found is not None:
+            naive = parse_iso_of_any_year(value)
+            shown = None if naive is None else (naive.replace(tzinfo=UTC).astimezone(zone).replace(tzinfo=None))
+    else:
+        moment = parse_time(value)
+        shown = None if moment is None else ms_to_local(moment, zone)
+    if shown is None:
+        return None
+    shown = shown if clock is None else datetime.combine(shown.date(), clock)
+    for year in range(ms_to_local(now, zone).year - 3, 99_999):
+        is_leap = year % 4 == 0 and (year % 100 != 0 or year % 400 == 0)
+        day = 28 if (shown.month, shown.day) == (2, 29) and not is_leap else shown.day
+        moment = local_to_ms(shown.replace(year=year, day=day, microsecond=0), zone)
+        if ms_to_local(moment, zone) == shown.replace(year=year, day=day, microsecond=0):
+            moment += shown.microsecond // 1000  # Not where a gap has moved it.
+        if moment + offset_ms > now:
+            return moment + offset_ms
+    raise AssertionError("a year comes every year")
+
+
+def parse_iso_of_any_year(text: str) -> datetime | None:
+    """T2 for a text with an offset, in any year: the moment in UTC."""
+    year, _, rest = text.partition("-")
+    moment = parse_iso(f"2000-{rest}" if int(year) % 4 == 0 else f"2001-{rest}")
+    if moment is None:
+        return None
+    naive = (EPOCH + timedelta(milliseconds=moment)).replace(tzinfo=None)
+    return naive.replace(year=int(year) + naive.year - (2000 if int(year) % 4 == 0 else 2001))
+
+
 def joined(*fields: str) -> bytes:
     return "\x1f".join(fields).encode()
 

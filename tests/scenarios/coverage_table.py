@@ -42,7 +42,7 @@ FINE_PRINT = [
     *(f"W{n}" for n in (2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 15, 16, 17, 18)),
     *(f"E{n}" for n in range(1, 9)),
     *(f"O{n}" for n in (3, 4, 5, 6)),
-    *(f"S{n}" for n in range(1, 25)),
+    *(f"S{n}" for n in (*range(1, 25), 26, 27, 28)),
     *(f"M{n}" for n in range(1, 11)),
     *(f"L{n}" for n in range(1, 8)),
     *(f"R{n}" for n in range(1, 10)),
