@@ -5,15 +5,21 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Final, NamedTuple
 
 import pytest
 import yaml
+from liquid import Environment
 
 from dataflow.cli import main
+from operators.templates.filters import filters_of
+from operators.templates.messages import FILE_TAGS
+from operators.templates.parse import parse_template
 
 REPO: Final = Path(__file__).parent.parent
 PAGES: Final = sorted(
@@ -184,6 +190,58 @@ def test_the_readme_shows_the_quick_start_and_what_comes_of_it(
     monkeypatch.chdir(REPO)
     assert main(command.split()[2:]) == 0
     assert capsys.readouterr().out == output
+
+
+# ---- templates -----------------------------------------------------------------------------------------------------
+
+
+LANGUAGE: Final = REPO / "docs" / "flow-language.md"
+INTERNAL_TAGS: Final = frozenset(("#", "content", "illegal", "output"))
+"""What the library keeps among its tags: its own means of parsing, and the sign of an inline comment."""
+
+
+def section(page: Path, heading: str) -> str:
+    """Return what stands below *heading*, as it is written, up to the next heading."""
+    match = re.search(rf"^{heading}\n(.*?)^#+ ", page.read_text(), re.M | re.S)
+    assert match is not None
+    return match[1]
+
+
+class Row(NamedTuple):
+    """A row of a table of filters."""
+
+    name: str
+    example: str
+    gives: str
+
+
+FILTERS: Final = [
+    Row(name, example.replace("\\|", "|"), gives)
+    for name, example, gives in re.findall(
+        r"^\| `(\w+)` \| .* \| `(.+)` \| `(.+)` \|$", section(LANGUAGE, "### Filters"), re.M
+    )
+]
+
+
+def test_every_filter_is_in_the_tables_once() -> None:
+    assert sorted(row.name for row in FILTERS) == sorted(filters_of(Environment()))
+
+
+@pytest.mark.parametrize("row", FILTERS, ids=lambda row: row.name)
+def test_a_filter_gives_what_its_row_says(row: Row) -> None:
+    text = section(LANGUAGE, "### Filters")
+    entry = json.loads(text[text.index("```json\n") + 8 : text.rindex("```")])
+    scope = SimpleNamespace(profile={}, entry=entry, event={}, flow="f", now_ms=0)
+    assert f"| {row.name}" in row.example
+    written = parse_template(f"{{{{ {row.example} }}}}").render(scope)
+    assert written == row.gives.replace("\\n", "\n")
+
+
+def test_every_tag_is_named() -> None:
+    named = re.search(r"The tags are\n(.*?)\.", section(LANGUAGE, "## Templates"), re.S)
+    assert named is not None
+    known = set(Environment().tags) - FILE_TAGS - INTERNAL_TAGS | {"raw"}  # The lexer itself knows that one.
+    assert re.findall(r"`(\w+)`", named[1]) == sorted(known)
 
 
 # ---- diagrams ------------------------------------------------------------------------------------------------------
