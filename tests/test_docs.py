@@ -293,6 +293,31 @@ def test_every_diagram_looks_right(block: Block) -> None:
     assert list(faults(block.text)) == []
 
 
+def shown_words(step: object) -> Iterator[str]:
+    """Yield what a picture of a flow should have of *step* and the steps in it."""
+    if isinstance(step, list):
+        for one in step:
+            yield from shown_words(one)
+    elif isinstance(step, dict):
+        for key, value in step.items():
+            if key == "then":
+                yield from value
+            if key in ("wait_for", "then"):
+                yield from shown_words(list(value.values()))
+            elif isinstance(value, list):
+                yield from shown_words(value)
+            elif key not in ("id", "when", "where", "vars"):
+                yield value
+
+
+def test_the_picture_of_a_flow_shows_each_of_its_steps() -> None:
+    flow = yaml.safe_load(next(block.text for block in WHOLE_FLOWS if block.page == name_of(LANGUAGE)))
+    picture = blocks(LANGUAGE, "mermaid")[0].text
+    words = [*shown_words(flow["steps"]), flow["exit"][0]["event"], flow["trigger"]["event"]]
+    assert {"30m", "gold", "cart-gold", "viewed", "timeout", "1d", "cold"} <= set(words)
+    assert [word for word in words if word not in picture] == []
+
+
 @pytest.mark.parametrize(
     "text",
     [
