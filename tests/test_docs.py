@@ -178,6 +178,26 @@ def test_the_problems_of_the_tutorial_are_those_it_shows(
     assert said == "$ nudge check flows\n" + capsys.readouterr().out
 
 
+def test_the_simulations_of_the_tutorial_give_what_it_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = REPO / "docs" / "tutorial.md"
+    flow = next(one.text for one in WHOLE_FLOWS if one.page == name_of(page)).replace("tempalte", "template")
+    with_default = re.search(r"Write `(vars: .*?)` in the first mail", page.read_text())
+    assert with_default is not None
+    shown = [one.text for one in blocks(page, "console") if one.text.startswith("$ nudge simulate")]
+    (tmp_path / "flows").mkdir()
+    (tmp_path / "events.jsonl").write_text(blocks(page, "json")[0].text)
+    monkeypatch.chdir(tmp_path)
+    for text, block in zip([flow, re.sub(r"vars: .*", with_default[1], flow, count=1)], shown, strict=True):
+        (tmp_path / "flows" / "welcome.yaml").write_text(text)
+        command, _, output = block.partition("\n")
+        assert main(command.split()[2:]) == 0
+        assert capsys.readouterr().out == output.partition("$ ")[0]
+    suppressed = next(one.text for one in blocks(page, "console") if one.text.startswith("$ grep")).partition("\n")[2]
+    assert suppressed in (tmp_path / "journal.jsonl").read_text()
+
+
 def test_the_readme_shows_the_quick_start_and_what_comes_of_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
