@@ -166,6 +166,54 @@ def test_every_whole_flow_is_right(block: Block, tmp_path: Path, capsys: pytest.
     assert (status, said) == (0, "1 flow: no problems\n") or (broken and status == 2)
 
 
+class Mistake(NamedTuple):
+    """An example in the section of a problem, and where it stands in the flow `PLAIN`."""
+
+    code: str
+    text: str
+
+    @property
+    def flow(self) -> str:
+        parts = dict(PLAIN)
+        if self.text.startswith("- "):
+            parts["steps"] = "steps:\n" + self.text
+        elif self.text.startswith("where:"):
+            parts["trigger"] += f"  {self.text}"
+        elif self.text.startswith("vars:"):
+            parts["steps"] += f"    {self.text}"
+        else:
+            parts[re.findall(r"\w+", self.text)[0]] = self.text
+        return "".join(parts.values())
+
+
+PLAIN: Final = {
+    "flow": "flow: cart\n",
+    "trigger": "trigger:\n  event: add_to_cart\n",
+    "steps": "steps:\n  - send: sms\n    template: hello\n",
+}
+PROBLEMS: Final = (REPO / "docs" / "flow-language.md").read_text().partition("\n## Problems\n")[2]
+MISTAKES: Final = [
+    Mistake(code, text)
+    for code, below in re.findall(r"^### `([\w-]+)`\n(.*?)(?=^### |\Z)", PROBLEMS, re.M | re.S)
+    for example in re.findall(r"^```yaml\n(.*?)^```$", below, re.M | re.S)
+    for text in (example.splitlines(keepends=True) if example.startswith("where:") else [example])
+]
+
+
+def test_there_are_mistakes_to_check() -> None:
+    assert len(MISTAKES) > 15
+
+
+@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.code)
+def test_every_example_of_a_problem_has_it(
+    mistake: Mistake, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "flow.yaml"
+    file.write_text(mistake.flow)
+    main(["check", "--json", str(file)])
+    assert mistake.code in [json.loads(line)["code"] for line in capsys.readouterr().out.splitlines()]
+
+
 def test_the_problems_of_the_tutorial_are_those_it_shows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
