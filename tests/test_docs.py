@@ -32,6 +32,7 @@ PAGES: Final = sorted(
     ]
 )
 
+LANGUAGE: Final = REPO / "docs" / "flow-language.md"
 TOP: Final = ("dataflow", "operators", "connectors", "state", "tests", "docs", "examples", "benchmarks")
 BROKEN_FLOWS: Final = {("docs/tutorial.md", "welcome")}
 """Flows with a mistake on purpose; a test of their own says which."""
@@ -191,13 +192,18 @@ PLAIN: Final = {
     "trigger": "trigger:\n  event: add_to_cart\n",
     "steps": "steps:\n  - send: sms\n    template: hello\n",
 }
-PROBLEMS: Final = (REPO / "docs" / "flow-language.md").read_text().partition("\n## Problems\n")[2]
+PROBLEMS: Final = LANGUAGE.read_text().partition("\n## Problems\n")[2]
 MISTAKES: Final = [
     Mistake(code, text)
     for code, below in re.findall(r"^### `([\w-]+)`\n(.*?)(?=^### |\Z)", PROBLEMS, re.M | re.S)
     for example in re.findall(r"^```yaml\n(.*?)^```$", below, re.M | re.S)
     for text in (example.splitlines(keepends=True) if example.startswith("where:") else [example])
 ]
+
+
+def test_the_sections_of_problems_stand_together_in_order() -> None:
+    codes = re.findall(r"^### `([a-z]+-[a-z-]+)`$", LANGUAGE.read_text(), re.M)
+    assert codes == re.findall(r"^### `(.+)`$", PROBLEMS, re.M) == sorted(codes)
 
 
 def test_there_are_mistakes_to_check() -> None:
@@ -263,7 +269,6 @@ def test_the_readme_shows_the_quick_start_and_what_comes_of_it(
 # ---- templates -----------------------------------------------------------------------------------------------------
 
 
-LANGUAGE: Final = REPO / "docs" / "flow-language.md"
 INTERNAL_TAGS: Final = frozenset(("#", "content", "illegal", "output"))
 """What the library keeps among its tags: its own means of parsing, and the sign of an inline comment."""
 
