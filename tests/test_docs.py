@@ -5,15 +5,21 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Final, NamedTuple
 
 import pytest
 import yaml
+from liquid import Environment
 
 from dataflow.cli import main
+from operators.templates.filters import filters_of
+from operators.templates.messages import FILE_TAGS
+from operators.templates.parse import parse_template
 
 REPO: Final = Path(__file__).parent.parent
 PAGES: Final = sorted(
@@ -26,6 +32,7 @@ PAGES: Final = sorted(
     ]
 )
 
+LANGUAGE: Final = REPO / "docs" / "flow-language.md"
 TOP: Final = ("dataflow", "operators", "connectors", "state", "tests", "docs", "examples", "benchmarks")
 BROKEN_FLOWS: Final = {("docs/tutorial.md", "welcome")}
 """Flows with a mistake on purpose; a test of their own says which."""
@@ -160,6 +167,59 @@ def test_every_whole_flow_is_right(block: Block, tmp_path: Path, capsys: pytest.
     assert (status, said) == (0, "1 flow: no problems\n") or (broken and status == 2)
 
 
+class Mistake(NamedTuple):
+    """An example in the section of a problem, and where it stands in the flow `PLAIN`."""
+
+    code: str
+    text: str
+
+    @property
+    def flow(self) -> str:
+        parts = dict(PLAIN)
+        if self.text.startswith("- "):
+            parts["steps"] = "steps:\n" + self.text
+        elif self.text.startswith("where:"):
+            parts["trigger"] += f"  {self.text}"
+        elif self.text.startswith("vars:"):
+            parts["steps"] += f"    {self.text}"
+        else:
+            parts[re.findall(r"\w+", self.text)[0]] = self.text
+        return "".join(parts.values())
+
+
+PLAIN: Final = {
+    "flow": "flow: cart\n",
+    "trigger": "trigger:\n  event: add_to_cart\n",
+    "steps": "steps:\n  - send: sms\n    template: hello\n",
+}
+PROBLEMS: Final = LANGUAGE.read_text().partition("\n## Problems\n")[2]
+MISTAKES: Final = [
+    Mistake(code, text)
+    for code, below in re.findall(r"^### `([\w-]+)`\n(.*?)(?=^### |\Z)", PROBLEMS, re.M | re.S)
+    for example in re.findall(r"^```yaml\n(.*?)^```$", below, re.M | re.S)
+    for text in (example.splitlines(keepends=True) if example.startswith("where:") else [example])
+]
+
+
+def test_the_sections_of_problems_stand_together_in_order() -> None:
+    codes = re.findall(r"^### `([a-z]+-[a-z-]+)`$", LANGUAGE.read_text(), re.M)
+    assert codes == re.findall(r"^### `(.+)`$", PROBLEMS, re.M) == sorted(codes)
+
+
+def test_there_are_mistakes_to_check() -> None:
+    assert len(MISTAKES) > 15
+
+
+@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.code)
+def test_every_example_of_a_problem_has_it(
+    mistake: Mistake, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "flow.yaml"
+    file.write_text(mistake.flow)
+    main(["check", "--json", str(file)])
+    assert mistake.code in [json.loads(line)["code"] for line in capsys.readouterr().out.splitlines()]
+
+
 def test_the_problems_of_the_tutorial_are_those_it_shows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -170,6 +230,26 @@ def test_the_problems_of_the_tutorial_are_those_it_shows(
     assert main(["check", "flows"]) == 2
     said = next(one.text for one in blocks(page, "console"))
     assert said == "$ nudge check flows\n" + capsys.readouterr().out
+
+
+def test_the_simulations_of_the_tutorial_give_what_it_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = REPO / "docs" / "tutorial.md"
+    flow = next(one.text for one in WHOLE_FLOWS if one.page == name_of(page)).replace("tempalte", "template")
+    with_default = re.search(r"Write `(vars: .*?)` in the first mail", page.read_text())
+    assert with_default is not None
+    shown = [one.text for one in blocks(page, "console") if one.text.startswith("$ nudge simulate")]
+    (tmp_path / "flows").mkdir()
+    (tmp_path / "events.jsonl").write_text(blocks(page, "json")[0].text)
+    monkeypatch.chdir(tmp_path)
+    for text, block in zip([flow, re.sub(r"vars: .*", with_default[1], flow, count=1)], shown, strict=True):
+        (tmp_path / "flows" / "welcome.yaml").write_text(text)
+        command, _, output = block.partition("\n")
+        assert main(command.split()[2:]) == 0
+        assert capsys.readouterr().out == output.partition("$ ")[0]
+    suppressed = next(one.text for one in blocks(page, "console") if one.text.startswith("$ grep")).partition("\n")[2]
+    assert suppressed in (tmp_path / "journal.jsonl").read_text()
 
 
 def test_the_readme_shows_the_quick_start_and_what_comes_of_it(
@@ -184,6 +264,57 @@ def test_the_readme_shows_the_quick_start_and_what_comes_of_it(
     monkeypatch.chdir(REPO)
     assert main(command.split()[2:]) == 0
     assert capsys.readouterr().out == output
+
+
+# ---- templates -----------------------------------------------------------------------------------------------------
+
+
+INTERNAL_TAGS: Final = frozenset(("#", "content", "illegal", "output"))
+"""What the library keeps among its tags: its own means of parsing, and the sign of an inline comment."""
+
+
+def section(page: Path, heading: str) -> str:
+    """Return what stands below *heading*, as it is written, up to the next heading."""
+    match = re.search(rf"^{heading}\n(.*?)^#+ ", page.read_text(), re.M | re.S)
+    assert match is not None
+    return match[1]
+
+
+class Row(NamedTuple):
+    """A row of a table of filters."""
+
+    name: str
+    example: str
+    gives: str
+
+
+FILTERS: Final = [
+    Row(name, example.replace("\\|", "|"), gives)
+    for name, example, gives in re.findall(
+        r"^\| `(\w+)` \| .* \| `(.+)` \| `(.+)` \|$", section(LANGUAGE, "### Filters"), re.M
+    )
+]
+
+
+def test_every_filter_is_in_the_tables_once() -> None:
+    assert sorted(row.name for row in FILTERS) == sorted(filters_of(Environment()))
+
+
+@pytest.mark.parametrize("row", FILTERS, ids=lambda row: row.name)
+def test_a_filter_gives_what_its_row_says(row: Row) -> None:
+    text = section(LANGUAGE, "### Filters")
+    entry = json.loads(text[text.index("```json\n") + 8 : text.rindex("```")])
+    scope = SimpleNamespace(profile={}, entry=entry, event={}, flow="f", now_ms=0)
+    assert f"| {row.name}" in row.example
+    written = parse_template(f"{{{{ {row.example} }}}}").render(scope)
+    assert written == row.gives.replace("\\n", "\n")
+
+
+def test_every_tag_is_named() -> None:
+    named = re.search(r"The tags are\n(.*?)\.", section(LANGUAGE, "## Templates"), re.S)
+    assert named is not None
+    known = set(Environment().tags) - FILE_TAGS - INTERNAL_TAGS | {"raw"}  # The lexer itself knows that one.
+    assert re.findall(r"`(\w+)`", named[1]) == sorted(known)
 
 
 # ---- diagrams ------------------------------------------------------------------------------------------------------
@@ -233,6 +364,31 @@ def test_there_are_diagrams_to_check() -> None:
 @pytest.mark.parametrize("block", DIAGRAMS, ids=shown)
 def test_every_diagram_looks_right(block: Block) -> None:
     assert list(faults(block.text)) == []
+
+
+def shown_words(step: object) -> Iterator[str]:
+    """Yield what a picture of a flow should have of *step* and the steps in it."""
+    if isinstance(step, list):
+        for one in step:
+            yield from shown_words(one)
+    elif isinstance(step, dict):
+        for key, value in step.items():
+            if key == "then":
+                yield from value
+            if key in ("wait_for", "then"):
+                yield from shown_words(list(value.values()))
+            elif isinstance(value, list):
+                yield from shown_words(value)
+            elif key not in ("id", "when", "where", "vars"):
+                yield value
+
+
+def test_the_picture_of_a_flow_shows_each_of_its_steps() -> None:
+    flow = yaml.safe_load(next(block.text for block in WHOLE_FLOWS if block.page == name_of(LANGUAGE)))
+    picture = blocks(LANGUAGE, "mermaid")[0].text
+    words = [*shown_words(flow["steps"]), flow["exit"][0]["event"], flow["trigger"]["event"]]
+    assert {"30m", "gold", "cart-gold", "viewed", "timeout", "1d", "cold"} <= set(words)
+    assert [word for word in words if word not in picture] == []
 
 
 @pytest.mark.parametrize(
