@@ -18,6 +18,7 @@ from operators.machine.deployment import Deployment
 from operators.program.flows import Checked, FlowText, compile_texts
 
 SUFFIXES: Final = (".yaml", ".yml", ".json")
+FOLDERS_ABOVE: Final = 4  # In so many a workspace file is looked for, besides the one in which the flows are.
 
 
 def find_flows(arguments: Sequence[Path]) -> list[Path]:
@@ -72,28 +73,41 @@ def _is_flow(path: Path) -> bool:
 
 
 def find_workspace(arguments: Sequence[Path], config: Path | None) -> Path | None:
-    """Return the workspace file in force: *config*, else the one beside the first argument, None for none.
+    """Return the workspace file in force, None for none.
+
+    It is *config*, else the one beside the first argument, else the nearest in the folders above it: up to the one that
+    is a repository, and at most four. Without arguments the search begins in the working directory.
 
     Raises:
-        UsageError: there are different ones, or *config* does not exist.
+        UsageError: one stands only beside a later argument, or a different one there; or *config* cannot be read.
     """
     if config is not None:
         must_be_readable(config, f"--config {config}")
         return config
-    found: list[Path] = []
-    for argument in arguments:
-        beside = (argument if argument.is_dir() else argument.parent) / WORKSPACE
-        if beside.is_file():
-            found.append(beside)
-    if not found:
-        return None
-    if any(_read(other) != _read(found[0]) for other in found[1:]):
-        names = ", ".join(dict.fromkeys(map(str, found)))
-        raise UsageError(f"different workspace files: {names}; choose one with --config")
-    first = arguments[0] if arguments[0].is_dir() else arguments[0].parent
-    if found[0].parent != first:
-        raise UsageError(f"{found[0]} is not beside the first argument: name it with --config, or give that one first")
-    return found[0]
+    folders = [one if one.is_dir() else one.parent for one in arguments] or [Path()]
+    found = _nearest_workspace(folders[0])
+    for folder in folders[1:]:
+        other = folder / WORKSPACE
+        if not other.is_file():
+            continue
+        if found is None:
+            raise UsageError(f"{other} is beside a later argument: name it with --config, or give that argument first")
+        if _read(other) != _read(found):
+            raise UsageError(f"different workspace files: {found}, {other}; choose one with --config")
+    return found
+
+
+def _nearest_workspace(folder: Path) -> Path | None:
+    if (folder / WORKSPACE).is_file():
+        return folder / WORKSPACE
+    here, working = Path(os.path.abspath(folder)), Path.cwd()
+    for above in [here, *here.parents][: FOLDERS_ABOVE + 1]:
+        path = above / WORKSPACE
+        if os.path.isfile(path):  # False also where we may not look.
+            return path.relative_to(working) if path.is_relative_to(working) else path
+        if os.path.exists(above / ".git"):
+            break
+    return None
 
 
 def read_flows(arguments: Sequence[Path]) -> list[FlowText]:

@@ -9,5 +9,8 @@ import typer
 
 Flows = Annotated[list[Path], typer.Argument(help="Flow files, or folders to search for them.", show_default=False)]
 Config = Annotated[
-    Path | None, typer.Option("--config", help="Workspace file. Default: nudge.yaml beside the first argument.")
+    Path | None,
+    typer.Option(
+        "--config", help="Workspace file. Default: the nearest nudge.yaml, beside the first argument or above."
+    ),
 ]

@@ -32,6 +32,7 @@ def check(
 
     workspace_path = find_workspace(flows, config)
     workspace, found = read_workspace(shown_path(workspace_path), read_workspace_file(workspace_path))
+    typer.echo(f"workspace file: {shown_path(workspace_path) or 'none'}", err=True)
     result = compile_texts(read_flows(flows), workspace)
     problems: list[Problem] = [*found, *result.problems]
     if as_json:

@@ -200,6 +200,7 @@ class Course:
             flows=[f"{program!r} {program.state}" for program in job.loaded.checked.programs],
             partitions=len(partitions),
             processes=job.processes,
+            workspace=job.loaded.workspace_file or "none",
             job=file.job,
         )
         flows = [(text.file, text.text) for text in job.loaded.checked.texts.values()]
