@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, Final
 
 from connectors.file_source import FilePartition
+from dataflow.read.disorder import Disorder
 from dataflow.read.intake import Format, Intake, head_time
 from dataflow.shard import Shard
 from operators.language.values import DAY
@@ -56,6 +57,11 @@ class Simulation:
         self.dead: dict[str, int] = {}
         self.unsupported = 0
         self.mistakes = 0
+        self.first_dead: dict[str, DeadLetter] = {}
+        """Of each reason the first."""
+        self.disorder = Disorder()
+        self.ran_on_to_ms: int | None = None
+        """When something last happened after the last record, None if nothing did."""
         self.half_line = 0
         """The number of a last line that was left out, since it has no end and is no whole record; 0 for none."""
 
@@ -85,6 +91,8 @@ class Simulation:
                 found, dead = intake.take(batch)
                 for letter in dead:
                     self._dead_letter(letter)
+                    self.first_dead.setdefault(letter.reason, letter)
+                self.disorder.look(batch, {letter.offset for letter in dead})
                 for record in unpacked(found.get(0, [])):
                     self._record(record)
         finally:
@@ -117,7 +125,10 @@ class Simulation:
     def _run_on(self, now: int, until_ms: int | None) -> None:
         last = max(now, 0) + RUN_ON_MS if until_ms is None else until_ms
         while (due := self._shard.next_due()) is not None and due <= last:
+            written = len(self._shard.out.journal)
             self._shard.advance_to(due)
+            if len(self._shard.out.journal) > written:
+                self.ran_on_to_ms = due
             self._flush(due)
 
     def _flush(self, now: int | None) -> None:

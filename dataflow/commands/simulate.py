@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import ExitStack
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -37,6 +38,7 @@ def simulate(
 ) -> None:
     """Run flows over recorded events in virtual time: what they would have sent, to whom, and why not."""
     from dataflow.flows import load
+    from dataflow.read.disorder import said
     from dataflow.read.scanner import format_of
     from dataflow.simulate import Simulation, jsonl
     from dataflow.urls import parse_source
@@ -64,14 +66,28 @@ def simulate(
             dead_letter=jsonl(outputs[2]),
         )
         simulation.run(events, format_of(source.format, loaded.deployment.index.table()), until_ms)
+    for sentence in said(simulation.disorder.jumps, str(events)):
+        sys.stderr.write(f"warning: {sentence}\n")
     if simulation.half_line:
         sys.stderr.write(
-            f"{events}: line {simulation.half_line} has no end and is no whole record: it was left out, as a job would "
-            "leave it for its next run\n"
+            f"warning: {events}: line {simulation.half_line} has no end and is no whole record: it was left out, as a "
+            "job would leave it for its next run\n"
         )
-    print_simulation(simulation, loaded.deployment, as_json=as_json)
+    if (mostly := mostly_dead(simulation)) is not None:
+        sys.stderr.write(f"warning: {events}: {mostly}\n")
+    print_simulation(simulation, loaded.deployment, as_json=as_json, is_open=until_ms is None)
 
 
+def mostly_dead(simulation: Simulation) -> str | None:
+    """Return what the records look like if most of them cannot be read for one reason."""
+    for reason, number in simulation.dead.items():
+        if 2 * number > simulation.records:
+            first = simulation.first_dead[reason]
+            return f"{number} of {simulation.records} records cannot be read: {first.detail} (line {first.offset})"
+    return None
+
+
+SAMPLE_BYTES: Final = 60
 _DETAILED: Final = ("refused", "sent", "suppressed", "ended", "exited", "failed")
 
 
@@ -96,14 +112,19 @@ def counts_by_flow(totals: Totals, deployment: Deployment) -> list[dict[str, Any
     return rows
 
 
-def print_simulation(simulation: Simulation, deployment: Deployment, *, as_json: bool) -> None:
-    """Print the counts of a simulation on standard output."""
+def print_simulation(simulation: Simulation, deployment: Deployment, *, as_json: bool, is_open: bool = False) -> None:
+    """Print the counts of a simulation on standard output.
+
+    Args:
+        is_open: time ran on until nothing waited, within a bound, and not to a moment that somebody named.
+    """
     rows = counts_by_flow(simulation.totals, deployment)
     if as_json:
         summary = {
             "events": simulation.records,
             "dead_letters": simulation.dead,
             "duplicates": simulation.duplicates,
+            "raised": simulation.disorder.raised,
             "unsupported": simulation.unsupported,
             "internal_errors": simulation.mistakes,
             "flows": rows,
@@ -113,13 +134,18 @@ def print_simulation(simulation: Simulation, deployment: Deployment, *, as_json:
     from rich.console import Console
     from rich.table import Table
 
+    from dataflow.simulate import RUN_ON_MS
+    from operators.language.values import DAY
+    from state.iso import format_ms
+
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("flow", "entered", *_DETAILED, "inside"):
-        table.add_column(name, justify="right" if name in ("entered", "inside") else "left")
+    for name in ("flow", "entered", "converted", *_DETAILED, "inside"):
+        table.add_column(name, justify="right" if name in ("entered", "converted", "inside") else "left")
     for row in rows:
         table.add_row(
             f"{row['flow']} v{row['version']}",
             str(row["entered"]),
+            str(row["converted"]),
             *(_listed(row[kind]) for kind in _DETAILED),
             str(row["inside"]),
         )
@@ -128,10 +154,31 @@ def print_simulation(simulation: Simulation, deployment: Deployment, *, as_json:
     dead = ", ".join(f"{reason} {number}" for reason, number in sorted(simulation.dead.items())) or "none"
     repeats = "1 duplicate" if simulation.duplicates == 1 else f"{simulation.duplicates} duplicates"
     console.print(f"{simulation.records} records, {repeats}, dead letters: {dead}")
+    for reason, letter in sorted(simulation.first_dead.items()):
+        line = f"  {reason}, first in line {letter.offset}: {letter.detail}: {_sample(letter.raw)}"
+        console.print(line, markup=False, soft_wrap=True)
+    disorder = simulation.disorder
+    if disorder.raised:
+        what = "1 record was" if disorder.raised == 1 else f"{disorder.raised} records were"
+        most = timedelta(milliseconds=disorder.most_ms)
+        console.print(f"{what} out of order and raised to the time before, by {most} at most")
+    inside = sum(row["inside"] for row in rows)
+    if is_open and inside:
+        days = RUN_ON_MS // DAY
+        console.print(f"time ran on for {days} days after the last record, and {inside} inside still wait; see --until")
+    elif is_open and simulation.ran_on_to_ms is not None:
+        console.print(f"time ran on after the last record until nobody waited: {format_ms(simulation.ran_on_to_ms)}")
     if simulation.mistakes:
         console.print(f"{simulation.mistakes} internal errors, each in one user's step: see 'failed' in the journal")
     if simulation.unsupported:
         console.print(f"{simulation.unsupported} receipts and memberships were left alone: not supported yet")
+
+
+def _sample(raw: bytes) -> str:
+    """Return the beginning of a record as it can be printed."""
+    text = raw[:SAMPLE_BYTES].decode(errors="replace")
+    printable = "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in text)
+    return printable + ("..." if len(raw) > SAMPLE_BYTES else "")
 
 
 def _listed(counts: dict[str, int]) -> str:
