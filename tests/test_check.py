@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from dataflow.cli import main
+from operators.language.workspace import Workspace
+from operators.program.flows import FlowText, compile_texts
 
 FLOW = """\
 flow: cart-reminder
@@ -75,6 +77,87 @@ def test_what_many_get_wrong_is_told_with_what_to_write(
     said = capsys.readouterr().out
     assert message in said
     assert hint in said
+
+
+BROKEN = [
+    "{id: x, send: sms, template: t, to: 5}",
+    "{id: x, send: sms, templat: t}",
+    "{id: x, send: nowhere, template: t}",
+    "{id: x, set: {}}",
+    "{id: x, set: {a: '{{ a }}'}, more: 1}",
+    "{id: x, branch: [{wen: {profile.a: 1}}]}",
+]
+"""Steps with a problem at which no journey could ever wait."""
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+def test_a_loop_and_a_step_nobody_reaches_are_told_beside_other_problems(broken: str) -> None:
+    steps = f"- {broken}\n- {{goto: x}}\n- {{id: dead, set: {{a: 1}}}}\n- {{id: deader, set: {{a: 1}}}}\n"
+    found = problems_of(steps)
+    assert {("steps.0", "endless-loop"), ("steps.2", "unreachable-step")} < set(found)
+    assert [code for _, code in found].count("unreachable-step") == 1
+    assert len(found) > 2, found
+
+
+@pytest.mark.parametrize(
+    "broken", ["{id: x, wait: 1x}", "{id: x, wait_for: {a: {event: b}}}", "{id: x, wiat: 1h}", "wait 1h"]
+)
+def test_where_a_step_that_cannot_be_read_may_wait_there_is_no_endless_loop(broken: str) -> None:
+    steps = f"- {{id: y, set: {{a: 1}}}}\n- {broken}\n- {{goto: y}}\n"
+    assert [path for path, code in problems_of(steps) if code in ("endless-loop", "unreachable-step")] == []
+
+
+@pytest.mark.parametrize("broken", ["{goto: nowher}", "{gotto: nowhere}", "{goto: 5}", "{goto: }", "goto nowhere"])
+def test_a_step_with_a_name_may_be_the_one_that_was_meant(broken: str) -> None:
+    steps = f"- {{set: {{a: 1}}}}\n- {broken}\n- {{id: nowhere, set: {{a: 1}}}}\n- end\n- {{set: {{a: 1}}}}\n"
+    found = problems_of(steps)
+    assert [path for path, code in found if code == "unreachable-step"] == ["steps.4"]
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "{wait_for: {a: {event: b}}, then: {a: [INSIDE]}}",
+        "{wait_for: {event: b}, timeout: 1h, then: {a: [INSIDE]}}",
+        "{branch: [{when: {profile.a: 1}, then: [INSIDE]}]}",
+        "{branch: [{when: {}, steps: [INSIDE]}]}",
+        "{branch: [{when: {profile.a: 1}, steps: [], more: [INSIDE]}]}",
+        "{parallel: [[INSIDE], []]}",
+        "{if: {profile.a: 1}, steps: [INSIDE]}",
+    ],
+)
+def test_the_steps_inside_one_that_cannot_be_read_are_looked_at(broken: str) -> None:
+    inside = "{id: x, send: sms, template: t, to: '{{ nobody }}'}, {set: {a: 1}, idd: 1}, end, {set: {a: 1}}"
+    found = problems_of(f"- {broken.replace('INSIDE', inside)}\n- {{wait: 1h}}\n- {{goto: x}}\n")
+    codes = [code for _, code in found]
+    assert {"bad-template", "unknown-key", "unreachable-step"} <= set(codes)
+    assert "unknown-step" not in codes
+    assert len(set(found)) == len(found) > 3
+
+
+def test_all_parts_of_a_key_that_is_wrong_are_looked_at() -> None:
+    text = """\
+flow: f
+versoin: 2
+trigger: {event: a, wehre: {}, where: {}}
+exit: [{event: b, gaol: true}, {event: c, where: {}}]
+entry: {reentri: never, when: {}}
+steps: [{branch: [{when: {}, seps: []}]}]
+"""
+    found = compile_texts([FlowText("f.yaml", text)], Workspace()).problems
+    assert sorted(one.path for one in found if one.code == "empty-condition") == [
+        "entry.when",
+        "exit.1.where",
+        "steps.0.branch.0.when",
+        "trigger.where",
+    ]
+    assert len(found) == 9
+
+
+def problems_of(steps: str) -> list[tuple[str, str]]:
+    """Return path and code of each problem of a flow with these *steps*."""
+    text = f"flow: f\ntrigger: {{event: a}}\nsteps:\n{steps}"
+    return [(one.path, one.code) for one in compile_texts([FlowText("f.yaml", text)], Workspace()).problems]
 
 
 def test_json_output_has_one_object_per_problem(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

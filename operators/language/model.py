@@ -72,6 +72,23 @@ def checked(model: type[M], raw: object, path: Path, problems: Problems) -> M | 
         return None
 
 
+def sound_part(model: type[M], raw: object) -> M | None:
+    """Return *raw* as *model* without the keys that are wrong, None if too little is left. Notes nothing.
+
+    For what is wrong beside the problems that have been noted: the flow is refused already.
+    """
+    if not isinstance(raw, dict):
+        return None
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        wrong = {detail["loc"][0] for detail in error.errors(include_url=False, include_context=False)}
+    try:
+        return model.model_validate({key: value for key, value in raw.items() if key not in wrong})
+    except ValidationError:
+        return None
+
+
 def keys_of(model: type[Model]) -> set[str]:
     """Return the keys of *model*, as authors write them."""
     return {field.alias or name for name, field in model.model_fields.items()}

@@ -13,9 +13,9 @@ from operators.conditions.base import Clause, identity
 from operators.conditions.wanted import Wanted
 from operators.conditions.where import where_field
 from operators.ids import label_of
-from operators.language.flow import Entry, Flow
+from operators.language.flow import Entry, ExitRule, Flow
 from operators.language.localtime import zone_of
-from operators.language.model import checked, keys_of
+from operators.language.model import checked, keys_of, sound_part
 from operators.language.problems import BadValue, Path, Problems
 from operators.language.workspace import Workspace
 from operators.program.paths import check_paths
@@ -41,15 +41,15 @@ def compile_flow(problems: Problems, workspace: Workspace) -> Program | None:
     first = build.flow_steps(flow.steps)
     alternatives = build_trigger(flow, build)
     rules = _entry_rules(flow.entry, build)
-    exits = [Exit(build.wanted(rule, "exit", index), rule.goal, rule.label) for index, rule in enumerate(flow.exit)]
+    exits = [Exit(build.wanted(rule, "exit", index), rule.goal, rule.label) for index, rule in _exit_rules(flow, raw)]
     active_from, active_until = (
         None if written is None else build.moment(written, "active", name)
         for name, written in (("from", flow.active.from_), ("until", flow.active.until))
     )
     if active_from is not None and active_until is not None and active_from >= active_until:
         problems.add(("active",), "impossible-condition", "'from' is not before 'until'", "nobody could ever enter")
-    if not problems.has_errors:
-        check_paths(first, build.nodes, problems)
+    if not build.has_too_many and not problems.is_full:
+        check_paths(first, build.nodes, problems, is_lost=build.is_lost)
     if problems.has_errors:
         return None
     tallies, tally_names = _tallies(build.clauses)
@@ -99,7 +99,20 @@ def _sound_part(raw: dict[str, Any], problems: Problems) -> Flow:
     wrong = {problem.path.partition(".")[0] for problem in problems.found}
     known = keys_of(Flow)
     kept = {key: value for key, value in raw.items() if key in known and key not in wrong}
+    if "entry" in wrong and (entry := sound_part(Entry, raw.get("entry"))) is not None:
+        kept["entry"] = entry
     return Flow.model_validate({"flow": "unnamed", "trigger": None, "steps": [], **kept})
+
+
+def _exit_rules(flow: Flow, raw: dict[str, Any]) -> Iterator[tuple[int, ExitRule]]:
+    """Yield the sound rules with their places in the list."""
+    written = raw.get("exit")
+    if flow.exit or not isinstance(written, list):
+        yield from enumerate(flow.exit)
+        return
+    for index, one in enumerate(written):
+        if (rule := sound_part(ExitRule, one)) is not None:
+            yield index, rule
 
 
 def _key_path(entry: Entry) -> tuple[str, ...] | None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Final
 from pydantic import Field, WithJsonSchema
 
 from operators.conditions.base import Condition
-from operators.language.model import Model, RawSteps, RawWhen
+from operators.language.model import Model, RawSteps, RawWhen, sound_part
 from operators.language.values import Name
 from operators.steps.base import GO_ON, Node, Outcome, Step, To
 from operators.steps.build import Build, StepModel
@@ -40,6 +40,7 @@ class BranchModel(StepModel):
     """Go down the first arm whose condition holds."""
 
     kind: ClassVar[str] = "branch"
+    may_wait: ClassVar[bool] = False
     parts: ClassVar[tuple[type[Model], ...]] = (ArmModel, ElseModel)
     branch: Annotated[
         list[Any],
@@ -69,6 +70,8 @@ class BranchModel(StepModel):
             arm = build.checked(ArmModel, raw, *place)
             if arm is None:
                 sound = False
+                arm = sound_part(ArmModel, raw)
+            if arm is None:
                 continue
             label = arm.label or str(index)
             if label == "else":

@@ -22,6 +22,7 @@ class SendModel(StepModel):
     """Send a message through a channel."""
 
     kind: ClassVar[str] = "send"
+    may_wait: ClassVar[bool] = False
     send: Annotated[
         Name,
         Field(

@@ -19,6 +19,7 @@ class SetModel(StepModel):
     """Write profile attributes; null removes one."""
 
     kind: ClassVar[str] = "set"
+    may_wait: ClassVar[bool] = False
     set: Annotated[
         dict[str, JsonValue],
         Field(

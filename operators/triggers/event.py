@@ -17,7 +17,7 @@ from operators.conditions.base import identity
 from operators.conditions.wanted import Wanted
 from operators.ids import Key, key_name
 from operators.language.flow import Flow
-from operators.language.model import CLAUSES_MAX, COUNTED_MAX, EventModel, Model, PositiveInt
+from operators.language.model import CLAUSES_MAX, COUNTED_MAX, EventModel, Model, PositiveInt, sound_part
 from operators.language.values import Duration
 from operators.limits import COUNTERS_MAX, make_room
 from operators.steps.build import Build
@@ -74,7 +74,7 @@ def build(raw: dict[str, Any], flow: Flow, build: Build) -> list[Alternative]:
         several = build.checked(TriggerAny, raw, "trigger")
         listed = [(("trigger", "any", index), one) for index, one in enumerate(several.any)] if several else []
     else:
-        single = build.checked(Trigger, raw, "trigger")
+        single = build.checked(Trigger, raw, "trigger") or sound_part(Trigger, raw)
         listed = [(("trigger",), single)] if single else []
     found: list[Alternative] = []
     for place, trigger in listed:
