@@ -34,6 +34,7 @@ _CLOSING: Final = (yaml.SequenceEndEvent, yaml.MappingEndEvent)
 _ANY_LINE_END: Final = re.compile("[\u0085\u2028\u2029]")  # They end a line in YAML 1.1, and are characters in 1.2.
 _PRIVATE_USE: Final = range(0xE000, 0xF900)
 
+_LOST_AT_THE_HEAD: Final = re.compile(r"[-+]?(0)[0-9]|(\+)[0-9]{7}")  # Of post codes and of telephone numbers.
 _NOT_RESOLVED: Final = re.compile(r"(&\S+\s+)?!(\s|$)")
 _CORE: Final = "tag:yaml.org,2002:"
 _COLLECTION_TAGS: Final[dict[type[yaml.Node], frozenset[str]]] = {
@@ -209,7 +210,12 @@ class _Reader:
             return text
         if node.tag == PLAIN:
             value = self._plain(text, path)
-            return text if value is _FAILED else value
+            if value is _FAILED:
+                return text
+            if (lost := _LOST_AT_THE_HEAD.match(text)) is not None and value is not None:
+                said = f"{text[:40]} is the number {str(value)[:40]}: '{lost[1] or lost[2]}' at its head is lost"
+                self.problems.warn(path, "leading-zero", said, f'if it is a text, write "{text[:40]}"')
+            return value
         if node.tag.removeprefix(_CORE) not in _READS:
             self._bad_tag(node, path)
             return text

@@ -18,6 +18,7 @@ from operators.language.localtime import zone_of
 from operators.language.model import checked, keys_of, sound_part
 from operators.language.problems import BadValue, Path, Problems
 from operators.language.workspace import Workspace
+from operators.program.doubts import Doubts
 from operators.program.paths import check_paths
 from operators.program.program import EntryRules, Exit, Program, Tally
 from operators.steps import KINDS, NOT_YET
@@ -28,8 +29,12 @@ from operators.triggers import build_trigger
 _NOT_CONTENT: Final = ("flow", "version", "state", "title", "description", "owner", "labels")
 
 
-def compile_flow(problems: Problems, workspace: Workspace) -> Program | None:
-    """Return the program of the flow file behind *problems*, or None after noting every problem."""
+def compile_flow(problems: Problems, workspace: Workspace, doubts: Doubts | None = None) -> Program | None:
+    """Return the program of the flow file behind *problems*, or None after noting every problem.
+
+    Args:
+        doubts: also notes what is allowed and most likely a mistake.
+    """
     raw = problems.document.data
     flow = checked(Flow, raw, (), problems)
     if not isinstance(raw, dict):
@@ -50,6 +55,8 @@ def compile_flow(problems: Problems, workspace: Workspace) -> Program | None:
         problems.add(("active",), "impossible-condition", "'from' is not before 'until'", "nobody could ever enter")
     if not build.has_too_many and not problems.is_full:
         check_paths(first, build.nodes, problems, is_lost=build.is_lost)
+    if doubts is not None:
+        doubts.look_at(problems, build.nodes.values(), active_from=active_from, active_until=active_until)
     if problems.has_errors:
         return None
     tallies, tally_names = _tallies(build.clauses)
@@ -96,7 +103,7 @@ def content_hash(raw: dict[str, Any], local_moments: Mapping[Path, int]) -> str:
 
 def _sound_part(raw: dict[str, Any], problems: Problems) -> Flow:
     """Return the flow without the keys that are wrong, so that the problems of the others are told in the same go."""
-    wrong = {problem.path.partition(".")[0] for problem in problems.found}
+    wrong = {problem.path.partition(".")[0] for problem in problems.found if problem.severity == "error"}
     known = keys_of(Flow)
     kept = {key: value for key, value in raw.items() if key in known and key not in wrong}
     if "entry" in wrong and (entry := sound_part(Entry, raw.get("entry"))) is not None:

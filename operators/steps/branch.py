@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Final
 from pydantic import Field, WithJsonSchema
 
 from operators.conditions.base import Condition
+from operators.conditions.implied import first_implied
 from operators.language.model import Model, RawSteps, RawWhen, sound_part
 from operators.language.values import Name
 from operators.steps.base import GO_ON, Node, Outcome, Step, To
@@ -99,6 +100,10 @@ class BranchStep(Step):
                 return To(node)
         visit.journal("moved", reason="none")
         return GO_ON
+
+    def never_taken(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        for index, before in first_implied([when for _, when, _ in self._arms]):
+            yield ("branch", index), self._arms[before][0]
 
     def ways(self, node: Node) -> Iterator[Node | None]:
         for _, _, arm in self._arms:

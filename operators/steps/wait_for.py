@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Final
 
 from pydantic import Field, StrictInt, WithJsonSchema
 
+from operators.conditions.implied import first_implied
 from operators.conditions.wanted import Wanted
 from operators.language.model import EventModel, RawSteps
 from operators.language.values import Name, WaitDuration
@@ -70,6 +71,14 @@ class Awaited:
     then: Node | None
 
 
+def _asks_for_no_less(one: Wanted, other: Wanted) -> bool:
+    """Tell whether every event that *one* wants is wanted by *other*, too."""
+    return one.event == other.event and all(
+        theirs is None or (ours is not None and any(first_implied([theirs, ours])))
+        for ours, theirs in ((one.fixed, other.fixed), (one.live, other.live))
+    )
+
+
 class WaitForStep(Step):
     __slots__ = ("_awaited", "_late", "_timeout_ms")
     kind: ClassVar[str] = "wait_for"
@@ -108,6 +117,13 @@ class WaitForStep(Step):
 
     def has_lost_its_memo(self, memo: Any) -> bool:
         return memo.__class__ is not dict  # The events that were counted so far, by label.
+
+    def never_taken(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        for index, one in enumerate(self._awaited):
+            for earlier in self._awaited[:index]:
+                if earlier.at_least <= one.at_least and _asks_for_no_less(one.wanted, earlier.wanted):
+                    yield ("wait_for", one.label), earlier.label
+                    break
 
     def ways(self, node: Node) -> Iterator[Node | None]:
         for one in self._awaited:
