@@ -35,6 +35,7 @@ _ANY_LINE_END: Final = re.compile("[\u0085\u2028\u2029]")  # They end a line in 
 _PRIVATE_USE: Final = range(0xE000, 0xF900)
 
 _LOST_AT_THE_HEAD: Final = re.compile(r"[-+]?(0)[0-9]|(\+)[0-9]{7}")  # Of post codes and of telephone numbers.
+_BARE_TEMPLATE: Final = re.compile(r"(?:^|[:,\[-])\s*\{[{%]")
 _NOT_RESOLVED: Final = re.compile(r"(&\S+\s+)?!(\s|$)")
 _CORE: Final = "tag:yaml.org,2002:"
 _COLLECTION_TAGS: Final[dict[type[yaml.Node], frozenset[str]]] = {
@@ -86,9 +87,10 @@ def read_document(file: str, text: bytes) -> tuple[Document, Problems]:
         mark = error.problem_mark or error.context_mark
         document.marks[()] = (mark.line + 1, mark.column + 1) if mark else (1, 1)
         message = " ".join(part for part in (error.context, error.problem) if part)
-        hint = "a text with ': ' or a leading special character needs quotes"
         if mark and decoded[mark.index : mark.index + 1] == "\t":
             message, hint = "a tab stands where YAML allows spaces only", "indent with spaces"
+        else:
+            hint = _hint_for_yaml(error, decoded.splitlines())
         problems.add((), "bad-yaml", message, hint)
         return document, problems
     except (yaml.YAMLError, RecursionError) as error:
@@ -116,6 +118,19 @@ def _read(node: yaml.Node, reader: _Reader) -> None:
 
 def _is_empty(problems: Problems) -> None:
     problems.add((), "empty-file", "there is no flow in this file", "a flow needs 'flow', 'trigger' and 'steps'")
+
+
+def _hint_for_yaml(error: yaml.MarkedYAMLError, lines: list[str]) -> str:
+    marks = [mark for mark in (error.problem_mark, error.context_mark) if mark is not None]
+    near = [lines[number] for mark in marks for number in (mark.line, mark.line - 1) if 0 <= number < len(lines)]
+    if any(_BARE_TEMPLATE.search(line) for line in near):
+        return 'put quotes around the text with the template: "{{ profile.name }}"'
+    if "block" in str(error.context) or "mapping values" in str(error.problem):
+        return (
+            "what belongs together begins in the same column: look at the indentation here and above; a text with ': ' "
+            "needs quotes"
+        )
+    return "a text with ': ' or a leading special character needs quotes"
 
 
 def _json_node(text: str) -> yaml.Node | None:
@@ -174,14 +189,28 @@ class _Reader:
         if allowed is not None and node.tag not in allowed:
             self._bad_tag(node, path)
         if isinstance(node, yaml.MappingNode):
-            return self._mapping(node, path)
+            bare = self._bare_template(node)
+            if bare is None:
+                return self._mapping(node, path)
+            quote = "'" if '"' in bare else '"'
+            hint = f"put quotes around it: {quote}{bare}{quote}"
+            self.problems.add(path, "bad-key", "a template without quotes is a mapping in a mapping", hint)
+            return bare
         if isinstance(node, yaml.SequenceNode):
             return [self.value(item, (*path, index)) for index, item in enumerate(node.value)]
         assert isinstance(node, yaml.ScalarNode)
         return self._scalar(node, path)
 
+    def _bare_template(self, node: yaml.MappingNode) -> str | None:
+        """Return the text of a template that was written without quotes, None if *node* is none."""
+        if len(node.value) != 1 or not isinstance(node.value[0][0], yaml.MappingNode) or node.end_mark is None:
+            return None
+        text = self._source[node.start_mark.index : node.end_mark.index]
+        return text if text.startswith("{{") else None
+
     def _mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, object]:
         data: dict[str, object] = {}
+        merged: object = None
         for key_node, value_node in node.value:
             mark = (key_node.start_mark.line + 1, key_node.start_mark.column + 1)
             if not isinstance(key_node, yaml.ScalarNode):
@@ -190,6 +219,12 @@ class _Reader:
                 continue
             key = self._text(key_node)
             key_path = (*path, key)
+            if key == "<<" and key_node.tag == PLAIN:
+                self.problems.document.key_marks[key_path] = mark
+                hint = "write the keys out; an alias can stand for a whole value"
+                self.problems.add(key_path, "merge-key", "merge keys are not part of YAML 1.2", hint, at_key=True)
+                merged = self.value(value_node, key_path)
+                continue
             if key in data:
                 self.problems.document.marks[key_path] = mark
                 self.problems.add(key_path, "duplicate-key", f"'{key}' is written twice here", "keep one of them")
@@ -198,7 +233,8 @@ class _Reader:
             if key_node.tag not in _KEY_TAGS:
                 self._bad_tag(key_node, key_path)
             data[key] = self.value(value_node, key_path)
-        return data
+        # As it was meant, else all the keys would be missing, too.
+        return {**merged, **data} if isinstance(merged, dict) else data
 
     def _text(self, node: yaml.ScalarNode) -> str:
         text: str = node.value

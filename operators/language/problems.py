@@ -18,7 +18,7 @@ PROBLEMS_MAX: Final = 200  # Of one file. Nobody reads more, and looking for wha
 WARNINGS_MAX: Final = 50  # Of one file.
 NAMES_COMPARED_MAX: Final = 1000
 PART_SHOWN_MAX: Final = 100
-TEXT_SHOWN_MAX: Final = 500
+TEXT_SHOWN_MAX: Final = 700  # As long as the list of filters.
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +88,18 @@ class Document:
     data: object
     marks: dict[Path, tuple[int, int]] = field(default_factory=dict)
     key_marks: dict[Path, tuple[int, int]] = field(default_factory=dict)
+
+    def value_at(self, path: Path) -> object:
+        """Return what is written at *path*, None for nothing."""
+        value = self.data
+        for part in path:
+            if isinstance(value, dict):
+                value = value.get(part)
+            elif isinstance(value, list) and isinstance(part, int) and part < len(value):
+                value = value[part]
+            else:
+                return None
+        return value
 
     def place(self, path: Path, *, at_key: bool = False) -> tuple[int, int]:
         """Return (line, column) of *path*, or of the nearest place around it that was written."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Final
 
 from pydantic import Field, WithJsonSchema
@@ -21,6 +21,13 @@ _STEPS: Final = "a list of steps, one after the other"
 class ArmModel(Model):
     """One arm: a condition and what to do when it holds."""
 
+    mistaken: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(("then", "do", "actions"), "steps"),
+        **dict.fromkeys(("if", "where", "condition"), "when"),
+        **dict.fromkeys(("id", "name"), "label"),
+    }
+    shapes: ClassVar[Mapping[str, str]] = {"steps": "steps: [{send: sms, template: hello}]"}
+
     when: Annotated[RawWhen, Field(description="The condition.")]
     label: Annotated[
         Name | None, Field(description="The name of this arm in the journal. Default: its number from 0.")
@@ -30,6 +37,8 @@ class ArmModel(Model):
 
 class ElseModel(Model):
     """The last arm: what to do when no condition holds."""
+
+    shapes: ClassVar[Mapping[str, str]] = {"else": "else: [{send: sms, template: hello}]"}
 
     else_: Annotated[RawSteps, Field(alias="else", description=_STEPS)]
 
@@ -41,6 +50,12 @@ class BranchModel(StepModel):
     """Go down the first arm whose condition holds."""
 
     kind: ClassVar[str] = "branch"
+    belongs: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        ("when", "steps", "else", "label"), "an arm in the list of 'branch'"
+    )
+    shapes: ClassVar[Mapping[str, str]] = {
+        "branch": "branch: [{when: {profile.tier: gold}, steps: [..]}, {else: [..]}]"
+    }
     may_wait: ClassVar[bool] = False
     parts: ClassVar[tuple[type[Model], ...]] = (ArmModel, ElseModel)
     branch: Annotated[

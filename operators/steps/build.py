@@ -28,6 +28,13 @@ from operators.templates.json_template import JsonTemplate
 from operators.templates.template import Template
 
 STEPS_MAX: Final = 10_000  # Of one flow; all of them are looked at together.
+_MISTAKEN_KINDS: Final = {
+    **dict.fromkeys(("when", "if", "condition"), "write branch: [{when: {profile.tier: gold}, steps: [..]}]"),
+    **dict.fromkeys(("delay", "sleep", "pause"), "write wait: 2h"),
+    **{name: f"write send: {name}" for name in DEFAULT_ADDRESSES},
+    "template": "write send: sms beside it",
+    "event": "write wait_for: {paid: {event: purchase}}",
+}
 _NO_STEPS_IN: Final = frozenset(("vars", "set", "when", "where"))
 
 
@@ -343,7 +350,8 @@ class Build:
         name = str(written[0]) if written else ""
         message = f"'{name}' is not a kind of step" if name else "this step has no kind"
         place = (*path, written[0]) if written else path
-        self.problems.add(place, "unknown-kind", message, did_you_mean(name, self._kinds), at_key=True)
+        hint = _MISTAKEN_KINDS.get(name) or did_you_mean(name, self._kinds)
+        self.problems.add(place, "unknown-kind", message, hint, at_key=True)
 
     def _parsed(self, raw: Any, place: Path) -> Any:
         if isinstance(raw, str):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Final
 
-from pydantic import Field, StrictInt, WithJsonSchema
+from pydantic import BeforeValidator, Field, StrictInt, WithJsonSchema
+from pydantic_core import PydanticCustomError
 
 from operators.conditions.implied import first_implied
 from operators.conditions.wanted import Wanted
@@ -28,10 +29,26 @@ class AwaitedModel(EventModel):
     at_least: Annotated[StrictInt, Field(ge=1, description="So many of them.")] = 1
 
 
+def _must_have_labels(raw: Any) -> Any:
+    if isinstance(raw, dict) and isinstance(raw.get("event"), str):
+        hint = f"give the event a label of your own: wait_for: {{done: {{event: {raw['event']}}}}}"
+        text = "'event' stands where a label is needed"
+        raise PydanticCustomError("wrong-type", "{text}", {"text": text, "hint": hint})
+    return raw
+
+
 class WaitForModel(StepModel):
     """Wait for the first of up to 8 events, at most until the timeout."""
 
     kind: ClassVar[str] = "wait_for"
+    mistaken: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(("within", "for", "until"), "timeout"),
+        "else": "then: {timeout: [..]}",
+    }
+    shapes: ClassVar[Mapping[str, str]] = {
+        "wait_for": "wait_for: {paid: {event: purchase}}, where paid is a label of your own",
+        "then": "then: {paid: [..], timeout: [..]}",
+    }
     wait_for: Annotated[
         dict[Name, AwaitedModel],
         Field(
@@ -39,6 +56,7 @@ class WaitForModel(StepModel):
             max_length=LABELS_MAX,
             description="Up to 8 labels with an event each; the first that comes wins.",
         ),
+        BeforeValidator(_must_have_labels),
     ]
     timeout: Annotated[WaitDuration, Field(description="The most to wait. At most 366d.")]
     then: Annotated[

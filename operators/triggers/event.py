@@ -7,8 +7,9 @@ latest events in the user's row, one without a window only their number; in a fl
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import orjson
 from pydantic import Field
@@ -27,6 +28,11 @@ from operators.windows import insert
 class Count(Model):
     """How often, and within which rolling window, a trigger's event must come."""
 
+    mistaken: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(("last", "window", "in"), "within"),
+        **dict.fromkeys(("times", "min", "gte", "exactly"), "at_least"),
+    }
+
     at_least: Annotated[PositiveInt, Field(description="The event that makes it so many fires, and uses them up.")]
     within: Annotated[Duration | None, Field(description="The rolling window that counts; without it, all count.")] = (
         None
@@ -35,6 +41,8 @@ class Count(Model):
 
 class Trigger(EventModel):
     """One event that starts a journey."""
+
+    shapes: ClassVar[Mapping[str, str]] = {"count": "count: {at_least: <n>}"}
 
     count: Annotated[
         Count | None, Field(description="Fires on the event that makes the number of such events reach at_least.")
