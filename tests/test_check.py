@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from dataflow.cli import main
+from operators.language.workspace import Workspace
+from operators.program.flows import FlowText, compile_texts
 
 FLOW = """\
 flow: cart-reminder
@@ -86,6 +89,172 @@ def test_what_many_get_wrong_is_told_with_what_to_write(
     said = capsys.readouterr().out
     assert message in said
     assert hint in said
+
+
+def flow(rest: str, steps: str = "[{end: x}]") -> str:
+    return f"flow: f\ntrigger: {{event: a}}\n{rest}steps: {steps}\n"
+
+
+MISTAKES = {
+    flow("", "[{branch: [{when: {profile.a: 1}, then: [{end: x}]}]}]"): "write steps",
+    flow("", "[{branch: [{if: {profile.a: 1}, steps: []}]}]"): "write when",
+    flow("entry: {when: {did: {event: x, last: 30d}}}\n"): "write within",
+    flow("entry: {when: {did: {event: x, count: 3, within: 1d}}}\n"): "write at_least",
+    flow("entry: {reentry: 7d}\n"): "write {after: 7d}",
+    flow("entry: {reentry: 3}\n"): "write {at_most: 3, within: 30d}",
+    flow("", "[{wait_for: {event: x}, timeout: 1d}]"): "wait_for: {done: {event: x}}",
+    flow("", "[{wait_for: x, timeout: 1d}]"): "write wait_for: {paid: {event: purchase}}, where paid is a label",
+    flow("exit: {event: purchase}\n"): "write exit: [{event: purchase}]",
+    "flow: f\ntrigger: [{event: a}, {event: b}]\nsteps: [{end: x}]\n": "trigger: {any: [{event: a}, {event: b}]}",
+    "flow: f\ntrigger: add_to_cart\nsteps: [{end: x}]\n": "trigger: {event: add_to_cart}",
+    "flow: f\ntrigger: {event: a, count: 5}\nsteps: [{end: x}]\n": "write count: {at_least: 5}",
+    flow("", ""): "write steps: [{wait: 1h}, {send: sms, template: hello}]",
+    flow("", "{send: sms, template: t}"): "write steps: [{wait: 1h}, {send: sms, template: hello}]",
+    flow("timezone: Europe/berlin\n"): "did you mean Europe/Berlin?",
+    flow("timezone: Berlin\n"): "did you mean Europe/Berlin?",
+    flow("timezone: asia/shangai\n"): "did you mean Asia/Shanghai?",
+    flow("timezone: nowhere at all\n"): "write an IANA name such as Asia/Shanghai",
+    flow("", "[{set: {a: '{{ entry.amount | money }}'}}]"): "the filters are abs, append,",
+    flow("", "[{branch: [{when: {local_time: {from: '09:00', before: '18:00'}}}]}]"): "write after",
+    flow("", "[{branch: [{when: {local_time: {after: '09:00', to: '18:00'}}}]}]"): "write before",
+    "flow: f\ntrigger:\nevent: a\nsteps: [{end: x}]\n": "'event' belongs to 'trigger': is the indentation right?",
+    flow("template: t\n"): "'template' belongs to a step: is the indentation right?",
+    flow("", "\n  - send: sms\n   template: t"): "begins in the same column",
+    flow("", "\n  - send: sms\n    template: t\n - wait: 1h"): "begins in the same column",
+    flow("", "\n  - send:\n      sms\n      template: t"): "begins in the same column",
+    flow("", "\n  - wait_for:\n    paid: {event: x}\n    timeout: 1d"): "if it belongs to 'wait_for', begin",
+    flow("", "\n  - branch:\n    - when: {profile.a: 1}\n    steps: []"): "'steps' belongs to an arm in the list",
+    flow("", "\n- set: {a: {{ profile.name }}}"): 'put quotes around it: "{{ profile.name }}"',
+    flow("", '\n- set:\n    a: {{ profile.name | default: "x" }}'): "it: '{{ profile.name | default: \"x\" }}'",
+    flow("", "\n- set:\n    a: {{ profile.name }} and more"): "put quotes around the text with the template",
+    flow("", "\n- set:\n    a: {% if profile.name %}x{% endif %}"): "put quotes around the text with the template",
+    flow("", "\n- &a {send: sms, template: t}\n- {<<: *a, id: x}"): "write the keys out",
+    flow("", "[{when: {profile.a: 1}, steps: []}]"): "write branch: [{when:",
+    flow("", "[{sms: hello}]"): "write send: sms",
+    flow("", "[{delay: 1h}]"): "write wait: 2h",
+    flow("exit: [{event: b, where: {x: {min: 3}}}]\n"): "write gte",
+    flow("exit: [{event: b, where: {x: {'>': 3}}}]\n"): "write gt",
+    flow("", "[{send: sms, template: t, tempalte: u}]"): "is it 'template', which is written already?",
+}
+"""What people write, and what they are told to write."""
+
+
+@pytest.mark.parametrize("text", MISTAKES)
+def test_a_mistake_that_many_make_gets_the_hint_that_mends_it(text: str) -> None:
+    found = compile_texts([FlowText("f.yaml", text)], Workspace()).problems
+    assert any(MISTAKES[text] in one.hint for one in found), found
+    further = {one.code for one in found} - {"missing-key"}  # It is missing where another name stands.
+    assert len(further) == 1 or "indent" in MISTAKES[text] or "belongs" in MISTAKES[text], found
+
+
+OFFERED = [
+    flow("entry: {limt: 5}\n"),
+    flow("entry: {when: {audiences: vip}}\n"),
+    flow("entry: {when: {cap_lft: sms}}\n"),
+    flow("", "[{send: sms, template: t, postpon: true}]"),
+    flow("", "[{splitt: {a: 50%, b: 50%}}]"),
+    flow("", "[{wait: {for: 1d, untill: '09:00'}}]"),
+    flow("", "[{wait: {until: '09:00', fro: 1d}}]"),
+    flow("entry: {when: {did: {event: x, within: 1d, sinc: entry}}}\n"),
+    flow("", "[{branch: [{when: {did: {event: x, exactly: 1, at_leas: 1}}}]}]"),
+    flow("", "[{branch: [{when: {did: {event: x, exactly: 1, times: 1}}}]}]"),
+    flow("versoin: 2\n"),
+    flow("exit: [{event: b, gaol: true}]\n"),
+    flow("", "[{wait_for: {x: {event: x, atleast: 1}}, timeout: 1h}]"),
+]
+
+
+@pytest.mark.parametrize("text", OFFERED)
+def test_no_hint_offers_a_key_that_is_refused_next(text: str) -> None:
+    (found,) = compile_texts([FlowText("f.yaml", text)], Workspace()).problems
+    offered = re.fullmatch(r"did you mean '(.+)'\?|write (\w+)", found.hint)
+    if offered is not None:
+        mended = text.replace(found.path.rpartition(".")[2] + ":", (offered[1] or offered[2]) + ":")
+        assert mended != text
+        assert compile_texts([FlowText("f.yaml", mended)], Workspace()).problems == []
+    for name in ("limit", "audience", "cap_left", "postpone", "split"):
+        assert f"'{name}'?" not in found.hint
+
+
+BROKEN = [
+    "{id: x, send: sms, template: t, to: 5}",
+    "{id: x, send: sms, templat: t}",
+    "{id: x, send: nowhere, template: t}",
+    "{id: x, set: {}}",
+    "{id: x, set: {a: '{{ a }}'}, more: 1}",
+    "{id: x, branch: [{wen: {profile.a: 1}}]}",
+]
+"""Steps with a problem at which no journey could ever wait."""
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+def test_a_loop_and_a_step_nobody_reaches_are_told_beside_other_problems(broken: str) -> None:
+    steps = f"- {broken}\n- {{goto: x}}\n- {{id: dead, set: {{a: 1}}}}\n- {{id: deader, set: {{a: 1}}}}\n"
+    found = problems_of(steps)
+    assert {("steps.0", "endless-loop"), ("steps.2", "unreachable-step")} < set(found)
+    assert [code for _, code in found].count("unreachable-step") == 1
+    assert len(found) > 2, found
+
+
+@pytest.mark.parametrize(
+    "broken", ["{id: x, wait: 1x}", "{id: x, wait_for: {a: {event: b}}}", "{id: x, wiat: 1h}", "wait 1h"]
+)
+def test_where_a_step_that_cannot_be_read_may_wait_there_is_no_endless_loop(broken: str) -> None:
+    steps = f"- {{id: y, set: {{a: 1}}}}\n- {broken}\n- {{goto: y}}\n"
+    assert [path for path, code in problems_of(steps) if code in ("endless-loop", "unreachable-step")] == []
+
+
+@pytest.mark.parametrize("broken", ["{goto: nowher}", "{gotto: nowhere}", "{goto: 5}", "{goto: }", "goto nowhere"])
+def test_a_step_with_a_name_may_be_the_one_that_was_meant(broken: str) -> None:
+    steps = f"- {{set: {{a: 1}}}}\n- {broken}\n- {{id: nowhere, set: {{a: 1}}}}\n- end\n- {{set: {{a: 1}}}}\n"
+    found = problems_of(steps)
+    assert [path for path, code in found if code == "unreachable-step"] == ["steps.4"]
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "{wait_for: {a: {event: b}}, then: {a: [INSIDE]}}",
+        "{wait_for: {event: b}, timeout: 1h, then: {a: [INSIDE]}}",
+        "{branch: [{when: {profile.a: 1}, then: [INSIDE]}]}",
+        "{branch: [{when: {}, steps: [INSIDE]}]}",
+        "{branch: [{when: {profile.a: 1}, steps: [], more: [INSIDE]}]}",
+        "{parallel: [[INSIDE], []]}",
+        "{if: {profile.a: 1}, steps: [INSIDE]}",
+    ],
+)
+def test_the_steps_inside_one_that_cannot_be_read_are_looked_at(broken: str) -> None:
+    inside = "{id: x, send: sms, template: t, to: '{{ nobody }}'}, {set: {a: 1}, idd: 1}, end, {set: {a: 1}}"
+    found = problems_of(f"- {broken.replace('INSIDE', inside)}\n- {{wait: 1h}}\n- {{goto: x}}\n")
+    codes = [code for _, code in found]
+    assert {"bad-template", "unknown-key", "unreachable-step"} <= set(codes)
+    assert "unknown-step" not in codes
+    assert len(set(found)) == len(found) > 3
+
+
+def test_all_parts_of_a_key_that_is_wrong_are_looked_at() -> None:
+    text = """\
+flow: f
+versoin: 2
+trigger: {event: a, wehre: {}, where: {}}
+exit: [{event: b, gaol: true}, {event: c, where: {}}]
+entry: {reentri: never, when: {}}
+steps: [{branch: [{when: {}, seps: []}]}]
+"""
+    found = compile_texts([FlowText("f.yaml", text)], Workspace()).problems
+    assert sorted(one.path for one in found if one.code == "empty-condition") == [
+        "entry.when",
+        "exit.1.where",
+        "steps.0.branch.0.when",
+        "trigger.where",
+    ]
+    assert len(found) == 9
+
+
+def problems_of(steps: str) -> list[tuple[str, str]]:
+    """Return path and code of each problem of a flow with these *steps*."""
+    text = f"flow: f\ntrigger: {{event: a}}\nsteps:\n{steps}"
+    return [(one.path, one.code) for one in compile_texts([FlowText("f.yaml", text)], Workspace()).problems]
 
 
 def test_json_output_has_one_object_per_problem(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,21 +20,26 @@ app = typer.Typer()
 def check(
     flows: Flows,
     config: Config = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Take warnings for errors.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per problem and line.")] = False,
 ) -> None:
-    """List all problems of flow files. Exit status 2 if any of them is an error."""
-    from dataclasses import asdict
+    """List all problems of flow files, and what is most likely a mistake. Exit status 2 if any is an error."""
+    import time
+    from dataclasses import asdict, replace
 
     from dataflow.flows import find_workspace, read_flows, read_workspace_file, shown_path
     from operators.language.problems import render
     from operators.language.workspace import read_workspace
+    from operators.program.doubts import Doubts
     from operators.program.flows import compile_texts
 
     workspace_path = find_workspace(flows, config)
     workspace, found = read_workspace(shown_path(workspace_path), read_workspace_file(workspace_path))
     typer.echo(f"workspace file: {shown_path(workspace_path) or 'none'}", err=True)
-    result = compile_texts(read_flows(flows), workspace)
+    result = compile_texts(read_flows(flows), workspace, Doubts(now_ms=int(time.time() * 1000)))
     problems: list[Problem] = [*found, *result.problems]
+    if strict:
+        problems = [replace(problem, severity="error") for problem in problems]
     if as_json:
         for problem in problems:
             typer.echo(json.dumps(asdict(problem), ensure_ascii=False))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, ClassVar, Final
 
 from pydantic import Field
 
@@ -23,6 +24,18 @@ _NotNegative = Annotated[int, Field(ge=0, strict=True)]
 
 class DidModel(EventModel):
     """How often an event must have come."""
+
+    mistaken: ClassVar[Mapping[str, str]] = {
+        **EventModel.mistaken,
+        **dict.fromkeys(("last", "window", "in", "during"), "within"),
+        **dict.fromkeys(("count", "times", "min"), "at_least"),
+        "max": "at_most",
+    }
+    conflicts: ClassVar[tuple[frozenset[str], ...]] = (
+        frozenset(("within", "since")),
+        frozenset(("exactly", "at_least")),
+        frozenset(("exactly", "at_most")),
+    )
 
     at_least: _NotNegative | None = Field(None, description="1 unless given.")
     at_most: _NotNegative | None = Field(None, description="At most so many.")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, ClassVar, Final
 
 from pydantic import ConfigDict, Field, WithJsonSchema
 
@@ -23,6 +24,12 @@ class LocalTime(Model):
     """A window of the user's local time."""
 
     model_config = ConfigDict(json_schema_extra={"minProperties": 1})
+
+    mistaken: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(("from", "since", "start"), "after"),
+        **dict.fromkeys(("to", "until", "end"), "before"),
+        "weekdays": "days",
+    }
 
     after: _TimeOfDay = Field(
         None, description='From this local time on, such as "09:00". Later than before: crosses midnight.'

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from operators.conditions.base import Condition
 from operators.conditions.impossible import find_impossible
@@ -12,6 +12,19 @@ from operators.conditions.tree import All, Not, Some, Test, conjunction
 from operators.language.problems import BadValue, Path, Problems, did_you_mean
 from operators.language.values import Moment, shown
 from operators.templates.template import Template
+
+_MISTAKEN: Final = {
+    **dict.fromkeys((">", "greater_than", "more_than"), "gt"),
+    **dict.fromkeys((">=", "min", "at_least"), "gte"),
+    **dict.fromkeys(("<", "less_than"), "lt"),
+    **dict.fromkeys(("<=", "max", "at_most"), "lte"),
+    **dict.fromkeys(("=", "==", "is", "equals"), "eq"),
+    **dict.fromkeys(("!=", "<>", "not", "is_not"), "ne"),
+    **dict.fromkeys(("regex", "regexp", "like"), "matches"),
+    **dict.fromkeys(("includes", "has"), "contains"),
+    **dict.fromkeys(("is_set", "present"), "exists"),
+}
+"""What other products call the tests."""
 
 LeafParser = Callable[[object, Path, Problems], Condition | None]
 
@@ -105,7 +118,8 @@ def _parse_tests(
         place = (*path, op) if isinstance(value, dict) else path
         kind = TESTS.get(op)
         if kind is None:
-            hint = did_you_mean(op, TESTS) or "nested properties are written with dots: outer.inner"
+            near = f"write {_MISTAKEN[op]}" if op in _MISTAKEN else did_you_mean(op, TESTS)
+            hint = near or "nested properties are written with dots: outer.inner"
             problems.add(place, "unknown-test", f"there is no test '{op}'", hint, at_key=True)
             continue
         try:

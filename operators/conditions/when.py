@@ -44,7 +44,8 @@ def _user_field(key: str) -> tuple[str, tuple[str, ...]]:
         hint = "write profile.<attribute> or entry.<property>"
     else:
         # Most who write another name mean an attribute: other products know them without a prefix.
-        near = did_you_mean(key, [*KEYWORDS, "any", "all", "not"])
+        words = [name for name, keyword in KEYWORDS.items() if keyword is not _NOT_YET]
+        near = did_you_mean(key, [*words, "any", "all", "not"])
         hint = near if near.startswith("did") else f"write profile.{key}, or entry.{key} for what came with the trigger"
     raise BadValue("unknown-key", f"'{key}' is not a field of the user", hint)
 

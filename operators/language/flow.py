@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Final, Literal
 
-from pydantic import Discriminator, Field, StrictInt, Tag, WithJsonSchema
+from pydantic import BeforeValidator, Discriminator, Field, StrictInt, Tag, WithJsonSchema
+from pydantic_core import PydanticCustomError
 
 from operators.language.model import (
     COUNTED_MAX,
@@ -16,17 +19,23 @@ from operators.language.model import (
     RawSteps,
     RawWhen,
 )
-from operators.language.values import Duration, Name, Percent, WrittenMoment, Zone
+from operators.language.values import DURATION_PATTERN, Duration, Name, Percent, WrittenMoment, Zone, shown
+
+_WINDOWS: Final = {"last": "within", "window": "within", "max": "at_most", "times": "at_most", "count": "at_most"}
 
 
 class ReentryAfter(Model):
     """Entry is allowed again so long after the last one."""
+
+    mistaken: ClassVar[Mapping[str, str]] = {"every": "after", "wait": "after", "for": "after"}
 
     after: Annotated[Duration, Field(description="So long after the last entry.")]
 
 
 class ReentryAtMost(Model):
     """At most so many entries in the rolling window."""
+
+    mistaken: ClassVar[Mapping[str, str]] = _WINDOWS
 
     at_most: Annotated[PositiveInt, Field(le=COUNTED_MAX, description="Refused with so many entries in the window.")]
     within: Annotated[Duration, Field(description="The rolling window.")]
@@ -38,8 +47,20 @@ def _reentry_form(value: Any) -> str:
     return "#word"
 
 
+def _reentry_word(value: Any) -> Any:
+    if value in ("always", "never"):
+        return value
+    hint = "write never, always, {after: 7d}, or {at_most: 3, within: 30d}"
+    if isinstance(value, str) and re.fullmatch(DURATION_PATTERN, value):
+        hint = f"write {{after: {value}}}"
+    elif isinstance(value, int) and not isinstance(value, bool):
+        hint = f"write {{at_most: {value}, within: 30d}}"
+    text = f"{shown(value)} is no rule of re-entry"
+    raise PydanticCustomError("unknown-value", "{text}", {"text": text, "hint": hint})
+
+
 Reentry = Annotated[
-    Annotated[Literal["always", "never"], Tag("#word")]
+    Annotated[Literal["always", "never"], BeforeValidator(_reentry_word), Tag("#word")]
     | Annotated[ReentryAfter, Tag("#after")]
     | Annotated[ReentryAtMost, Tag("#at_most")],
     Discriminator(_reentry_form),
@@ -48,6 +69,8 @@ Reentry = Annotated[
 
 class Entry(Model):
     """Who may enter."""
+
+    mistaken: ClassVar[Mapping[str, str]] = {"where": "when", "if": "when", "condition": "when"}
 
     when: Annotated[RawWhen, Field(description="A condition on the user. A did in it needs within.")] = None
     reentry: Annotated[Reentry, Field(description="never, always, {after: 7d}, or {at_most: 3, within: 30d}.")] = (
@@ -83,12 +106,44 @@ class ExitRule(EventModel):
 class Active(Model):
     """The period in which users may enter: `[from, until)`."""
 
+    mistaken: ClassVar[Mapping[str, str]] = {
+        "start": "from",
+        "after": "from",
+        "end": "until",
+        "to": "until",
+        "before": "until",
+    }
+
     from_: Annotated[WrittenMoment | None, Field(alias="from", description="Nobody enters before this moment.")] = None
     until: Annotated[WrittenMoment | None, Field(description="Nobody enters from this moment on.")] = None
 
 
 class Flow(Model):
     """A flow file."""
+
+    mistaken: ClassVar[Mapping[str, str]] = {
+        "name": "flow",
+        "id": "flow",
+        "triggers": "trigger",
+        "goal": "exit: [{event: purchase, goal: true}]",
+        "actions": "steps",
+        "tz": "timezone",
+    }
+    belongs: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(("event", "where", "count"), "'trigger'"),
+        **dict.fromkeys(("when", "reentry", "concurrent", "key", "holdout"), "'entry'"),
+        **dict.fromkeys(("from", "until"), "'active'"),
+        **dict.fromkeys(
+            ("send", "template", "to", "vars", "set", "wait", "wait_for", "timeout", "then", "branch", "goto", "end"),
+            "a step",
+        ),
+    }
+    shapes: ClassVar[Mapping[str, str]] = {
+        "steps": "steps: [{wait: 1h}, {send: sms, template: hello}]",
+        "exit": "exit: [{event: purchase}]",
+        "entry": "entry: {reentry: never}",
+        "active": "active: {from: 2026-11-01, until: 2026-12-01}",
+    }
 
     flow: Annotated[Name, Field(description="The identity of the flow, across its versions.")]
     version: Annotated[

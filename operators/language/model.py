@@ -6,10 +6,11 @@ for each key. What needs more than one place (step names, loops, conditions) is 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Annotated, Any, Final, TypeVar, get_args
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Final, TypeVar, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, ValidationError, WithJsonSchema
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from operators.language.problems import Path, Problems, did_you_mean
@@ -42,13 +43,25 @@ JsonValue = Annotated[Any, WithJsonSchema({"description": "any JSON value; texts
 
 
 class Model(BaseModel):
-    """A mapping of the language. Nothing changes after reading."""
+    """A mapping of the language. Nothing changes after reading.
+
+    The rest is for hints: `mistaken` says which key is meant by another name, `belongs` what else has a key that is
+    written here by a wrong indentation, `shapes` how a key is written whose value has the wrong type, `conflicts` which
+    keys exclude each other.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=False)
+
+    mistaken: ClassVar[Mapping[str, str]] = {}
+    belongs: ClassVar[Mapping[str, str]] = {}
+    shapes: ClassVar[Mapping[str, str]] = {}
+    conflicts: ClassVar[tuple[frozenset[str], ...]] = ()
 
 
 class EventModel(Model):
     """An event, and what is asked of its properties."""
+
+    mistaken: ClassVar[Mapping[str, str]] = {"name": "event", "filter": "where", "when": "where", "properties": "where"}
 
     event: Annotated[EventName, Field(description="The name of the event.")]
     where: Annotated[RawWhere, Field(description="Conditions on its properties.")] = None
@@ -60,7 +73,8 @@ M = TypeVar("M", bound=Model)
 def checked(model: type[M], raw: object, path: Path, problems: Problems) -> M | None:
     """Return *raw* as *model*, or None after noting every problem at the path the author wrote."""
     if not isinstance(raw, dict):
-        problems.add(path, "wrong-type", f"a mapping is needed here, not {shown(raw)}")
+        hint = f"write {{event: {raw}}}" if isinstance(raw, str) and issubclass(model, EventModel) else ""
+        problems.add(path, "wrong-type", f"a mapping is needed here, not {shown(raw)}", hint)
         return None
     try:
         return model.model_validate(raw)
@@ -69,6 +83,23 @@ def checked(model: type[M], raw: object, path: Path, problems: Problems) -> M | 
             if problems.is_full:
                 break
             _note(detail, model, path, problems)
+        return None
+
+
+def sound_part(model: type[M], raw: object) -> M | None:
+    """Return *raw* as *model* without the keys that are wrong, None if too little is left. Notes nothing.
+
+    For what is wrong beside the problems that have been noted: the flow is refused already.
+    """
+    if not isinstance(raw, dict):
+        return None
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        wrong = {detail["loc"][0] for detail in error.errors(include_url=False, include_context=False)}
+    try:
+        return model.model_validate({key: value for key, value in raw.items() if key not in wrong})
+    except ValidationError:
         return None
 
 
@@ -109,7 +140,8 @@ def _note(detail: ErrorDetails, model: type[Model], base: Path, problems: Proble
         problems.add(path, "missing-key", f"'{detail['loc'][-1]}' is missing", "it is required here")
     elif kind == "extra_forbidden":
         key = str(detail["loc"][-1])
-        hint = did_you_mean(key, _known_at(model, detail["loc"][:-1]))
+        around = problems.document.value_at(path[:-1])
+        hint = _hint_for_key(key, _models_at(model, detail["loc"][:-1]), around if isinstance(around, dict) else {})
         problems.add(path, "unknown-key", f"'{key}' is not a key here", hint, at_key=True)
     elif "-" in kind:  # A code of ours: those of pydantic have underscores.
         extra = context.get("path", ())
@@ -118,11 +150,13 @@ def _note(detail: ErrorDetails, model: type[Model], base: Path, problems: Proble
         code, text = _CODES.get(
             kind, ("wrong-type", detail["msg"].replace("{", "(").replace("}", ")") + ", not {value}")
         )
-        problems.add(path, code, text.format(value=shown(detail["input"]), **context))
+        message = text.format(value=shown(detail["input"]), **context)
+        hint = _shape_of(detail["loc"], model, detail["input"]) if code in ("wrong-type", "too-few") else ""
+        problems.add(path, code, message.replace(", not None", "; nothing is written"), hint)
 
 
-def _known_at(model: type[Model], place: tuple[str | int, ...]) -> set[str]:
-    """Return the keys that are known at *place* below *model*."""
+def _models_at(model: type[Model], place: tuple[str | int, ...]) -> list[type[Model]]:
+    """Return the models of what may stand at *place* below *model*."""
     models = [model]
     for part in place:
         fields = [
@@ -133,7 +167,53 @@ def _known_at(model: type[Model], place: tuple[str | int, ...]) -> set[str]:
         ]
         if fields:  # Else it is a number in a list, a free name, or the tag of a union.
             models = [found for annotation in fields for found in _models_in(annotation)]
-    return {key for one in models for key in keys_of(one)}
+    return models
+
+
+def _hint_for_key(key: str, models: list[type[Model]], around: Mapping[str, Any]) -> str:
+    """Return what to write instead of an unknown *key*: nothing that would be refused next."""
+    known = {name for one in models for name in _offered(one, around)}
+    for one in models:
+        meant = one.mistaken.get(key)
+        if meant in known or (meant is not None and " " in meant):
+            return f"write {meant}"
+        if key in one.belongs:
+            return f"'{key}' belongs to {one.belongs[key]}: is the indentation right?"
+    names = list(around)
+    above = names[names.index(key) - 1] if names.index(key) > 0 else None
+    if above is not None and around[above] is None and above in {name for one in models for name in keys_of(one)}:
+        return f"if it belongs to '{above}', begin the line further to the right"
+    written = {name for one in models for name in keys_of(one)} & around.keys()
+    hint = did_you_mean(key, known)
+    if not hint.startswith("did") and (near := did_you_mean(key, written)).startswith("did"):
+        return f"is it {near.removeprefix('did you mean ')[:-1]}, which is written already? keep one of them"
+    later = {name for one in models for name, field in one.model_fields.items() if _is_not_yet(field)}
+    if not hint.startswith("did") and (near := did_you_mean(key, later)).startswith("did"):
+        return f"{near.removeprefix('did you mean ')[:-1]} is part of the language, but this version cannot run it yet"
+    return hint
+
+
+def _offered(model: type[Model], around: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the keys of *model* that may be added to what is written around them."""
+    for name, field in model.model_fields.items():
+        key = field.alias or name
+        excluded = any(key in keys and keys & around.keys() for keys in model.conflicts)
+        if not _is_not_yet(field) and not excluded and key not in around:
+            yield key
+
+
+def _is_not_yet(field: FieldInfo) -> bool:
+    return any(isinstance(one, BeforeValidator) and one.func is _not_yet for one in field.metadata)
+
+
+def _shape_of(place: tuple[str | int, ...], model: type[Model], written: Any) -> str:
+    """Return how the value at *place* is written, "" if nobody says."""
+    for index in range(len(place) - 1, -1, -1):
+        shapes = [one.shapes.get(str(place[index]), "") for one in _models_at(model, place[:index])]
+        if shape := next(filter(None, shapes), None):
+            number = str(written) if isinstance(written, int) and not isinstance(written, bool) else "3"
+            return "write " + shape.replace("<n>", number)
+    return ""
 
 
 def _models_in(annotation: Any) -> Iterator[type[Model]]:

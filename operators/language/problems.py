@@ -15,9 +15,10 @@ from state.errors import Refused
 Path = tuple[str | int, ...]
 
 PROBLEMS_MAX: Final = 200  # Of one file. Nobody reads more, and looking for what was meant takes its time each time.
+WARNINGS_MAX: Final = 50  # Of one file.
 NAMES_COMPARED_MAX: Final = 1000
 PART_SHOWN_MAX: Final = 100
-TEXT_SHOWN_MAX: Final = 500
+TEXT_SHOWN_MAX: Final = 700  # As long as the list of filters.
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,18 @@ class Document:
     marks: dict[Path, tuple[int, int]] = field(default_factory=dict)
     key_marks: dict[Path, tuple[int, int]] = field(default_factory=dict)
 
+    def value_at(self, path: Path) -> object:
+        """Return what is written at *path*, None for nothing."""
+        value = self.data
+        for part in path:
+            if isinstance(value, dict):
+                value = value.get(part)
+            elif isinstance(value, list) and isinstance(part, int) and part < len(value):
+                value = value[part]
+            else:
+                return None
+        return value
+
     def place(self, path: Path, *, at_key: bool = False) -> tuple[int, int]:
         """Return (line, column) of *path*, or of the nearest place around it that was written."""
         if at_key and path in self.key_marks:
@@ -104,6 +117,8 @@ class Problems:
         self.document = document
         self.found: list[Problem] = []
         self._known: set[Problem] = set()
+        self._errors = 0
+        self._warnings = 0
 
     def add(
         self,
@@ -115,26 +130,38 @@ class Problems:
         at_key: bool = False,
         severity: Literal["error", "warning"] = "error",
     ) -> None:
-        """Note a problem at *path*; beyond `PROBLEMS_MAX` only that there are more."""
-        if len(self.found) >= PROBLEMS_MAX:
+        """Note a problem at *path*; beyond `PROBLEMS_MAX` only that there are more, of warnings not even that."""
+        if severity == "warning" and self._warnings >= WARNINGS_MAX:
+            return
+        if severity == "error" and self._errors >= PROBLEMS_MAX:
             self._note_more()
             return
         line, column = self.document.place(path, at_key=at_key)
         message, hint = shortened(message, TEXT_SHOWN_MAX), shortened(hint, TEXT_SHOWN_MAX)
         problem = Problem(self.document.file, line, column, dotted(path), code, message, hint, severity)
-        if problem not in self._known:
-            self._known.add(problem)
-            self.found.append(problem)
+        if problem in self._known:
+            return
+        self._known.add(problem)
+        self.found.append(problem)
+        if severity == "error":
+            self._errors += 1
+        else:
+            self._warnings += 1
+
+    def warn(self, path: Path, code: str, message: str, hint: str = "", *, at_key: bool = False) -> None:
+        """Note what is allowed and most likely a mistake."""
+        self.add(path, code, message, hint, at_key=at_key, severity="warning")
 
     def _note_more(self) -> None:
-        if len(self.found) == PROBLEMS_MAX:
+        if self._errors == PROBLEMS_MAX:
+            self._errors += 1
             message = f"there are more than {PROBLEMS_MAX} problems in this file, the others are not told"
             self.found.append(Problem(self.document.file, 1, 1, "", "too-many", message, "mend these first"))
 
     @property
     def is_full(self) -> bool:
         """Whether further problems would not be told."""
-        return len(self.found) > PROBLEMS_MAX
+        return self._errors > PROBLEMS_MAX
 
     def add_bad(self, path: Path, bad: BadValue) -> None:
         """Note that the value at *path* is *bad*."""
@@ -142,7 +169,7 @@ class Problems:
 
     @property
     def has_errors(self) -> bool:
-        return any(problem.severity == "error" for problem in self.found)
+        return self._errors > 0
 
 
 def render(problems: list[Problem], titles: dict[str, str] | None = None) -> str:
@@ -157,8 +184,7 @@ def render(problems: list[Problem], titles: dict[str, str] | None = None) -> str
         by_file.setdefault(problem.file, []).append(problem)
     for file, found in by_file.items():
         title = f": {titles[file]}" if titles and file in titles else ""
-        count = f"{len(found)} problem{'s' if len(found) > 1 else ''}"
-        lines.append(f"{file}{title}: {count}")
+        lines.append(f"{file}{title}: {_counted(found)}")
         for problem in sorted(found, key=lambda one: (one.line, one.column, one.code)):
             kind = "" if problem.severity == "error" else "warning "
             where = f" at {problem.path}" if problem.path else ""
@@ -167,3 +193,9 @@ def render(problems: list[Problem], titles: dict[str, str] | None = None) -> str
             if problem.hint:
                 lines.append(f"         {problem.hint}")
     return "\n".join(lines)
+
+
+def _counted(found: list[Problem]) -> str:
+    warnings = sum(problem.severity == "warning" for problem in found)
+    counts = ((len(found) - warnings, "problem"), (warnings, "warning"))
+    return ", ".join(f"{count} {word}{'s' if count > 1 else ''}" for count, word in counts if count)

@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from decimal import Decimal
+from difflib import get_close_matches
 from typing import Annotated, Any, Final, NamedTuple
 from zoneinfo import ZoneInfo
 
 from pydantic import BeforeValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from operators.language.localtime import moment_of_wall, zone_of
+from operators.language.localtime import moment_of_wall, zone_names, zone_of
 from operators.language.problems import BadValue
 from state.iso import parse_local
 from state.outgoing import NAME_PATTERN
@@ -26,6 +27,7 @@ HOUR: Final = 60 * MINUTE
 DAY: Final = 24 * HOUR
 WEEK: Final = 7 * DAY
 WAIT_MAX: Final = 366 * DAY  # A journey that outlives its flow's yearly review is a mistake.
+TEXT_COMPARED_MAX: Final = 64
 DURATION_MAX: Final = 36_600 * DAY  # A hundred years: more is a mistake, and stays far from the end of time.
 
 UNITS: Final = {"s": SECOND, "m": MINUTE, "h": HOUR, "d": DAY, "w": WEEK}
@@ -130,9 +132,22 @@ def parse_name(value: object) -> str:
 def parse_zone(value: object) -> str:
     """Return *value* if it is an IANA time zone, spelled exactly."""
     if zone_of(value) is None:
-        raise BadValue("bad-zone", f"{shown(value)} is not a time zone", "write an IANA name such as Asia/Shanghai")
+        near = _zone_like(value) if isinstance(value, str) else None
+        hint = f"did you mean {near}?" if near else "write an IANA name such as Asia/Shanghai"
+        raise BadValue("bad-zone", f"{shown(value)} is not a time zone", hint)
     assert isinstance(value, str)
     return value
+
+
+def _zone_like(text: str) -> str | None:
+    """Return the zone that *text* was most likely meant to be: spelled otherwise, or only the city of its name."""
+    plain = text.strip().lower().replace(" ", "_").replace("-", "_")
+    for name in sorted(zone_names()):
+        lower = name.lower().replace("-", "_")
+        if plain and plain in (lower, lower.rpartition("/")[2]):
+            return name
+    near = get_close_matches(text, zone_names(), n=1, cutoff=0.8) if len(text) <= TEXT_COMPARED_MAX else []
+    return near[0] if near else None
 
 
 def parse_days(value: object) -> frozenset[int]:

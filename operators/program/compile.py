@@ -13,11 +13,12 @@ from operators.conditions.base import Clause, identity
 from operators.conditions.wanted import Wanted
 from operators.conditions.where import where_field
 from operators.ids import label_of
-from operators.language.flow import Entry, Flow
+from operators.language.flow import Entry, ExitRule, Flow
 from operators.language.localtime import zone_of
-from operators.language.model import checked, keys_of
+from operators.language.model import checked, keys_of, sound_part
 from operators.language.problems import BadValue, Path, Problems
 from operators.language.workspace import Workspace
+from operators.program.doubts import Doubts
 from operators.program.paths import check_paths
 from operators.program.program import EntryRules, Exit, Program, Tally
 from operators.steps import KINDS, NOT_YET
@@ -28,8 +29,12 @@ from operators.triggers import build_trigger
 _NOT_CONTENT: Final = ("flow", "version", "state", "title", "description", "owner", "labels")
 
 
-def compile_flow(problems: Problems, workspace: Workspace) -> Program | None:
-    """Return the program of the flow file behind *problems*, or None after noting every problem."""
+def compile_flow(problems: Problems, workspace: Workspace, doubts: Doubts | None = None) -> Program | None:
+    """Return the program of the flow file behind *problems*, or None after noting every problem.
+
+    Args:
+        doubts: also notes what is allowed and most likely a mistake.
+    """
     raw = problems.document.data
     flow = checked(Flow, raw, (), problems)
     if not isinstance(raw, dict):
@@ -41,15 +46,17 @@ def compile_flow(problems: Problems, workspace: Workspace) -> Program | None:
     first = build.flow_steps(flow.steps)
     alternatives = build_trigger(flow, build)
     rules = _entry_rules(flow.entry, build)
-    exits = [Exit(build.wanted(rule, "exit", index), rule.goal, rule.label) for index, rule in enumerate(flow.exit)]
+    exits = [Exit(build.wanted(rule, "exit", index), rule.goal, rule.label) for index, rule in _exit_rules(flow, raw)]
     active_from, active_until = (
         None if written is None else build.moment(written, "active", name)
         for name, written in (("from", flow.active.from_), ("until", flow.active.until))
     )
     if active_from is not None and active_until is not None and active_from >= active_until:
         problems.add(("active",), "impossible-condition", "'from' is not before 'until'", "nobody could ever enter")
-    if not problems.has_errors:
-        check_paths(first, build.nodes, problems)
+    if not build.has_too_many and not problems.is_full:
+        check_paths(first, build.nodes, problems, is_lost=build.is_lost)
+    if doubts is not None:
+        doubts.look_at(problems, build.nodes.values(), active_from=active_from, active_until=active_until)
     if problems.has_errors:
         return None
     tallies, tally_names = _tallies(build.clauses)
@@ -96,10 +103,23 @@ def content_hash(raw: dict[str, Any], local_moments: Mapping[Path, int]) -> str:
 
 def _sound_part(raw: dict[str, Any], problems: Problems) -> Flow:
     """Return the flow without the keys that are wrong, so that the problems of the others are told in the same go."""
-    wrong = {problem.path.partition(".")[0] for problem in problems.found}
+    wrong = {problem.path.partition(".")[0] for problem in problems.found if problem.severity == "error"}
     known = keys_of(Flow)
     kept = {key: value for key, value in raw.items() if key in known and key not in wrong}
+    if "entry" in wrong and (entry := sound_part(Entry, raw.get("entry"))) is not None:
+        kept["entry"] = entry
     return Flow.model_validate({"flow": "unnamed", "trigger": None, "steps": [], **kept})
+
+
+def _exit_rules(flow: Flow, raw: dict[str, Any]) -> Iterator[tuple[int, ExitRule]]:
+    """Yield the sound rules with their places in the list."""
+    written = raw.get("exit")
+    if flow.exit or not isinstance(written, list):
+        yield from enumerate(flow.exit)
+        return
+    for index, one in enumerate(written):
+        if (rule := sound_part(ExitRule, one)) is not None:
+            yield index, rule
 
 
 def _key_path(entry: Entry) -> tuple[str, ...] | None:

@@ -10,9 +10,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from operators.language.flowfile import read_document
-from operators.language.problems import FlowError, Problem
+from operators.language.problems import FlowError, Problem, Problems
 from operators.language.workspace import Workspace
 from operators.program.compile import compile_flow
+from operators.program.doubts import Doubts
 from operators.program.program import Program
 
 
@@ -41,9 +42,14 @@ class Checked:
         return any(problem.severity == "error" for problem in self.problems)
 
 
-def compile_texts(texts: Iterable[FlowText], workspace: Workspace) -> Checked:
-    """Return the programs of *texts* and everything that is wrong with them, together."""
+def compile_texts(texts: Iterable[FlowText], workspace: Workspace, doubts: Doubts | None = None) -> Checked:
+    """Return the programs of *texts* and everything that is wrong with them, together.
+
+    Args:
+        doubts: also notes what is allowed and most likely a mistake.
+    """
     result = Checked()
+    looked_at: list[Problems] = []
     places: dict[str, str] = {}
     for text in texts:
         document, problems = read_document(text.file, text.text.encode(errors="surrogateescape"))
@@ -51,7 +57,7 @@ def compile_texts(texts: Iterable[FlowText], workspace: Workspace) -> Checked:
             name, version = document.data.get("flow"), document.data.get("version", 1)
             if isinstance(name, str) and isinstance(version, int):
                 result.titles[text.file] = f"{name} v{version}"
-        program = compile_flow(problems, workspace) if document.data is not None else None
+        program = compile_flow(problems, workspace, doubts) if document.data is not None else None
         if program is not None:
             if program.label in places:
                 message = f"{program} is in {places[program.label]} too"
@@ -60,6 +66,10 @@ def compile_texts(texts: Iterable[FlowText], workspace: Workspace) -> Checked:
                 places[program.label] = text.file
                 result.programs.append(program)
                 result.texts[program.label] = text
+        looked_at.append(problems)
+    if doubts is not None:
+        doubts.compare()
+    for problems in looked_at:
         result.problems.extend(problems.found)
     return result
 

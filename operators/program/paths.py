@@ -12,10 +12,16 @@ LOOP_SHOWN_MAX: Final = 12  # Steps of an endless loop that are named.
 _DONE: Final = object()
 
 
-def check_paths(first: Node | None, nodes: Mapping[str, Node], problems: Problems) -> None:
-    """Note steps that no journey reaches, and loops on which nothing waits."""
+def check_paths(first: Node | None, nodes: Mapping[str, Node], problems: Problems, *, is_lost: bool) -> None:
+    """Note steps that no journey reaches, and loops on which nothing waits.
+
+    Args:
+        is_lost: somewhere a journey goes on at a step that is not known: any that has a name of its own may be meant.
+    """
     reached: set[Node] = set()
     todo = [first] if first is not None else []
+    if is_lost:
+        todo.extend(node for node in nodes.values() if node.id != ".".join(map(str, node.path)))
     while todo:
         node = todo.pop()
         if node in reached:

@@ -82,6 +82,10 @@ class Step:
         """Tell whether *memo* is not what this step remembers while it holds."""
         return False
 
+    def never_taken(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        """Yield the place of each way out of the step that an earlier one always takes, and what that one is called."""
+        return iter(())
+
     def ways(self, node: Node) -> Iterator[Node | None]:
         """Yield every node at which a journey may go on after this step; None is the end of the flow."""
         yield node.next

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Final
 
 from pydantic import Field, WithJsonSchema
 
 from operators.conditions.base import Condition
-from operators.language.model import Model, RawSteps, RawWhen
+from operators.conditions.implied import first_implied
+from operators.language.model import Model, RawSteps, RawWhen, sound_part
 from operators.language.values import Name
 from operators.steps.base import GO_ON, Node, Outcome, Step, To
 from operators.steps.build import Build, StepModel
@@ -20,6 +21,13 @@ _STEPS: Final = "a list of steps, one after the other"
 class ArmModel(Model):
     """One arm: a condition and what to do when it holds."""
 
+    mistaken: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(("then", "do", "actions"), "steps"),
+        **dict.fromkeys(("if", "where", "condition"), "when"),
+        **dict.fromkeys(("id", "name"), "label"),
+    }
+    shapes: ClassVar[Mapping[str, str]] = {"steps": "steps: [{send: sms, template: hello}]"}
+
     when: Annotated[RawWhen, Field(description="The condition.")]
     label: Annotated[
         Name | None, Field(description="The name of this arm in the journal. Default: its number from 0.")
@@ -29,6 +37,8 @@ class ArmModel(Model):
 
 class ElseModel(Model):
     """The last arm: what to do when no condition holds."""
+
+    shapes: ClassVar[Mapping[str, str]] = {"else": "else: [{send: sms, template: hello}]"}
 
     else_: Annotated[RawSteps, Field(alias="else", description=_STEPS)]
 
@@ -40,6 +50,13 @@ class BranchModel(StepModel):
     """Go down the first arm whose condition holds."""
 
     kind: ClassVar[str] = "branch"
+    belongs: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        ("when", "steps", "else", "label"), "an arm in the list of 'branch'"
+    )
+    shapes: ClassVar[Mapping[str, str]] = {
+        "branch": "branch: [{when: {profile.tier: gold}, steps: [..]}, {else: [..]}]"
+    }
+    may_wait: ClassVar[bool] = False
     parts: ClassVar[tuple[type[Model], ...]] = (ArmModel, ElseModel)
     branch: Annotated[
         list[Any],
@@ -69,6 +86,8 @@ class BranchModel(StepModel):
             arm = build.checked(ArmModel, raw, *place)
             if arm is None:
                 sound = False
+                arm = sound_part(ArmModel, raw)
+            if arm is None:
                 continue
             label = arm.label or str(index)
             if label == "else":
@@ -96,6 +115,10 @@ class BranchStep(Step):
                 return To(node)
         visit.journal("moved", reason="none")
         return GO_ON
+
+    def never_taken(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        for index, before in first_implied([when for _, when, _ in self._arms]):
+            yield ("branch", index), self._arms[before][0]
 
     def ways(self, node: Node) -> Iterator[Node | None]:
         for _, _, arm in self._arms:

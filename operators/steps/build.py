@@ -6,7 +6,7 @@ and to count.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Final
 from zoneinfo import ZoneInfo
 
@@ -19,7 +19,7 @@ from operators.conditions.wanted import Wanted, wanted
 from operators.conditions.when import parse_when
 from operators.conditions.where import NOWHERE, parse_where
 from operators.language.channels import DEFAULT_ADDRESSES, Channel, channel_of
-from operators.language.model import EventModel, M, Model, checked
+from operators.language.model import EventModel, M, Model, checked, sound_part
 from operators.language.problems import BadValue, Path, Problems, did_you_mean
 from operators.language.values import Moment, Name, shown
 from operators.language.workspace import Workspace
@@ -28,16 +28,26 @@ from operators.templates.json_template import JsonTemplate
 from operators.templates.template import Template
 
 STEPS_MAX: Final = 10_000  # Of one flow; all of them are looked at together.
+_MISTAKEN_KINDS: Final = {
+    **dict.fromkeys(("when", "if", "condition"), "write branch: [{when: {profile.tier: gold}, steps: [..]}]"),
+    **dict.fromkeys(("delay", "sleep", "pause"), "write wait: 2h"),
+    **{name: f"write send: {name}" for name in DEFAULT_ADDRESSES},
+    "template": "write send: sms beside it",
+    "event": "write wait_for: {paid: {event: purchase}}",
+}
+_NO_STEPS_IN: Final = frozenset(("vars", "set", "when", "where"))
 
 
 class StepModel(Model):
     """What may be written for one kind of step; the kind is the name of its first key.
 
-    `parts` are the models of mappings inside it which its own model leaves as plain data.
+    `parts` are the models of mappings inside it which its own model leaves as plain data. `may_wait` says whether a
+    journey can ever wait at such a step.
     """
 
     kind: ClassVar[str]
     parts: ClassVar[tuple[type[Model], ...]] = ()
+    may_wait: ClassVar[bool] = True
 
     id: Annotated[
         Name | None,
@@ -60,12 +70,43 @@ class Reference:
         self.node: Node | None = None
 
 
+class _Broken(Step):
+    """Stands for a step that has problems, so that the ways through the others can still be told.
+
+    Args:
+        sound: what could be built of it, None for nothing.
+        inside: where the lists of steps in it begin.
+        goes_on: the journey may go on with the step after it.
+    """
+
+    __slots__ = ("_goes_on", "_inside", "_sound")
+    kind: ClassVar[str] = "broken"
+
+    def __init__(self, sound: Step | None, inside: list[Node | None], *, goes_on: bool) -> None:
+        self._sound, self._inside, self._goes_on = sound, inside, goes_on
+
+    def ways(self, node: Node) -> Iterator[Node | None]:
+        yield from self._inside
+        if self._sound is not None:
+            yield from self._sound.ways(node)
+        elif self._goes_on:
+            yield node.next
+
+
+class _BrokenWait(_Broken):
+    """One at which a journey may wait."""
+
+    __slots__ = ()
+    holds: ClassVar[bool] = True
+
+
 class Build:
     """What the steps of one flow ask for while they are built.
 
     Places are given relative to the step that is being built. `nodes` are the steps by id. `wants` has every event that
     somebody wants, `clauses` every `did` with the event that it counts, `channels` those that are sent to, by name,
-    `local_moments` the ms of the moments that would be others in UTC, by their paths.
+    `local_moments` the ms of the moments that would be others in UTC, by their paths. `is_lost` says that somewhere a
+    journey goes on at a step that is not known.
 
     Args:
         kinds: the models of the kinds of steps that there are.
@@ -87,11 +128,13 @@ class Build:
         self.clauses: list[tuple[Clause, Wanted]] = []
         self.channels: dict[str, Channel] = {}
         self.local_moments: dict[Path, int] = {}
+        self.is_lost = False
         self._workspace = workspace
         self._kinds = kinds
         self._not_yet = not_yet
         self._zone = zone
         self._references: list[Reference] = []
+        self._lists: dict[Path, Node | None] = {}
         self._steps = 0
         self._path: Path = ()
         self._after: Node | None = None
@@ -193,20 +236,36 @@ class Build:
         if not raw and not self.problems.has_errors:
             self.problems.add(("steps",), "too-few", "a flow needs at least one step")
         first = self._list(raw, ("steps",), None)
+        if self.has_too_many:
+            return first
         for reference in self._references:
             if self.problems.is_full:
                 break
             reference.node = self.nodes.get(reference.name)
             if reference.name not in self._own_ids:
-                message = f"{shown(reference.name)} is not a step of this flow"
-                place = self._ids.get(reference.name)
-                own = next((name for name, path in self._own_ids.items() if path == place), None)
-                hint = f"that step is called '{own}'" if own else did_you_mean(reference.name, self._own_ids)
-                self.problems.add(reference.path, "unknown-step", message, hint)
+                self._unknown_step(reference)
         return first
+
+    @property
+    def has_too_many(self) -> bool:
+        """Whether there are more steps than a flow may have: then not all of them were built."""
+        return self._steps > STEPS_MAX
+
+    def _unknown_step(self, reference: Reference) -> None:
+        self.is_lost = True
+        if self.problems.has_errors and _has_id(self.problems.document.data, reference.name):
+            return  # It stands where no steps can be read; that has been told.
+        message = f"{shown(reference.name)} is not a step of this flow"
+        place = self._ids.get(reference.name)
+        own = next((name for name, path in self._own_ids.items() if path == place), None)
+        hint = f"that step is called '{own}'" if own else did_you_mean(reference.name, self._own_ids)
+        self.problems.add(reference.path, "unknown-step", message, hint)
 
     def _list(self, raw: list[Any], path: Path, after: Node | None) -> Node | None:
         # From the last to the first, so that each step knows the one after it. Ids are claimed in written order.
+        if path in self._lists:
+            return self._lists[path]
+        self._lists[path] = None
         self._steps += len(raw)
         if self._steps > STEPS_MAX:
             message = f"a flow may have {STEPS_MAX} steps, this one has more"
@@ -217,7 +276,8 @@ class Build:
         following = after
         for index in range(len(raw) - 1, -1, -1):
             node = self._step(raw[index], (*path, index), following)
-            following = node if node is not None else following
+            following = node
+        self._lists[path] = following
         return following
 
     def _claim_ids(self, raw: Any, path: Path) -> None:
@@ -232,35 +292,66 @@ class Build:
             else:
                 self._ids[name] = path
 
-    def _step(self, raw: Any, path: Path, after: Node | None) -> Node | None:
+    def _step(self, raw: Any, path: Path, after: Node | None) -> Node:
         if raw == "end":
             raw = {"end": None}
         if not isinstance(raw, dict):
             hint = "write - wait: 2h; the kinds are " + ", ".join(self._kinds)
             self.problems.add(path, "wrong-type", f"a step is a mapping with its kind as key, not {shown(raw)}", hint)
-            return None
+            return self._broken({}, path, after, [], None)
         later = [key for key in raw if key in self._not_yet]
         kinds = [key for key in raw if key in self._kinds]
         if later:
             message = f"'{later[0]}' is part of the language, but this version cannot run it yet"
             self.problems.add((*path, later[0]), "not-yet-supported", message, at_key=True)
-            return None
+            return self._broken(raw, path, after, later, None)
         if len(kinds) != 1:
             self._bad_kind(raw, path, kinds)
-            return None
+            return self._broken(raw, path, after, kinds, None)
         model = checked(self._kinds[kinds[0]], raw, path, self.problems)
-        if model is None:
-            return None
+        sound = model or sound_part(self._kinds[kinds[0]], raw)
         outer = self._path, self._after
         self._path, self._after = path, after
-        step = model.build(self)
+        step = sound.build(self) if sound is not None else None
         self._path, self._after = outer
-        if step is None:
-            return None
-        id = model.id or ".".join(str(part) for part in path)
-        node = Node(step, id, path, after)
-        self.nodes.setdefault(id, node)
+        if step is None or model is None:
+            return self._broken(raw, path, after, kinds, step)
+        return self._node(step, model.id, path, after)
+
+    def _node(self, step: Step, id: str | None, path: Path, after: Node | None) -> Node:
+        node = Node(step, id or ".".join(str(part) for part in path), path, after)
+        self.nodes.setdefault(node.id, node)
         return node
+
+    def _broken(
+        self, raw: dict[str, Any], path: Path, after: Node | None, kinds: list[str], sound: Step | None
+    ) -> Node:
+        """Return what stands for a step of these *kinds* that has problems, and build the steps inside it."""
+        inside = [self._list(steps, (*path, *place), after) for place, steps in self._lists_of_steps(raw)]
+        models = [self._kinds[kind] for kind in kinds if kind in self._kinds]
+        may_wait = sound.holds if sound is not None else not models or any(model.may_wait for model in models)
+        if sound is None and (not kinds or "goto" in kinds):
+            self.is_lost = True
+        step = (_BrokenWait if may_wait else _Broken)(sound, inside, goes_on=kinds not in (["end"], ["goto"]))
+        own = raw.get("id")
+        return self._node(step, own if isinstance(own, str) else None, path, after)
+
+    def _lists_of_steps(self, raw: dict[str, Any]) -> Iterator[tuple[Path, list[Any]]]:
+        """Yield what looks like a list of steps in a step that cannot be read, with its place."""
+        todo: list[tuple[Path, Any]] = [((), raw)]
+        while todo:
+            place, value = todo.pop()
+            if isinstance(value, list) and any(self._looks_like_a_step(one) for one in value):
+                yield place, value
+            elif isinstance(value, list):
+                todo.extend(((*place, index), one) for index, one in enumerate(value))
+            elif isinstance(value, dict):
+                todo.extend(((*place, key), one) for key, one in value.items() if key not in _NO_STEPS_IN)
+
+    def _looks_like_a_step(self, raw: Any) -> bool:
+        return raw == "end" or (
+            isinstance(raw, dict) and any(key in self._kinds or key in self._not_yet for key in raw)
+        )
 
     def _bad_kind(self, raw: dict[str, Any], path: Path, kinds: list[str]) -> None:
         if kinds:
@@ -271,7 +362,8 @@ class Build:
         name = str(written[0]) if written else ""
         message = f"'{name}' is not a kind of step" if name else "this step has no kind"
         place = (*path, written[0]) if written else path
-        self.problems.add(place, "unknown-kind", message, did_you_mean(name, self._kinds), at_key=True)
+        hint = _MISTAKEN_KINDS.get(name) or did_you_mean(name, self._kinds)
+        self.problems.add(place, "unknown-kind", message, hint, at_key=True)
 
     def _parsed(self, raw: Any, place: Path) -> Any:
         if isinstance(raw, str):
@@ -292,3 +384,17 @@ class Build:
         counted = wanted(clause.event, clause.where)
         self.wants.append(counted)
         self.clauses.append((clause, counted))
+
+
+def _has_id(raw: object, id: str) -> bool:
+    """Tell whether *id* is written as one anywhere in *raw*."""
+    todo = [raw]
+    while todo:
+        one = todo.pop()
+        if isinstance(one, dict):
+            if one.get("id") == id:
+                return True
+            todo.extend(one.values())
+        elif isinstance(one, list):
+            todo.extend(one)
+    return False

@@ -17,6 +17,7 @@ class EndModel(StepModel):
     """End the journey here."""
 
     kind: ClassVar[str] = "end"
+    may_wait: ClassVar[bool] = False
     end: Annotated[Name | None, Field(description="A label for the journal; may be left out.")] = None
 
     def build(self, build: Build) -> Step:

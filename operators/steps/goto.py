@@ -16,6 +16,7 @@ class GotoModel(StepModel):
     """Continue at the step with this id."""
 
     kind: ClassVar[str] = "goto"
+    may_wait: ClassVar[bool] = False
     goto: Annotated[str, Field(strict=True, description="The id of the step to go on at. A loop needs a wait on it.")]
 
     def build(self, build: Build) -> Step:

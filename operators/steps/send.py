@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import Field
@@ -22,6 +23,13 @@ class SendModel(StepModel):
     """Send a message through a channel."""
 
     kind: ClassVar[str] = "send"
+    mistaken: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(("variables", "params", "data"), "vars"),
+        **dict.fromkeys(("text", "message", "body"), "template"),
+        **dict.fromkeys(("address", "recipient"), "to"),
+    }
+    shapes: ClassVar[Mapping[str, str]] = {"vars": 'vars: {name: "{{ profile.name }}"}'}
+    may_wait: ClassVar[bool] = False
     send: Annotated[
         Name,
         Field(

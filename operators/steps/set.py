@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
@@ -19,6 +20,8 @@ class SetModel(StepModel):
     """Write profile attributes; null removes one."""
 
     kind: ClassVar[str] = "set"
+    shapes: ClassVar[Mapping[str, str]] = {"set": "set: {tier: vip}"}
+    may_wait: ClassVar[bool] = False
     set: Annotated[
         dict[str, JsonValue],
         Field(

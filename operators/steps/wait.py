@@ -62,6 +62,9 @@ class WaitForm(Model):
     """The written-out forms of `wait`."""
 
     model_config = ConfigDict(json_schema_extra={"anyOf": [{"required": ["for"]}, {"required": ["until"]}]})
+    conflicts: ClassVar[tuple[frozenset[str], ...]] = tuple(
+        frozenset(("for", key)) for key in ("until", "offset", "if_missing", "if_past")
+    )
 
     for_: Annotated[WaitDuration | None, Field(alias="for", description="So long.")] = None
     without: Annotated[

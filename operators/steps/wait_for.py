@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Final
 
-from pydantic import Field, StrictInt, WithJsonSchema
+from pydantic import BeforeValidator, Field, StrictInt, WithJsonSchema
+from pydantic_core import PydanticCustomError
 
+from operators.conditions.implied import first_implied
 from operators.conditions.wanted import Wanted
 from operators.language.model import EventModel, RawSteps
 from operators.language.values import Name, WaitDuration
@@ -27,10 +29,26 @@ class AwaitedModel(EventModel):
     at_least: Annotated[StrictInt, Field(ge=1, description="So many of them.")] = 1
 
 
+def _must_have_labels(raw: Any) -> Any:
+    if isinstance(raw, dict) and isinstance(raw.get("event"), str):
+        hint = f"give the event a label of your own: wait_for: {{done: {{event: {raw['event']}}}}}"
+        text = "'event' stands where a label is needed"
+        raise PydanticCustomError("wrong-type", "{text}", {"text": text, "hint": hint})
+    return raw
+
+
 class WaitForModel(StepModel):
     """Wait for the first of up to 8 events, at most until the timeout."""
 
     kind: ClassVar[str] = "wait_for"
+    mistaken: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(("within", "for", "until"), "timeout"),
+        "else": "then: {timeout: [..]}",
+    }
+    shapes: ClassVar[Mapping[str, str]] = {
+        "wait_for": "wait_for: {paid: {event: purchase}}, where paid is a label of your own",
+        "then": "then: {paid: [..], timeout: [..]}",
+    }
     wait_for: Annotated[
         dict[Name, AwaitedModel],
         Field(
@@ -38,6 +56,7 @@ class WaitForModel(StepModel):
             max_length=LABELS_MAX,
             description="Up to 8 labels with an event each; the first that comes wins.",
         ),
+        BeforeValidator(_must_have_labels),
     ]
     timeout: Annotated[WaitDuration, Field(description="The most to wait. At most 366d.")]
     then: Annotated[
@@ -68,6 +87,14 @@ class Awaited:
     wanted: Wanted
     at_least: int
     then: Node | None
+
+
+def _asks_for_no_less(one: Wanted, other: Wanted) -> bool:
+    """Tell whether every event that *one* wants is wanted by *other*, too."""
+    return one.event == other.event and all(
+        theirs is None or (ours is not None and any(first_implied([theirs, ours])))
+        for ours, theirs in ((one.fixed, other.fixed), (one.live, other.live))
+    )
 
 
 class WaitForStep(Step):
@@ -108,6 +135,13 @@ class WaitForStep(Step):
 
     def has_lost_its_memo(self, memo: Any) -> bool:
         return memo.__class__ is not dict  # The events that were counted so far, by label.
+
+    def never_taken(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        for index, one in enumerate(self._awaited):
+            for earlier in self._awaited[:index]:
+                if earlier.at_least <= one.at_least and _asks_for_no_less(one.wanted, earlier.wanted):
+                    yield ("wait_for", one.label), earlier.label
+                    break
 
     def ways(self, node: Node) -> Iterator[Node | None]:
         for one in self._awaited:

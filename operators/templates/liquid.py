@@ -162,7 +162,7 @@ def _check_and_convert(bound: BoundTemplate, text: str) -> frozenset[Path]:
             if isinstance(one, FilteredExpression):
                 for used in one.filters or ():
                     if used.name not in _FILTERS:
-                        hint = nearest(used.name, _FILTERS)
+                        hint = nearest(used.name, _FILTERS) or "the filters are " + ", ".join(sorted(_FILTERS))
                         problems.append((used.token.start_index, f"unknown filter {used.name!r}", hint))
             elif isinstance(one, PathExpression):
                 found.append(one)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from operators.language.flow import Flow
+from operators.language.values import shown
 from operators.steps.build import Build
 from operators.triggers import event
 from operators.triggers.event import Alternative, Trigger, TriggerAny
@@ -32,6 +33,14 @@ def build_trigger(flow: Flow, build: Build) -> list[Alternative]:
     if raw is None:
         if not build.problems.has_errors:  # Else it is missing, or wrong in a way that has been told.
             build.problems.add(("trigger",), "wrong-type", "a trigger names an event", "write {event: add_to_cart}")
+        return []
+    if isinstance(raw, list | str):
+        hint = (
+            f"write trigger: {{event: {raw}}}"
+            if isinstance(raw, str)
+            else "write trigger: {any: [{event: a}, {event: b}]}"
+        )
+        build.problems.add(("trigger",), "wrong-type", f"a trigger is a mapping, not {shown(raw)}", hint)
         return []
     kind = next((kind for kind in KINDS if kind in raw), "event") if isinstance(raw, dict) else "event"
     return KINDS[kind](raw, flow, build)

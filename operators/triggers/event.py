@@ -7,8 +7,9 @@ latest events in the user's row, one without a window only their number; in a fl
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import orjson
 from pydantic import Field
@@ -17,7 +18,7 @@ from operators.conditions.base import identity
 from operators.conditions.wanted import Wanted
 from operators.ids import Key, key_name
 from operators.language.flow import Flow
-from operators.language.model import CLAUSES_MAX, COUNTED_MAX, EventModel, Model, PositiveInt
+from operators.language.model import CLAUSES_MAX, COUNTED_MAX, EventModel, Model, PositiveInt, sound_part
 from operators.language.values import Duration
 from operators.limits import COUNTERS_MAX, make_room
 from operators.steps.build import Build
@@ -27,6 +28,11 @@ from operators.windows import insert
 class Count(Model):
     """How often, and within which rolling window, a trigger's event must come."""
 
+    mistaken: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(("last", "window", "in"), "within"),
+        **dict.fromkeys(("times", "min", "gte", "exactly"), "at_least"),
+    }
+
     at_least: Annotated[PositiveInt, Field(description="The event that makes it so many fires, and uses them up.")]
     within: Annotated[Duration | None, Field(description="The rolling window that counts; without it, all count.")] = (
         None
@@ -35,6 +41,8 @@ class Count(Model):
 
 class Trigger(EventModel):
     """One event that starts a journey."""
+
+    shapes: ClassVar[Mapping[str, str]] = {"count": "count: {at_least: <n>}"}
 
     count: Annotated[
         Count | None, Field(description="Fires on the event that makes the number of such events reach at_least.")
@@ -74,7 +82,7 @@ def build(raw: dict[str, Any], flow: Flow, build: Build) -> list[Alternative]:
         several = build.checked(TriggerAny, raw, "trigger")
         listed = [(("trigger", "any", index), one) for index, one in enumerate(several.any)] if several else []
     else:
-        single = build.checked(Trigger, raw, "trigger")
+        single = build.checked(Trigger, raw, "trigger") or sound_part(Trigger, raw)
         listed = [(("trigger",), single)] if single else []
     found: list[Alternative] = []
     for place, trigger in listed:

@@ -1,0 +1,347 @@
+"""What a flow may say, and most likely does not mean: the warnings of `nudge check`.
+
+They are looked for in what was written, beside all errors. A warning that is wrong is worse than none: each kind keeps
+to what nobody writes on purpose, or has a way of writing that says so.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
+
+from operators.language.channels import DEFAULT_ADDRESSES
+from operators.language.problems import BadValue, Path, Problems
+from operators.language.values import DAY, HOUR, Moment, parse_duration, shown
+from operators.program.similar import Similar
+from operators.steps.base import Node
+from state.iso import format_ms, parse_local
+
+_REFERENCE: Final = re.compile(r"(profile|entry|event)((?:\.[A-Za-z_][\w-]*)+)")
+_IN_BRACES: Final = re.compile(r"\$?\{\s*([A-Za-z_][\w.]*)\s*\}")
+_NUMBER: Final = re.compile(r"\s*(>=|<=|>|<|==|=)?\s*([-+]?[0-9]+(?:\.[0-9]+)?)\s*")
+_WORD: Final = re.compile(r"[A-Za-z_]+")
+_ORDERED: Final = ("gt", "gte", "lt", "lte", "between")
+_OF_VALUES: Final = ("eq", "ne", "in", "not_in", "contains", "not_contains", "starts_with", "ends_with")
+_TEST_OF: Final = {">": "gt", ">=": "gte", "<": "lt", "<=": "lte", "=": "eq", "==": "eq"}
+_FURTHEST_WEST: Final = 12 * HOUR  # Where a local time comes last.
+_UNSEEN: Final = "\u200b\u200c\u200d\u2060\ufeff"  # Characters that take no room.
+
+# Where a condition on an event stands: what may be compared with there.
+_TRIGGER, _JOURNEY, _WINDOW = "trigger", "journey", "window"
+
+
+def _trimmed(name: str) -> str:
+    return name.strip().strip(_UNSEEN).strip()
+
+
+class Doubts:
+    """Looks at the flows of one check.
+
+    Args:
+        now_ms: the time of the check: a moment before it is past.
+    """
+
+    def __init__(self, now_ms: int) -> None:
+        self._now_ms = now_ms
+        self._similar = Similar()
+
+    def look_at(
+        self,
+        problems: Problems,
+        nodes: Iterable[Node],
+        *,
+        active_from: int | None,
+        active_until: int | None,
+    ) -> None:
+        """Note what is doubtful in one flow file."""
+        raw = problems.document.data
+        if isinstance(raw, dict):
+            _Look(problems, self._now_ms, self._similar, active_from, active_until).at_flow(raw)
+        for node in nodes:
+            for place, before in node.step.never_taken():
+                said = f"what is asked here has been asked by '{before}' before: no journey takes this way"
+                problems.warn((*node.path, *place), "shadowed-arm", said, "put the narrower one first, or remove it")
+
+    def compare(self) -> None:
+        """Note what is doubtful only beside other flows, after the last one."""
+        self._similar.tell()
+
+
+class _Look:
+    def __init__(
+        self, problems: Problems, now_ms: int, similar: Similar, active_from: int | None, active_until: int | None
+    ) -> None:
+        self._problems = problems
+        self._now_ms = now_ms
+        self._similar = similar
+        self._active_until = active_until
+        self._active_ms = None if active_from is None or active_until is None else active_until - active_from
+
+    # ---- the flow ----------------------------------------------------------------------------------------------
+
+    def at_flow(self, raw: dict[str, Any]) -> None:
+        if self._active_until is not None and self._active_until <= self._now_ms and raw.get("state") != "ended":
+            said = f"this was at {format_ms(self._active_until)}: nobody enters any more"
+            self._problems.warn(("active", "until"), "past-moment", said, "write a later one, or state: ended")
+        trigger = raw.get("trigger")
+        for path, one in _alternatives(trigger, ("trigger",)):
+            self._event(one, path, _TRIGGER, group=path[:-1] if "any" in path else path)
+        entry = raw.get("entry")
+        if isinstance(entry, dict):
+            self._when(entry.get("when"), ("entry", "when"))
+            self._name(entry.get("key"), ("entry", "key"), "write order_id for the property order_id")
+        for index, rule in enumerate(_listed(raw.get("exit"))):
+            self._event(rule, ("exit", index), _JOURNEY, group=("exit",))
+        self._steps(raw.get("steps"), ("steps",))
+
+    def _event(self, raw: Any, path: Path, place: str, *, group: Path) -> None:
+        """Look at an event and what is asked of it; *group* has those that are taken for one another on purpose."""
+        if not isinstance(raw, dict):
+            return
+        names = raw.get("event")
+        for name, at in [(names, (*path, "event"))] if isinstance(names, str) else _numbered(names, (*path, "event")):
+            self._name(name, at, "an event is named as the tracker sends it")
+            if isinstance(name, str) and not _is_template(name):
+                self._similar.note(_trimmed(name), self._problems, at, group)
+        self._where(raw.get("where"), (*path, "where"), place)
+
+    # ---- conditions --------------------------------------------------------------------------------------------
+
+    def _where(self, raw: Any, path: Path, place: str) -> None:
+        for key, value, at in _fields(raw, path):
+            root, _, rest = key.partition(".")
+            self._name(key, at, "write the name of the property", at_key=True)
+            if root in ("profile", "entry") and rest:
+                self._of_the_user(root, rest, key, at, place)
+            self._tests(key, value, at, place)
+
+    def _of_the_user(self, root: str, rest: str, key: str, at: Path, place: str) -> None:
+        said = f"'where' sees the properties of the event only, not '{root}'"
+        if root == "profile" and place == _TRIGGER:
+            hint = f"write it under entry: {{when: {{{key}: ..}}}}"
+        elif root == "profile":
+            hint = "ask for it in the 'when' of a branch"
+        elif place == _JOURNEY:
+            hint = f'to compare with it write <property>: "{{{{ {key} }}}}"'
+        else:
+            hint = f"write {rest}"
+        hint += f"; for a property that is called so, write properties.{key}"
+        self._problems.warn(at, "profile-in-where", said, hint, at_key=True)
+
+    def _when(self, raw: Any, path: Path) -> None:
+        for key, value, at in _fields(raw, path):
+            if key in ("did", "did_not"):
+                clauses = list(_alternatives(value, at))
+                for place, clause in clauses:
+                    is_window = isinstance(clause, dict) and "within" in clause
+                    self._event(clause, place, _WINDOW if is_window else _JOURNEY, group=at)
+            elif key not in ("local_time", "audience", "cap_left"):
+                self._name(key, at, "write the name of the attribute", at_key=True)
+                self._tests(key, value, at, _JOURNEY)
+
+    def _tests(self, key: str, value: Any, at: Path, place: str) -> None:
+        tests = value if isinstance(value, dict) else {"in" if isinstance(value, list) else "eq": value}
+        for test, wanted in tests.items():
+            path = (*at, test) if isinstance(value, dict) else at
+            for one, where in _numbered(wanted, path) if isinstance(wanted, list) else [(wanted, path)]:
+                if not isinstance(one, str):
+                    continue
+                if test in _OF_VALUES:
+                    self._literal(one, where, key, place)
+                self._number(test, one, where, key)
+
+    def _number(self, test: str, text: str, path: Path, key: str) -> None:
+        number = _NUMBER.fullmatch(text)
+        if number is None:
+            return
+        if test in _ORDERED:
+            said = f"{shown(text)} is a text, and compares with texts only, character by character"
+            hint = f"if the property is a number, write {number[2]} without quotes"
+            self._problems.warn(path, "number-as-text", said, hint)
+        elif test in ("eq", "in") and number[1]:
+            said = f"only the text {shown(text)} equals this; a comparison is written as a test"
+            hint = f"write {key}: {{{_TEST_OF[number[1]]}: {number[2]}}}"
+            self._problems.warn(path, "number-as-text", said, hint)
+
+    # ---- texts -------------------------------------------------------------------------------------------------
+
+    def _literal(self, text: str, path: Path, key: str, place: str | None) -> None:
+        """Look for a reference that lacks its braces; *key* is what it is written for, *place* that of a condition."""
+        reference = _literal_reference(text, key, is_rendered=place is None)
+        if reference is None:
+            return
+        said = f"{shown(text)} is a text as it stands, and refers to nothing"
+        if place == _TRIGGER and reference.startswith("profile."):
+            hint = f'a trigger is judged before that: write entry: {{when: {{entry.{key}: "{{{{ {reference} }}}}"}}}}'
+        elif place in (_TRIGGER, _WINDOW):
+            hint = "no template is allowed here: write the value itself"
+        elif reference.partition(".")[0] in ("profile", "entry", "event"):
+            hint = f'write "{{{{ {reference} }}}}"'
+        else:
+            hint = f'write "{{{{ entry.{reference} }}}}" or "{{{{ profile.{reference} }}}}"'
+        self._problems.warn(path, "literal-reference", said, hint)
+
+    def _literals(self, raw: Any, path: Path, key: str) -> None:
+        if isinstance(raw, str):
+            self._literal(raw, path, key, None)
+        elif isinstance(raw, list):
+            for one, at in _numbered(raw, path):
+                self._literals(one, at, key)
+        elif isinstance(raw, dict):
+            for name, one in raw.items():
+                self._literals(one, (*path, name), name)
+
+    def _name(self, name: Any, path: Path, hint: str, *, at_key: bool = False) -> None:
+        """Look at a name that is compared exactly."""
+        if not isinstance(name, str):
+            return
+        if _is_template(name):
+            said = "a template is not rendered here, and stands for itself"
+            self._problems.warn(path, "template-not-rendered", said, hint, at_key=at_key)
+        elif _trimmed(name) != name:
+            said = f"{shown(name)} has a space at one end, or a character that nobody sees; names are compared exactly"
+            self._problems.warn(path, "space-around-name", said, f"write {shown(_trimmed(name))}", at_key=at_key)
+
+    # ---- steps -------------------------------------------------------------------------------------------------
+
+    def _steps(self, raw: Any, path: Path) -> None:
+        for step, at in _numbered(raw, path):
+            if isinstance(step, dict):
+                self._step(step, at)
+
+    def _step(self, step: dict[str, Any], path: Path) -> None:
+        if "send" in step:
+            self._send(step, path)
+        for key in ("vars", "set"):
+            if isinstance(values := step.get(key), dict):
+                for name in values:
+                    self._name(name, (*path, key, name), "write the name itself", at_key=True)
+                self._literals(values, (*path, key), key)
+        self._waits(step, path)
+        kind = next((kind for kind in ("split", "experiment") if kind in step), None)
+        if kind is not None and "id" not in step:
+            said = f"a {kind} without 'id': its users are drawn anew when its place in the file changes"
+            self._problems.warn(path, "missing-id", said, "give it an id")
+        for label, one in _entries(step.get("wait_for")):
+            self._event(one, (*path, "wait_for", label), _JOURNEY, group=(*path, "wait_for"))
+        for label, steps in _entries(step.get("then")):
+            self._steps(steps, (*path, "then", label))
+        for key in ("branch", "times"):
+            for arm, at in _numbered(step.get(key), (*path, key)):
+                if isinstance(arm, dict):
+                    self._when(arm.get("when"), (*at, "when"))
+                    for name in ("steps", "else"):
+                        self._steps(arm.get(name), (*at, name))
+        for steps, at in _numbered(step.get("parallel"), (*path, "parallel")):
+            self._steps(steps, at)
+
+    def _send(self, step: dict[str, Any], path: Path) -> None:
+        template = step.get("template")
+        self._name(
+            template, (*path, "template"), "write the channel's name for the message, and what varies into 'vars'"
+        )
+        channel, to = step.get("send"), step.get("to")
+        if not isinstance(to, str) or _is_template(to):
+            return
+        reference = _literal_reference(to, "to", is_rendered=True)
+        attributes = {address for address in DEFAULT_ADDRESSES.values() if address}
+        if reference is None and (to in attributes or (channel in ("sms", "email") and _WORD.fullmatch(to))):
+            reference = f"profile.{to}"
+        if reference is not None:
+            said = f"every message goes to the text {shown(to)}, which is no address"
+            hint = f'write "{{{{ {reference} }}}}"'
+            if isinstance(channel, str) and reference == f"profile.{DEFAULT_ADDRESSES.get(channel)}":
+                hint = "leave it out: that attribute is the address of this channel"
+            self._problems.warn((*path, "to"), "literal-address", said, hint)
+
+    def _waits(self, step: dict[str, Any], path: Path) -> None:
+        wait = step.get("wait")
+        durations: list[tuple[Any, Path]] = [(step.get("timeout"), (*path, "timeout"))]
+        if isinstance(wait, dict):
+            durations.append((wait.get("for"), (*path, "wait", "for")))
+            self._event(wait.get("without"), (*path, "wait", "without"), _JOURNEY, group=(*path, "wait"))
+            self._until(wait.get("until"), (*path, "wait", "until"))
+        else:
+            durations.append((wait, (*path, "wait")))
+        for written, at in durations:
+            if self._active_ms is None or not isinstance(written, str):
+                continue
+            try:
+                longer = parse_duration(written) > self._active_ms
+            except BadValue:
+                continue
+            if longer:
+                said = f"{written} is longer than the flow is active: everybody goes on after its end"
+                hint = f"'active' has {self._active_ms / DAY:.3g} days; shorten the wait, or extend 'active'"
+                self._problems.warn(at, "wait-beyond-active", said, hint)
+
+    def _until(self, written: Any, path: Path) -> None:
+        moment = parse_local(written) if isinstance(written, str) else None
+        if moment is None:
+            return
+        until = Moment(*moment)
+        latest = until.ms_in_utc() if until.offset_ms is not None else until.local_ms + _FURTHEST_WEST
+        if latest <= self._now_ms:
+            said = f"{written} is past: nobody waits here"
+            self._problems.warn(path, "past-moment", said, "write a later one, or remove the step")
+
+
+# ---- what is written -----------------------------------------------------------------------------------------------
+
+
+def _is_template(text: str) -> bool:
+    return "{{" in text or "{%" in text
+
+
+def _literal_reference(text: str, key: str, *, is_rendered: bool) -> str | None:
+    """Return what *text* seems to refer to without being a template, None for nothing.
+
+    `entry.create` may be the name of something: where no templates are rendered as a rule, it must be written for a
+    property of the same name.
+    """
+    if (braces := _IN_BRACES.fullmatch(text)) is not None:
+        return braces[1]
+    found = _REFERENCE.fullmatch(text)
+    if found is None:
+        return None
+    same = found[2].rpartition(".")[2] == key.rpartition(".")[2]
+    if found[1] == "profile" or same or (is_rendered and found[1] == "entry"):
+        return text
+    return None
+
+
+def _listed(raw: Any) -> list[Any]:
+    return raw if isinstance(raw, list) else []
+
+
+def _numbered(raw: Any, path: Path) -> list[tuple[Any, Path]]:
+    return [(one, (*path, index)) for index, one in enumerate(_listed(raw))]
+
+
+def _entries(raw: Any) -> list[tuple[str, Any]]:
+    return list(raw.items()) if isinstance(raw, dict) else []
+
+
+def _alternatives(raw: Any, path: Path) -> Iterator[tuple[Path, Any]]:
+    """Yield an event, or each of those under `any` or `all`, with its place."""
+    if not isinstance(raw, dict):
+        return
+    word = next((word for word in ("any", "all") if word in raw and "event" not in raw), None)
+    if word is None:
+        yield path, raw
+    else:
+        for one, at in _numbered(raw[word], (*path, word)):
+            yield at, one
+
+
+def _fields(raw: Any, path: Path) -> Iterator[tuple[str, Any, Path]]:
+    """Yield every key of a condition with its value and place, also those in `any`, `all` and `not`."""
+    for key, value in _entries(raw):
+        if key in ("any", "all"):
+            for one, at in _numbered(value, (*path, key)):
+                yield from _fields(one, at)
+        elif key == "not":
+            yield from _fields(value, (*path, key))
+        else:
+            yield key, value, (*path, key)
