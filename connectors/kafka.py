@@ -300,15 +300,21 @@ class KafkaTopics:
             return ""
         return str(found) if found.get_most_significant_bits() or found.get_least_significant_bits() else ""
 
+    def settings(self, topics: Sequence[str]) -> dict[str, dict[str, str]]:
+        """Return how *topics* are configured, without those of which we may not know, or no answer can be had now."""
+        found = {}
+        places = [ConfigResource(ConfigResource.Type.TOPIC, topic) for topic in topics]
+        with suppress(KafkaException):
+            described = self._admin.now.describe_configs(places, request_timeout=self._optional_s)
+            for place, future in described.items():
+                with suppress(KafkaException, TimeoutError):
+                    one = future.result(timeout=self._optional_s + 1)
+                    found[place.name] = {name: str(entry.value) for name, entry in one.items()}
+        return found
+
     def setting(self, topic: str, name: str) -> str | None:
         """Return how *topic* is configured under *name*; None when we may not know, or no answer can be had now."""
-        place = ConfigResource(ConfigResource.Type.TOPIC, topic)
-        try:
-            (described,) = self._admin.now.describe_configs([place], request_timeout=self._optional_s).values()
-            found = described.result(timeout=self._optional_s + 1).get(name)
-        except (KafkaException, TimeoutError):
-            return None
-        return None if found is None else str(found.value)
+        return self.settings([topic]).get(topic, {}).get(name)
 
     def create(self, topics: Sequence[str], *, partitions: int) -> None:
         """Create *topics*; one that is there by now is fine."""
