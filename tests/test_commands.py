@@ -55,6 +55,6 @@ def test_the_version_says_what_decides_and_what_can_be_read(capsys: pytest.Captu
     assert main(["--version"]) == 0
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith("nudge ")
-    assert said[1].startswith(f"decisions {DECISIONS}, tzdata package 20")
+    assert said[1].startswith(f"decision version: decisions {DECISIONS}, tzdata package 20")
     assert all(f"{package} " in said[1] for package in ("python-liquid", "google-re2"))
     assert said[2:] == [f"state format {STATE_FORMAT}", "compiled part present"]
