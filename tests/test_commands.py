@@ -12,6 +12,7 @@ import pytest
 import dataflow.commands
 from dataflow.app import COMMANDS
 from dataflow.cli import main
+from dataflow.settings import SETTINGS
 
 HEAVY = ("bytewax", "confluent_kafka", "msgspec", "pydantic", "rocksdict", "structlog", "yaml")
 
@@ -32,6 +33,19 @@ def test_every_command_has_its_help_with_an_example(
     said = capsys.readouterr().out
     assert f"Usage: nudge {name}" in said
     assert f"Example: nudge {name}" in said
+
+
+def test_help_of_run_can_be_read_on_a_terminal_of_80_columns(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["run", "--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert not [line for line in lines if "…" in line], "no name is cut"
+    words = " ".join(lines).split()
+    assert {flag for one in SETTINGS for flag in one.flags.split("/")} <= set(words)
+    assert len(lines) < 80, "what is said of an option is not a column of single words"
 
 
 def test_help_loads_nothing_that_only_commands_need() -> None:
