@@ -20,13 +20,14 @@ PAGES: Final = sorted(
     [
         REPO / "README.md",
         *(REPO / "docs").glob("*.md"),
+        REPO / "deploy" / "README.md",
         REPO / "examples" / "README.md",
         REPO / "benchmarks" / "README.md",
         REPO / "tests" / "scenarios" / "README.md",
     ]
 )
 
-TOP: Final = ("dataflow", "operators", "connectors", "state", "tests", "docs", "examples", "benchmarks")
+TOP: Final = ("dataflow", "operators", "connectors", "state", "tests", "docs", "deploy", "examples", "benchmarks")
 BROKEN_FLOWS: Final = {("docs/tutorial.md", "welcome")}
 """Flows with a mistake on purpose; a test of their own says which."""
 
