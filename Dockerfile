@@ -13,13 +13,14 @@ RUN apt-get update \
     && python -m venv /opt/nudge
 WORKDIR /src
 # What it needs changes seldom and takes long, so it comes first, as a layer of its own.
-COPY pyproject.toml constraints.txt MANIFEST.in README.md ./
+COPY pyproject.toml constraints.txt MANIFEST.in README.md LICENSE ./
 COPY dataflow/read/scanner dataflow/read/scanner
-RUN mkdir operators connectors state \
+RUN mkdir nudge operators connectors state \
     && /opt/nudge/bin/pip install --constraint constraints.txt . \
     && /opt/nudge/bin/pip uninstall --yes nudge
 COPY connectors connectors
 COPY dataflow dataflow
+COPY nudge nudge
 COPY operators operators
 COPY state state
 RUN /opt/nudge/bin/pip install --constraint constraints.txt --no-deps . \

@@ -13,7 +13,11 @@ SECONDS_OF_SOAK ?= 3600
 SECONDS_OF_FUZZ ?= 600
 SEEDS ?= 100000
 
-.PHONY: demo test test-fast check check-scanner docs fix bench soak fuzz fuzz-sim clean
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-fast check check-scanner docs fix bench soak fuzz fuzz-sim clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.installed ## a broker, a shop, three flows, and what they do
 	$(BIN)/nudge demo $(if $(SECONDS),--seconds $(SECONDS))

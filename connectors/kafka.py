@@ -23,11 +23,13 @@ from confluent_kafka import (
 )
 from confluent_kafka.admin import AdminClient, ClusterMetadata, ConfigResource, NewTopic, OffsetSpec
 
+from connectors.kafka_reasons import CHECK_ADDRESS, Heard
 from state.errors import Failed, Refused
 
 ANSWER_TIMEOUT_S: Final = 5.0
 START_PATIENCE_S: Final = 20.0  # A wrong address should be noticed soon, a broker that starts beside us be awaited.
 WAIT_MAX_S: Final = 2.0
+SETUP_TIMEOUT_MS: Final = 8_000  # So a client still says that nothing answers, before it is replaced by a new one.
 MISSING_S: Final = 5.0  # For so long a broker that has just started may deny topics that it has.
 
 Options = Mapping[str, Any]
@@ -102,37 +104,16 @@ def check_options(options: Options, clients: Mapping[str, Callable[[], Any]]) ->
             raise OptionRefused(f"no {kind} can be made with these options: {reason}") from error
 
 
-def retried(
-    what: str,
-    bootstrap: str,
-    call: Callable[[], Any],
-    log: Callable[[str], None] = lambda _: None,
-    *,
-    patience_s: float = START_PATIENCE_S,
-) -> Any:
-    """Return what *call* answers, trying again until *patience_s* are over.
-
-    Raises:
-        KafkaUnavailable: no answer in that time.
-    """
-    deadline = time.monotonic() + patience_s
-    wait_s = WAIT_MAX_S / 8
-    for attempt in count(1):
-        try:
-            return call()
-        except KafkaException as error:
-            reason = error.args[0].str() if error.args and hasattr(error.args[0], "str") else str(error)
-            if time.monotonic() + wait_s > deadline:
-                denies = error.args and error.args[0].code() in (*MISSING, KafkaError.TOPIC_AUTHORIZATION_FAILED)
-                hint = "is the topic there, may it be described?" if denies else "check the address and that it is up"
-                raise KafkaUnavailable(
-                    f"Kafka at {bootstrap} did not answer for {patience_s:.0f} s ({what}): {reason}; {hint}"
-                ) from error
-            if attempt > 1 or not _is_passing(error):
-                log(f"Kafka at {bootstrap} does not answer ({what}): {reason}; trying for {patience_s:.0f} s")
-            time.sleep(wait_s)
-            wait_s = min(wait_s * 2, WAIT_MAX_S)
-    raise AssertionError("the last attempt returns or raises")
+def _why(error: KafkaException, heard: Heard) -> str:
+    """Return why there was no answer, and what to check."""
+    cause = error.args[0] if error.args else None
+    if not isinstance(cause, KafkaError):
+        return f"{error}; {CHECK_ADDRESS}"
+    if cause.code() in (*MISSING, KafkaError.TOPIC_AUTHORIZATION_FAILED):
+        return f"{cause.str()}; is the topic there, may it be described?"
+    if cause.code() < 0 and heard.reason is not None:  # The client says so itself, not a broker.
+        return "; ".join(heard.reason)
+    return f"{cause.str()}; {CHECK_ADDRESS}"
 
 
 def _is_passing(error: KafkaException) -> bool:
@@ -170,8 +151,13 @@ class Renewed(Generic[_Client]):
             # Asked for one by name, a broker may make a topic that is gone.
             if self.now.list_topics(timeout=ANSWER_TIMEOUT_S).brokers:
                 return
+        self.take_log()
         self.close()
         self.now = self._make()
+
+    def take_log(self) -> None:
+        """Have the client hand over what it has logged: before it counts as new though it is old."""
+        self.now.poll(0)
 
     def close(self) -> None:
         """End the client."""
@@ -232,7 +218,13 @@ class KafkaTopics:
         self._log = log
         # For what can be done without, nobody waits longer than for anything else.
         self._optional_s = min(ANSWER_TIMEOUT_S, float(options.get("socket.timeout.ms", math.inf)) / 1000)
-        common = client_options(bootstrap, options)
+        self._heard = Heard()
+        common = {
+            "socket.connection.setup.timeout.ms": SETUP_TIMEOUT_MS,
+            **client_options(bootstrap, options),
+            "log_level": 6,
+            "logger": self._heard,
+        }
         self._admin = Renewed(lambda: AdminClient(common))
         self._consumer = Renewed(lambda: Consumer({**common, "group.id": "nudge-looks", "enable.auto.commit": False}))
 
@@ -244,17 +236,32 @@ class KafkaTopics:
         *,
         patience_s: float = START_PATIENCE_S,
     ) -> _Answer:
-        """Return what *look* finds with *client*, trying again until *patience_s* are over."""
+        """Return what *look* finds with *client*, trying again until *patience_s* are over.
 
-        def once() -> _Answer:
+        Raises:
+            KafkaUnavailable: no answer in that time.
+        """
+        deadline = time.monotonic() + patience_s
+        wait_s, said = WAIT_MAX_S / 8, ""
+        for attempt in count(1):
             try:
-                return look(client.now)
-            except KafkaException:
+                answer = look(client.now)
+                client.take_log()
+                return answer
+            except KafkaException as error:
+                client.take_log()
+                why = f"({what}): {_why(error, self._heard)}"
+                if time.monotonic() + wait_s > deadline:
+                    raise KafkaUnavailable(
+                        f"Kafka at {self._bootstrap} did not answer for {patience_s:.0f} s {why}"
+                    ) from error
+                if why != said and (attempt > 1 or not _is_passing(error)):
+                    self._log(f"Kafka at {self._bootstrap} does not answer {why}; trying for {patience_s:.0f} s")
+                    said = why
                 client.learn_anew()
-                raise
-
-        answer: _Answer = retried(what, self._bootstrap, once, self._log, patience_s=patience_s)
-        return answer
+                time.sleep(wait_s)
+                wait_s = min(wait_s * 2, WAIT_MAX_S)
+        raise AssertionError("the last attempt returns or raises")
 
     def partitions(self, topic: str, *, awaited_s: float = 0) -> list[int]:
         """Return the partitions of *topic*, none when there is no such topic.
@@ -293,15 +300,21 @@ class KafkaTopics:
             return ""
         return str(found) if found.get_most_significant_bits() or found.get_least_significant_bits() else ""
 
+    def settings(self, topics: Sequence[str]) -> dict[str, dict[str, str]]:
+        """Return how *topics* are configured, without those of which we may not know, or no answer can be had now."""
+        found = {}
+        places = [ConfigResource(ConfigResource.Type.TOPIC, topic) for topic in topics]
+        with suppress(KafkaException):
+            described = self._admin.now.describe_configs(places, request_timeout=self._optional_s)
+            for place, future in described.items():
+                with suppress(KafkaException, TimeoutError):
+                    one = future.result(timeout=self._optional_s + 1)
+                    found[place.name] = {name: str(entry.value) for name, entry in one.items()}
+        return found
+
     def setting(self, topic: str, name: str) -> str | None:
         """Return how *topic* is configured under *name*; None when we may not know, or no answer can be had now."""
-        place = ConfigResource(ConfigResource.Type.TOPIC, topic)
-        try:
-            (described,) = self._admin.now.describe_configs([place], request_timeout=self._optional_s).values()
-            found = described.result(timeout=self._optional_s + 1).get(name)
-        except (KafkaException, TimeoutError):
-            return None
-        return None if found is None else str(found.value)
+        return self.settings([topic]).get(topic, {}).get(name)
 
     def create(self, topics: Sequence[str], *, partitions: int) -> None:
         """Create *topics*; one that is there by now is fine."""

@@ -18,7 +18,6 @@ app = typer.Typer(
     name="nudge",
     help="Real-time behavioural triggers: users' events in, channel actions out, each exactly once.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -37,7 +36,8 @@ def _print_version(is_asked: bool) -> None:
 
     version = decided_by()
     compiled = f"missing ({WHY_NOT_COMPILED})" if WHY_NOT_COMPILED else "present"
-    typer.echo(f"nudge {version.software}\n{version}\nstate format {STATE_FORMAT}\ncompiled part {compiled}")
+    typer.echo(f"nudge {version.software}\ndecision version: {version}")
+    typer.echo(f"state format {STATE_FORMAT}\ncompiled part {compiled}")
     raise typer.Exit
 
 

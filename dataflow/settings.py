@@ -36,12 +36,14 @@ class Kind(Generic[T]):
         show: how a value in force is printed; None: as it was given.
         option: the type of the flag.
         ending: what the field's name has behind the name of the setting: a unit, or the plural.
+        metavar: what stands for a value in help; "" of a switch.
     """
 
     parse: Callable[[Any], T]
     show: Callable[[T], str] | None = str
     option: Any = str
     ending: str = ""
+    metavar: str = ""
 
 
 def _texts(given: Any) -> list[str]:
@@ -58,23 +60,23 @@ def _switch(given: Any) -> bool:
     raise ValueError(f"{given!r} is neither true nor false")
 
 
-def _number(least: int, most: int) -> Kind[int]:
+def _number(least: int, most: int, metavar: str) -> Kind[int]:
     def parse(given: Any) -> int:
         text = str(given)
         if isinstance(given, bool) or not text.isdigit() or not least <= int(text) <= most:
             raise ValueError(f"{given!r} is not a number from {least} to {most}")
         return int(text)
 
-    return Kind(parse)
+    return Kind(parse, metavar=metavar)
 
 
-def _one_of(*choices: str) -> Kind[str]:
+def _one_of(*choices: str, metavar: str) -> Kind[str]:
     def parse(given: Any) -> str:
         if given not in choices:
             raise ValueError(f"{given!r} is none of {', '.join(choices)}")
         return str(given)
 
-    return Kind(parse)
+    return Kind(parse, metavar=metavar)
 
 
 def _duration(given: Any) -> int:
@@ -98,17 +100,17 @@ def _as_in_flows(parse: Callable[[Any], int], given: Any) -> int:
         raise ValueError(f"{bad.message}; {bad.hint}") from None
 
 
-SOURCES: Final = Kind(lambda given: [parse_source(url) for url in _texts(given)], None, list[str], ending="s")
-SINK: Final = Kind(lambda given: parse_sink(str(given)), None)
-FOLDER: Final = Kind(lambda given: Path(str(given)), None)
+SOURCES: Final = Kind(lambda given: [parse_source(url) for url in _texts(given)], None, list[str], "s", "URL")
+SINK: Final = Kind(lambda given: parse_sink(str(given)), None, metavar="URL")
+FOLDER: Final = Kind(lambda given: Path(str(given)), None, metavar="DIR")
 SWITCH: Final = Kind(_switch, option=bool)
-COUNT: Final = _number(1, 1_000_000_000)
-PORT: Final = _number(0, 65_535)
-DURATION: Final = Kind(_duration, lambda ms: f"{ms / 1000:g}s", ending="_ms")
-SLACK: Final = Kind(parse_slack, shown_slack, ending="_ms")
-MOMENT: Final = Kind(_moment, ending="_ms")
-LEVEL: Final = _one_of("debug", "info", "warning", "error")
-LOG_FORMAT: Final = _one_of("auto", "text", "json")
+COUNT: Final = _number(1, 1_000_000_000, "N")
+PORT: Final = _number(0, 65_535, "PORT")
+DURATION: Final = Kind(_duration, lambda ms: f"{ms / 1000:g}s", ending="_ms", metavar="DURATION")
+SLACK: Final = Kind(parse_slack, shown_slack, ending="_ms", metavar="DURATION")
+MOMENT: Final = Kind(_moment, ending="_ms", metavar="MOMENT")
+LEVEL: Final = _one_of("debug", "info", "warning", "error", metavar="LEVEL")
+LOG_FORMAT: Final = _one_of("auto", "text", "json", metavar="FORMAT")
 
 
 # ---- the settings ------------------------------------------------------------------------------------------------

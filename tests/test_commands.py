@@ -12,6 +12,7 @@ import pytest
 import dataflow.commands
 from dataflow.app import COMMANDS
 from dataflow.cli import main
+from dataflow.settings import SETTINGS
 
 HEAVY = ("bytewax", "confluent_kafka", "msgspec", "pydantic", "rocksdict", "structlog", "yaml")
 
@@ -32,6 +33,19 @@ def test_every_command_has_its_help_with_an_example(
     said = capsys.readouterr().out
     assert f"Usage: nudge {name}" in said
     assert f"Example: nudge {name}" in said
+
+
+def test_help_of_run_can_be_read_on_a_terminal_of_80_columns(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["run", "--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert not [line for line in lines if "…" in line], "no name is cut"
+    words = " ".join(lines).split()
+    assert {flag for one in SETTINGS for flag in one.flags.split("/")} <= set(words)
+    assert len(lines) < 80, "what is said of an option is not a column of single words"
 
 
 def test_help_loads_nothing_that_only_commands_need() -> None:
@@ -55,6 +69,6 @@ def test_the_version_says_what_decides_and_what_can_be_read(capsys: pytest.Captu
     assert main(["--version"]) == 0
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith("nudge ")
-    assert said[1].startswith(f"decisions {DECISIONS}, tzdata package 20")
+    assert said[1].startswith(f"decision version: decisions {DECISIONS}, tzdata package 20")
     assert all(f"{package} " in said[1] for package in ("python-liquid", "google-re2"))
     assert said[2:] == [f"state format {STATE_FORMAT}", "compiled part present"]

@@ -26,6 +26,7 @@ PAGES: Final = sorted(
     [
         REPO / "README.md",
         *(REPO / "docs").glob("*.md"),
+        REPO / "deploy" / "README.md",
         REPO / "examples" / "README.md",
         REPO / "benchmarks" / "README.md",
         REPO / "tests" / "scenarios" / "README.md",
@@ -33,7 +34,7 @@ PAGES: Final = sorted(
 )
 
 LANGUAGE: Final = REPO / "docs" / "flow-language.md"
-TOP: Final = ("dataflow", "operators", "connectors", "state", "tests", "docs", "examples", "benchmarks")
+TOP: Final = ("dataflow", "operators", "connectors", "state", "tests", "docs", "deploy", "examples", "benchmarks")
 BROKEN_FLOWS: Final = {("docs/tutorial.md", "welcome")}
 """Flows with a mistake on purpose; a test of their own says which."""
 

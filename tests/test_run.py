@@ -252,6 +252,7 @@ def test_a_broker_that_is_away_is_tried_within_a_bound_and_then_named(tmp_path: 
     )  # fmt: skip
     assert done.returncode == 1
     assert "Kafka at 127.0.0.1:9 did not answer" in done.stderr
+    assert "Connection refused; nothing listens there: check host and port" in done.stderr.splitlines()[-1]
     assert "; trying for 20 s" in done.stderr
     assert "Traceback" not in done.stderr
 

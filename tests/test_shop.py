@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import os
+import pty
 import re
+import signal
+import struct
 import subprocess
 import sys
+import termios
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from datetime import datetime
@@ -22,6 +29,7 @@ from dataflow.demo import FLOWS
 from dataflow.demo.shop import DAY, EVENT_NAMES, HOUR, MINUTE, START_MS, Shop, ShopRecord, Tracker
 from dataflow.demo.view import DemoSnapshot, DemoView, FlowCounts, ShownAction, mask, mask_address
 from dataflow.flows import find_flows
+from tests.jobs import NUDGE
 
 ROOT = Path(__file__).parents[1]
 EVENTS = ROOT / "examples" / "shop_events.py"
@@ -394,7 +402,7 @@ def snapshot(*actions: ShownAction, flows: int = 3) -> DemoSnapshot:
         history=[0.0, 5000.0, 12_431.4],
         events=284_113,
         relevant_share=0.1123,
-        flows=[FlowCounts(f"flow-{number}", f"Flow {number}", 4, 10, 6, 2, 1) for number in range(flows)],
+        flows=[FlowCounts(f"flow-{number}", 4, 10, 6, 2, 1) for number in range(flows)],
         actions=actions,
         dead_letters=3,
         by_channel={"sms": 4, "email": 2},
@@ -429,7 +437,7 @@ def test_the_picture_fits_the_screen(size: tuple[int, int], flows: int, actions:
 def test_the_picture_says_what_happens() -> None:
     text = drawn(80, 24, snapshot(action()))
     for shown in (
-        "Flow 0",
+        "flow-0",
         "284,113 events",
         "11.2% relevant",
         "3 dead letters",
@@ -439,6 +447,58 @@ def test_the_picture_says_what_happens() -> None:
         assert shown in text
     for shown in ("20%", "12:30:59", "cart-reminder", "item Tea Set", "sms 4", "email 2", "1 min 15 s"):
         assert shown in text
+
+
+def test_a_flow_has_the_same_name_in_the_whole_picture() -> None:
+    assert drawn(120, 30, snapshot(action())).count("flow-0") == 2, "among the flows, and with the action"
+
+
+@pytest.mark.parametrize(
+    ("width", "headings"),
+    [
+        (60, "time     channel template         variables"),
+        (80, "time     channel user      template         variables"),
+        (120, "time      channel  user       address             template          flow             variables"),
+    ],
+)
+def test_the_columns_of_actions_have_headings(width: int, headings: str) -> None:
+    lines = drawn(width, 24, snapshot(action())).splitlines()
+    (place,) = [number for number, line in enumerate(lines) if "channel" in line]
+    assert headings in lines[place]
+    assert lines[place].index("time") == lines[place + 1].index("12:30:59")
+    assert lines[place].index("template") == lines[place + 1].index("cart-reminder")
+
+
+def test_actions_are_shown_in_order_of_time_the_newest_last() -> None:
+    minutes = (31, 29, 30)
+    what = snapshot(*(action(at=f"2026-11-23T12:{minute}:00.000Z", template=f"t-{minute}") for minute in minutes))
+    found = re.findall(r"t-\d\d", drawn(80, 24, what))
+    assert found == ["t-29", "t-30", "t-31"]
+    assert "last: sms t-31" in DemoView(Console(), ["flow-0"]).render_line(what)
+    assert set(re.findall(r"t-\d\d", drawn(80, 16, snapshot(*what.actions * 20)))) == {"t-31"}, "the older ones go"
+
+
+def test_the_last_picture_stays_on_the_terminal_after_ctrl_c(tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
+    environment = {**os.environ, "TERM": "xterm"}
+    demo = subprocess.Popen([*NUDGE, "demo"], cwd=tmp_path, stdin=theirs, stdout=theirs, stderr=theirs, env=environment)
+    os.close(theirs)
+    try:
+        shown = b""
+        while b"Actions" not in shown:  # The first picture.
+            shown += os.read(ours, 65_536)
+        demo.send_signal(signal.SIGINT)
+        with contextlib.suppress(OSError):  # As a terminal ends whose last writer is gone.
+            while more := os.read(ours, 65_536):
+                shown += more
+        assert demo.wait(timeout=60) == 0
+    finally:
+        demo.kill()
+        os.close(ours)
+    *_, after = shown.decode().split("\x1b[?1049l")  # Back from the screen that is for pictures alone.
+    for part in ("Nudge demo", "ended", "Flows", "abandoned-cart", "Actions"):
+        assert part in after
 
 
 def test_a_flow_without_counts_is_there_from_the_beginning() -> None:

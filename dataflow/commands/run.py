@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
-from dataflow.commands.arguments import Config, Flows
+from dataflow.commands.arguments import CONFIG_HELP, Flows
 from dataflow.errors import UsageError
 from dataflow.job.launch import Launched, launched
 from dataflow.job.stopping import NOT_BEGUN, StopSignals
@@ -28,26 +28,43 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
+PANELS: Final = {
+    "Places": ("source", "sink", "state", "config"),
+    "Size": ("processes", "shards", "cached_users"),
+    "Time": ("stop_at_end", "until", "epoch", "slack"),
+    "Topics and flows": ("create_topics", "watch"),
+    "Reports": ("metrics_port", "log_level", "log_format", "json", "show_config"),
+    "For one start after a crash": ("accept_version", "accept_difference"),
+}
+"""How help is divided; what is in none stands at its end."""
+
 
 def _with_a_flag_per_setting(command: Callable[..., None]) -> Callable[..., None]:
     """Return *command* with the parameters that it takes by name spelled out, as typer reads them."""
     switches = {
-        "accept_version": "After a crash: let this version finish what another one had begun to decide.",
-        "accept_difference": "After a crash: let users go on of whom something else was written than is decided now.",
+        "accept_version": "Let this version finish what another one had begun to decide.",
+        "accept_difference": "Let users go on of whom something else was written than is decided now.",
         "show_config": "Print each setting with its origin, and stop.",
     }
+    panels = {name: panel for panel, names in PANELS.items() for name in names}
 
     def parameter(name: str, annotation: Any, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
         return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
 
-    settings = [
-        parameter(one.name, one.kind.option | None, typer.Option(None, one.flags, help=one.help)) for one in SETTINGS
-    ]
-    settings.insert(-1, parameter("config", Config, None))  # Beside the other files, not beside how it is printed.
-    parameters = [parameter("flows", Flows), *settings]
+    def option(name: str, flags: str, metavar: str, help: str, default: Any) -> Any:
+        return typer.Option(default, flags, metavar=metavar, help=help, rich_help_panel=panels.get(name))
+
+    found = {
+        one.name: parameter(
+            one.name, one.kind.option | None, option(one.name, one.flags, one.kind.metavar, one.help, None)
+        )
+        for one in SETTINGS
+    }
     for name, help in switches.items():
-        option = typer.Option(f"--{name.replace('_', '-')}", help=help)
-        parameters.append(parameter(name, Annotated[bool, option], False))
+        found[name] = parameter(name, bool, option(name, f"--{name.replace('_', '-')}", "", help, False))
+    found["config"] = parameter("config", Path | None, option("config", "--config", "FILE", CONFIG_HELP, None))
+    ordered = [found.pop(name) for names in PANELS.values() for name in names]
+    parameters = [parameter("flows", Flows), *ordered, *found.values()]
     signed: Any = command
     signed.__signature__ = inspect.Signature(parameters)
     return command

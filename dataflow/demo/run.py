@@ -191,6 +191,8 @@ def run_demo(*, seconds: int | None, speed: int, flows: Sequence[Path] | None) -
             while goes_on():
                 live.update(view.render(snapshot()), refresh=True)
                 demo.stopping.wait(1 / PICTURES_PER_S)
+        last = snapshot()
+        console.print(view.render(last, is_last=True))  # The screen of before is back; this stays on it.
     else:
         next_line = 0.0
         while goes_on():
@@ -199,19 +201,19 @@ def run_demo(*, seconds: int | None, speed: int, flows: Sequence[Path] | None) -
                 console.print(view.render_line(now), soft_wrap=True, highlight=False, markup=False)
                 next_line = now.seconds + LINE_EVERY_S
             demo.stopping.wait(1 / PICTURES_PER_S)
-    last = snapshot()
+        last = snapshot()
     demo.stop()
     if demo.failure:
         sys.stderr.write(f"nudge demo: {demo.failure}\n")
         return 1
-    console.print(view.render_line(last), soft_wrap=True, highlight=False, markup=False)
+    if not console.is_terminal:
+        console.print(view.render_line(last), soft_wrap=True, highlight=False, markup=False)
     return 0
 
 
 def _flow_counts(program: Program, counts: FlowTotals) -> FlowCounts:
     return FlowCounts(
         flow=program.name,
-        title=program.title,
         inside=counts.inside,
         entered=counts.entered,
         sent=sum(counts.sent.values()),

@@ -42,7 +42,6 @@ class FlowCounts:
     """What one flow has done so far; `inside` is now, the others are totals."""
 
     flow: str
-    title: str
     inside: int = 0
     entered: int = 0
     sent: int = 0
@@ -88,7 +87,7 @@ class DemoSnapshot:
         events: how many records have been read.
         relevant_share: which part of them satisfied a condition of any flow, 0 to 1.
         flows: the counts, in any order; flows without counts are shown as zero.
-        actions: the latest ones, newest last; some 40 fill any screen.
+        actions: the latest ones, in any order; some 40 fill any screen.
         dead_letters: how many records could not be read.
         by_channel: how many actions went to each channel.
     """
@@ -112,13 +111,13 @@ class DemoView:
         self._console = console
         self._flows = list(flows)
 
-    def render(self, snapshot: DemoSnapshot) -> RenderableType:
+    def render(self, snapshot: DemoSnapshot, *, is_last: bool = False) -> RenderableType:
         """Return the picture of *snapshot*: as high as the console, less the line for the cursor."""
         width, height = self._console.size
         ascii_only = self._console.options.ascii_only
         height = max(height - 1, 9)
         flow_rows = max(1, min(len(self._flows), (height - 7) // 2, height - 4 - 3 - 5))
-        header = self._header(snapshot, width, ascii_only)
+        header = self._header(snapshot, width, ascii_only, "ended" if is_last else "Ctrl-C ends it")
         flows = self._flow_table(snapshot, width, flow_rows, ascii_only)
         rest = height - 4 - (flow_rows + 3)
         if rest < 4:  # Too low a terminal for everything: the flows go.
@@ -139,13 +138,13 @@ class DemoView:
             f"{snapshot.dead_letters:,} dead letters",
         ]
         if snapshot.actions:
-            last = snapshot.actions[-1]
+            last = _in_order(snapshot.actions)[-1]
             parts.append(f"last: {_clean(last.channel)} {_clean(last.template)} to {_clean(last.user_id)}")
         return " | ".join(parts)
 
     # --- The three parts --------------------------------------------------------------------------
 
-    def _header(self, snapshot: DemoSnapshot, width: int, ascii_only: bool) -> Panel:
+    def _header(self, snapshot: DemoSnapshot, width: int, ascii_only: bool, note: str) -> Panel:
         speed = Text.assemble(
             (_spark(snapshot.history, max(8, width // 4), ascii_only), "bright_blue"),
             "  ",
@@ -166,7 +165,7 @@ class DemoView:
         room = width - 4
         running = Text(_running(snapshot.seconds), "dim")
         lines = Group(_spread(speed, clock, room), _spread(counts, running, room))
-        return _framed(lines, "Nudge demo", "Ctrl-C ends it", height=4)
+        return _framed(lines, "Nudge demo", note, height=4)
 
     def _flow_table(self, snapshot: DemoSnapshot, width: int, rows: int, ascii_only: bool) -> Panel:
         is_wide, is_narrow = width >= _WIDE, width < _NARROW
@@ -181,11 +180,11 @@ class DemoView:
         counts = {flow.flow: flow for flow in snapshot.flows}
         hidden = len(self._flows) - rows
         for number, name in enumerate(self._flows[:rows]):
-            flow = counts.get(name) or FlowCounts(name, name)
+            flow = counts.get(name) or FlowCounts(name)
             share = flow.converted / flow.entered if flow.entered else 0.0
             cells = [
                 Text(_dot(ascii_only), _flow_style(number)),
-                Text(_clean(flow.title or name), "bold"),
+                Text(_clean(name), "bold"),
                 Text(f"{flow.inside:,}", "bold bright_white"),
                 Text(f"{flow.entered:,}"),
                 Text(f"{flow.sent:,}"),
@@ -206,28 +205,28 @@ class DemoView:
             ],
             "  ",
         )
-        rows = height - 2
+        rows = height - 3  # Two for the frame, one for the headings.
         body: RenderableType
         if snapshot.actions:
-            body = self._action_table(snapshot.actions[-rows:], width, ascii_only)
+            body = self._action_table(_in_order(snapshot.actions)[-rows:], width, ascii_only)
         else:
             body = Text("None yet. The first come when users have done enough to enter a flow.", "dim italic")
         return _framed(body, "Actions", channels, height=height)
 
     def _action_table(self, actions: Iterable[ShownAction], width: int, ascii_only: bool) -> Table:
         is_wide, is_narrow = width >= _WIDE, width < _NARROW
-        table = Table.grid(expand=True, padding=(0, 2 if is_wide else 1, 0, 0))
-        table.add_column(width=1)
-        table.add_column(width=8, no_wrap=True, style="dim")
-        table.add_column(width=7, no_wrap=True)
+        table = Table(box=None, expand=True, padding=(0, 2 if is_wide else 1, 0, 0), pad_edge=False, header_style="dim")
+        table.add_column("", width=1)
+        table.add_column("time", width=8, no_wrap=True, style="dim")
+        table.add_column("channel", width=7, no_wrap=True)
         if not is_narrow:
-            table.add_column(width=9, no_wrap=True, overflow="ellipsis")
+            table.add_column("user", width=9, no_wrap=True, overflow="ellipsis")
         if is_wide:
-            table.add_column(width=18, no_wrap=True, overflow="ellipsis", style="dim")
-        table.add_column(width=16, no_wrap=True, overflow="ellipsis", style="bold")
+            table.add_column("address", width=18, no_wrap=True, overflow="ellipsis", style="dim")
+        table.add_column("template", width=16, no_wrap=True, overflow="ellipsis", style="bold")
         if is_wide:
-            table.add_column(width=15, no_wrap=True, overflow="ellipsis", style="dim")
-        table.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
+            table.add_column("flow", width=15, no_wrap=True, overflow="ellipsis", style="dim")
+        table.add_column("variables", ratio=1, no_wrap=True, overflow="ellipsis")
         numbers = {name: number for number, name in enumerate(self._flows)}
         for action in actions:
             cells = [
@@ -355,6 +354,11 @@ def _joined(parts: Sequence[Text], between: str) -> Text:
 def _ranked(by_channel: Mapping[str, int]) -> list[tuple[str, int]]:
     """Return the channels with their counts, in the order of names, so that they do not jump about."""
     return sorted(by_channel.items())
+
+
+def _in_order(actions: Sequence[ShownAction]) -> list[ShownAction]:
+    """Return *actions* in order of time: they come from topics of several channels, each in an order of its own."""
+    return sorted(actions, key=lambda action: action.at)
 
 
 def _dot(ascii_only: bool) -> str:

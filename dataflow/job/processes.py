@@ -29,6 +29,7 @@ from dataflow.job.lifecycle import Change, Course, Job, check_flows
 from dataflow.job.lookout import Lookout, Reread
 from dataflow.job.outside import Throttled, open_sink
 from dataflow.job.plan import Plan, topics_of
+from dataflow.job.risks import risks_of, settings_by
 from dataflow.job.status import PREPARED, Running, load_report
 from dataflow.job.stopping import NOT_BEGUN_STATUS
 from dataflow.keep.recovery import Cut, forget_unfinished, last_cut, prepare_recovery
@@ -40,6 +41,7 @@ from state.backend import Backend
 from state.errors import Failed, Refused, StateRefused
 from state.rocks import RocksBackend
 
+RISKS_PAGE: Final = "docs/operations.md#risky-ways-to-run"
 LAST_WORDS_S: Final = 1.0
 STOP_PATIENCE_S: Final = 60.0  # So long may an epoch take to finish before a process is killed.
 PREPARE_PATIENCE_S: Final = 120.0  # So long may new processes take to load, beside the old ones, before we give up.
@@ -100,6 +102,7 @@ class JobRunner:
         self._prepared_by_s = 0.0
         self._is_exchanging = False  # The processes were asked to stop, and others are to take over.
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self._has_warned = False
 
     # ---- from the start to the end -----------------------------------------------------------------------------
 
@@ -260,6 +263,7 @@ class JobRunner:
             self.stop()
         if not plan.finishes_a_run:  # That one has to come to its end.
             self._lookout.watch(self.job, plan)
+            self._warn(plan)
         try:
             self._wait(plan)
         finally:
@@ -270,6 +274,13 @@ class JobRunner:
                 raise StateRefused(f"--state {self.place}: {refusals[0]}")
         statuses = self.running.statuses
         return len(statuses) < plan.processes or any(status.due_left for status in statuses)
+
+    def _warn(self, plan: Plan) -> None:
+        """Say once, while the processes begin, which ways to run this job has that somebody may regret."""
+        if not self._has_warned:
+            self._has_warned = True
+            for risk in risks_of(self.job, plan, settings_by(self.job.kafka)):
+                self.log.warning(risk, see=RISKS_PAGE)
 
     def _start(self, index: int) -> _Child:
         """Start a process, which waits for its plan."""

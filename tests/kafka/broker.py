@@ -49,10 +49,13 @@ _INSTALL = "install Java 17 or newer and Maven (Debian: apt-get install openjdk-
 _PROPERTIES = """\
 process.roles=broker,controller
 node.id=1
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+listeners=PLAINTEXT://127.0.0.1:{port},GUARDED://127.0.0.1:{guarded_port},CONTROLLER://127.0.0.1:{controller_port}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port},GUARDED://127.0.0.1:{guarded_port}
 controller.listener.names=CONTROLLER
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,GUARDED:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT
+listener.name.guarded.sasl.enabled.mechanisms=PLAIN
+listener.name.guarded.plain.sasl.jaas.config=\
+    org.apache.kafka.common.security.plain.PlainLoginModule required user_nudge="secret";
 controller.quorum.bootstrap.servers=127.0.0.1:{controller_port}
 log.dirs={data}
 # One node.
@@ -370,12 +373,17 @@ class Broker(KafkaTopics):
         self._process: subprocess.Popen[bytes] | None = None
         self._class_archive: tuple[Path, Path] | None = None
         self._paused = False
-        self._port, self._controller_port = self._ports()
+        self._port, self._guarded_port, self._controller_port = self._ports()
 
     @property
     def bootstrap(self) -> str:  # type: ignore[override]
         """`host:port`, as clients want it."""
         return f"127.0.0.1:{self._port}"
+
+    @property
+    def guarded(self) -> str:
+        """`host:port` of the listener that wants SASL PLAIN: user `nudge`, password `secret`."""
+        return f"127.0.0.1:{self._guarded_port}"
 
     @property
     def running(self) -> bool:
@@ -490,15 +498,15 @@ class Broker(KafkaTopics):
         self._process, self._paused, self._class_archive = None, False, None
         atexit.unregister(self.kill)
 
-    def _ports(self) -> tuple[int, int]:
+    def _ports(self) -> tuple[int, int, int]:
         properties = self._folder / "server.properties"
-        if properties.exists():  # The controller's address is part of the data: keep both.
+        if properties.exists():  # The controller's address is part of the data: keep all.
             listeners = next(
                 line for line in properties.read_text("utf-8").splitlines() if line.startswith("listeners=")
             )
-            port, controller_port = (int(listener.rpartition(":")[2]) for listener in listeners.split(","))
-            return port, controller_port
-        return _free_port(), _free_port()
+            port, guarded_port, controller_port = (int(one.rpartition(":")[2]) for one in listeners.split(","))
+            return port, guarded_port, controller_port
+        return _free_port(), _free_port(), _free_port()
 
     def _format(self, jars: Path, properties: Path) -> None:
         """Write the settings and format the data folder; the settings last, as the sign that all is there."""
@@ -507,7 +515,9 @@ class Broker(KafkaTopics):
         shutil.rmtree(data, ignore_errors=True)
         (self._folder / "log4j2.properties").write_text(_LOG4J, "utf-8")
         draft = self._folder / "server.properties.draft"
-        text = _PROPERTIES.format(port=self._port, controller_port=self._controller_port, data=data)
+        text = _PROPERTIES.format(
+            port=self._port, guarded_port=self._guarded_port, controller_port=self._controller_port, data=data
+        )
         draft.write_text(text, "utf-8")
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode()[:22]
         # A leading dash would be read as an option.
@@ -550,7 +560,9 @@ class ForeignBroker(KafkaTopics):
         raise AttributeError(name)
 
 
-_OWN_ONLY = frozenset({"start", "stop", "kill", "pause", "resume", "restart", "ensure_ready", "running", "pid"})
+_OWN_ONLY = frozenset(
+    {"guarded", "start", "stop", "kill", "pause", "resume", "restart", "ensure_ready", "running", "pid"}
+)
 
 
 def kafka_jars() -> Path:

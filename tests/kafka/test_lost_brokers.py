@@ -27,6 +27,9 @@ class FakeClient:
             raise KafkaException(KafkaError(KafkaError._TRANSPORT))
         return SimpleNamespace(brokers=dict.fromkeys(range(self.brokers)))
 
+    def poll(self, timeout: float) -> None:
+        pass
+
 
 @pytest.mark.parametrize(("brokers", "is_replaced"), [(None, True), (0, True), (1, False), (3, False)])
 def test_a_client_is_replaced_if_it_finds_no_broker(brokers: int | None, is_replaced: bool) -> None:
@@ -52,6 +55,9 @@ class DeadConsumer:
 
     def list_topics(self, *_: Any, **__: Any) -> Any:
         raise KafkaException(KafkaError(KafkaError._TRANSPORT))
+
+    def poll(self, timeout: float) -> None:
+        pass
 
     def close(self) -> None:
         self.closed = True

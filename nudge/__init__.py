@@ -1,0 +1,1 @@
+"""The name under which the command can be run as a module: `python -m nudge`."""

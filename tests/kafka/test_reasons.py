@@ -1,0 +1,118 @@
+"""Who cannot connect to Kafka is told why, and what to check."""
+
+from __future__ import annotations
+
+import pytest
+
+from connectors import kafka
+from connectors.kafka import KafkaTopics, KafkaUnavailable
+from connectors.kafka_reasons import FRESH_S, Heard, reason_of
+from tests.kafka.broker import Broker
+
+SASL = {"security.protocol": "SASL_PLAINTEXT", "sasl.mechanism": "PLAIN", "sasl.username": "nudge"}
+
+LINES = {
+    "[thrd:k:9092/bootstrap]: k:9092/bootstrap: Failed to resolve 'k:9092': Name or service not known "
+    "(after 1ms in state CONNECT)": "this machine does not know the host",
+    "[thrd:k:9092/1]: k:9092/1: Failed to resolve 'k:9092': Name or service not known "
+    "(after 1ms in state CONNECT, 1 identical error(s) suppressed)": "gives k:9092 as the address of a broker",
+    "[thrd:k:1/bootstrap]: k:1/bootstrap: Connect to ipv4#127.0.0.1:1 failed: Connection refused "
+    "(after 0ms in state CONNECT)": "nothing listens there",
+    "[thrd:k:9/bootstrap]: k:9/bootstrap: Connection setup timed out in state CONNECT "
+    "(after 8021ms in state CONNECT)": "nothing answers there",
+    "[thrd:ssl://k:9/bootstrap]: ssl://k:9/bootstrap: SSL handshake failed: Disconnected: SSL connection closed by "
+    "peer: connecting to a PLAINTEXT broker listener? (after 2ms in state SSL_HANDSHAKE)": "to PLAINTEXT",
+    "[thrd:sasl_ssl://k:9/bootstrap]: sasl_ssl://k:9/bootstrap: Disconnected: SSL connection closed by peer "
+    "(after 16ms in state SSL_HANDSHAKE)": "to SASL_PLAINTEXT",
+    "[thrd:k:9/bootstrap]: k:9/bootstrap: Disconnected: connection closed by peer: receive 0 after POLLIN "
+    "(after 1ms in state APIVERSION_QUERY)": "seems to have TLS: check the port, or set security.protocol under kafka: "
+    "to SSL",
+    "[thrd:sasl_plaintext://k:9/bootstrap]: sasl_plaintext://k:9/bootstrap: Disconnected: connection closed by peer: "
+    "receive 0 after POLLIN (after 1ms in state APIVERSION_QUERY)": "to SASL_SSL",
+    "[thrd:k:9/bootstrap]: k:9/bootstrap: Send failed: Broken pipe (after 2ms in state UP)": "to SASL_PLAINTEXT, with",
+    "[thrd:ssl://k:9/bootstrap]: ssl://k:9/bootstrap: Disconnected: SSL connection closed by peer "
+    "(after 5ms in state UP)": "to SASL_SSL, with",
+    "[thrd:k:9/bootstrap]: k:9/bootstrap: Disconnected: connection closed by peer: receive 0 after POLLIN "
+    "(after 600000ms in state UP)": "check the address and that it is up",
+    "[thrd:sasl_ssl://k:9/bootstrap]: sasl_ssl://k:9/bootstrap: SSL handshake failed: error:0A000086:SSL "
+    "routines::certificate verify failed: broker certificate could not be verified, verify that ssl.ca.location is "
+    "correctly configured or root CA certificates are installed (install ca-certificates package) "
+    "(after 33ms in state SSL_HANDSHAKE)": "check ssl.ca.location",
+    "[thrd:sasl_plaintext://k:9/bootstrap]: sasl_plaintext://k:9/bootstrap: SASL PLAIN mechanism handshake failed: "
+    "Broker: Request not valid in current SASL state: broker's supported mechanisms:  "
+    "(after 0ms in state AUTH_HANDSHAKE)": "this listener has no SASL",
+    "[thrd:sasl_plaintext://k:9/bootstrap]: sasl_plaintext://k:9/bootstrap: SASL SCRAM-SHA-256 mechanism handshake "
+    "failed: Broker: Unsupported SASL mechanism: broker's supported mechanisms: PLAIN,SCRAM-SHA-512 "
+    "(after 1ms in state AUTH_HANDSHAKE)": "set sasl.mechanism under kafka: to one of PLAIN,SCRAM-SHA-512",
+    "[thrd:sasl_ssl://k:9/bootstrap]: sasl_ssl://k:9/bootstrap: SASL authentication error: Authentication failed "
+    "during authentication due to invalid credentials with SASL mechanism SCRAM-SHA-512 "
+    "(after 307ms in state AUTH_REQ)": "check sasl.username, sasl.password",
+    "[thrd:k:80/bootstrap]: k:80/bootstrap: Receive failed: Invalid response size 1213486160 (0..100000000): increase "
+    "receive.message.max.bytes (after 1ms in state APIVERSION_QUERY)": "this is no Kafka",
+}
+"""What librdkafka 2.16 has logged, and what the hint has to say."""
+
+
+@pytest.mark.parametrize(("line", "said"), LINES.items(), ids=range(len(LINES)))
+def test_each_failure_of_a_connection_has_a_hint_of_what_to_check(line: str, said: str) -> None:
+    reason = reason_of(line)
+    assert reason is not None
+    assert said in reason.hint
+    assert reason.what in line
+    assert "(after" not in reason.what
+    assert "://" not in reason.what
+
+
+def test_a_reason_counts_for_a_while_and_other_lines_change_nothing() -> None:
+    clock_s = [0.0]
+    heard = Heard(lambda: clock_s[0])
+    assert heard.reason is None
+    heard.log(40, "%s [%s] %s", "FAIL", "rdkafka#consumer-1", next(iter(LINES)))
+    heard.log(40, "%s [%s] %s", "FAIL", "rdkafka#consumer-1", "[thrd:GroupCoordinator]: GroupCoordinator: k:9: no")
+    heard.log(40, "%s [%s] %s", "MAXPOLL", "rdkafka#consumer-1", list(LINES)[-1])
+    reason = heard.reason
+    assert reason is not None
+    assert reason.what == "Failed to resolve 'k:9092': Name or service not known"
+    clock_s[0] = FRESH_S
+    assert heard.reason is None, "it may be another one by now"
+
+
+def refusal(bootstrap: str, options: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(kafka, "ANSWER_TIMEOUT_S", 2.0)
+    log: list[str] = []
+    topics = KafkaTopics(bootstrap, options, log.append, patience_s=4)
+    with pytest.raises(KafkaUnavailable) as refused:
+        topics.ends({"events": [0]})
+    topics.close()
+    assert len(log) == 1, "the same reason is told once"
+    assert str(refused.value).partition("): ")[2] in log[0]
+    return str(refused.value)
+
+
+def test_a_closed_port_is_told_from_a_host_that_nobody_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = refusal("127.0.0.1:1", {}, monkeypatch)
+    assert "Connection refused; nothing listens there" in refused
+    unknown = refusal("nobody.invalid:9092", {}, monkeypatch)
+    assert "Failed to resolve 'nobody.invalid:9092'" in unknown
+    assert "this machine does not know the host" in unknown
+
+
+@pytest.mark.kafka
+def test_a_client_with_tls_or_sasl_is_told_that_the_listener_has_none(
+    breakable_broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = breakable_broker.bootstrap
+    assert "this listener seems to have no TLS" in refusal(there, {"security.protocol": "SSL"}, monkeypatch)
+    assert "this listener has no SASL" in refusal(there, {**SASL, "sasl.password": "secret"}, monkeypatch)
+
+
+@pytest.mark.kafka
+def test_a_wrong_password_is_told_from_none(breakable_broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = breakable_broker.guarded
+    assert "this listener seems to want SASL" in refusal(there, {}, monkeypatch)
+    wrong = refusal(there, {**SASL, "sasl.password": "wrong"}, monkeypatch)
+    assert "Invalid username or password; check sasl.username, sasl.password" in wrong
+    assert "wrong" not in wrong
+    topics = KafkaTopics(there, {**SASL, "sasl.password": "secret"})
+    assert topics.partitions("no-such-topic") == []
+    topics.close()
