@@ -25,7 +25,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from dataflow.demo import FLOWS
 from dataflow.errors import UsageError
-from dataflow.job.processes import ProcessState
+from dataflow.job.silence import ProcessState
 from dataflow.job.status import PartitionStatus, Report, Running, ShardStatus, Status, Work
 from dataflow.serve import http as serving
 from dataflow.serve.health import Health
@@ -65,17 +65,21 @@ class FakeRunner:
         self._states: list[ProcessState] = []
 
     def process_states(self) -> list[ProcessState]:
-        return self._states
+        heard = [self.running.heard_s(index) for index in range(len(self._states))]
+        return [
+            one._replace(heard_s=max(one.heard_s, heard_s)) for one, heard_s in zip(self._states, heard, strict=True)
+        ]
 
-    def start(self) -> None:
-        self._states = [ProcessState(os.getpid(), None) for _ in range(self.job.processes)]
+    def start(self, at_s: float | None = None) -> None:
+        at_s = time.monotonic() if at_s is None else at_s
+        self._states = [ProcessState(os.getpid(), None, at_s, at_s) for _ in range(self.job.processes)]
 
     def report(self, process: int = 0, *, sent_s: float | None = None, taken_s: float = 0.0, **fields: Any) -> None:
         sent_s = time.monotonic() if sent_s is None else sent_s
         self.running.take(Report(sent_s, Status(process, taken_s, **fields)))
 
     def end(self, process: int, exit_status: int) -> None:
-        self._states[process] = ProcessState(os.getpid(), exit_status)
+        self._states[process] = self._states[process]._replace(exit_status=exit_status)
 
 
 @pytest.fixture
@@ -222,7 +226,7 @@ def test_metrics_add_up_what_all_processes_report(runner: FakeRunner, server: Se
     }
     clock = (
         "nudge_time_held_back_seconds", "nudge_source_time_behind_seconds", "nudge_shard", "nudge_wake_up", "process_",
-        "nudge_process_", "nudge_source_stands", "nudge_status_age",
+        "nudge_process_", "nudge_source_stands", "nudge_status_age", "nudge_checkpoint_age",
     )  # fmt: skip
     told = {name: value for name, value in found.items() if not name.startswith(clock) or name in wanted}
     assert told == wanted
@@ -338,6 +342,18 @@ def test_what_is_told_grows_old_when_nothing_comes_any_more(runner: FakeRunner) 
         assert measured["nudge_source_stands_seconds"] == {("a-0",): now_s - 70}
 
 
+def test_what_has_not_been_yet_is_as_old_as_the_process(runner: FakeRunner) -> None:
+    """Else no alert could fire for a process that hangs before its first checkpoint."""
+    runner.start(at_s=90.0)
+    runner.report(0, taken_s=99.0)
+    measured = collector(runner, monotonic_s=230.0).measure()
+    assert measured["nudge_checkpoint_age_seconds"] == {("0",): 140, ("1",): 140}
+    assert measured["nudge_status_age_seconds"] == {("0",): 131, ("1",): 140}
+    runner.report(0, taken_s=200.0, checkpointed_s=190.0)
+    measured = collector(runner, monotonic_s=230.0).measure()
+    assert measured["nudge_checkpoint_age_seconds"] == {("0",): 40, ("1",): 140}
+
+
 def test_labels_can_hold_anything(runner: FakeRunner, server: Server) -> None:
     odd = 'file:/tmp/a "b"\\c\nd-ü-{}'
     runner.report(partitions={odd: partition()})
@@ -401,20 +417,37 @@ def test_a_job_is_dead_when_one_of_its_processes_is(runner: FakeRunner, server: 
 def test_a_process_that_no_longer_reports_is_stuck(runner: FakeRunner) -> None:
     now = 0.0
     health = Health(runner, monotonic=lambda: now)  # type: ignore[arg-type]
-    runner.start()
+    runner.start(at_s=0.0)
     runner.report(0, sent_s=60.0)
     runner.report(1, sent_s=20.0)
     now = 50.0
     assert health.alive()[0]
+    assert health.ready()[0]
     now = 61.0
     assert health.alive() == (False, "process 1 has not reported for 41 s")
+    assert health.ready() == (False, "process 1 has not reported for 41 s")
+    assert collector(runner, monotonic_s=now).measure()["nudge_process_up"] == {("0",): 1, ("1",): 0}
     runner.report(1, sent_s=61.0)
     assert health.alive()[0]
+    assert health.ready()[0]
+    assert collector(runner, monotonic_s=now).measure()["nudge_process_up"] == {("0",): 1, ("1",): 1}
+
+
+def test_a_process_that_hangs_before_its_first_report_is_stuck_and_one_that_starts_slowly_is_not(
+    runner: FakeRunner,
+) -> None:
+    health = Health(runner, monotonic=lambda: 140.0)  # type: ignore[arg-type]
+    runner.start(at_s=100.0)
+    runner.report(0, sent_s=139.0)
+    assert health.alive() == (False, "process 1 has not reported for 40 s")
+    runner.running.hear(1, 139.5)  # It waits for a broker.
+    assert health.alive()[0]
+    assert health.ready() == (False, "1 of 2 processes have reported")
 
 
 def test_a_process_that_reports_old_numbers_is_at_work(runner: FakeRunner) -> None:
     """It waits for a broker that is away, or has much to do: to end it would not help."""
-    runner.start()
+    runner.start(at_s=1000.0)
     runner.report(0, sent_s=1000.0, taken_s=1.0)
     assert Health(runner, monotonic=lambda: 1001.0).alive()[0]  # type: ignore[arg-type]
 

@@ -19,7 +19,7 @@ from typing import Final
 from dataflow.job.launch import take_lock
 from dataflow.job.outside import Machine
 from dataflow.job.plan import load_plan, topics_of
-from dataflow.job.status import PREPARED, STATUS_EVERY_S, Report
+from dataflow.job.status import PREPARED, STARTING, STATUS_EVERY_S, Report
 from dataflow.job.stopping import NOT_BEGUN_STATUS, STOP_SIGNALS, hold_stop_signals
 from dataflow.job.worker import Worker
 from dataflow.logs import Log, configure_logs, get_logger
@@ -30,13 +30,17 @@ REFUSED: Final = 2
 FREE_BYTES_MIN: Final = 1 << 20  # With less on its disk the engine's own database cannot go on.
 
 
-def _report(worker: Worker, pipe: int, done: threading.Event) -> None:
-    """Write the worker's last status to the parent's pipe, now and then and once at the end."""
+def _report(begun: list[Worker], pipe: int, done: threading.Event) -> None:
+    """Write the worker's last status to the parent's pipe, now and then and once at the end.
+
+    Args:
+        begun: has the worker once there is one; until then the parent hears only that this process lives.
+    """
     last = False
     while not last:
         last = done.wait(STATUS_EVERY_S)
         try:
-            os.write(pipe, Report(time.monotonic(), worker.status).dump())
+            os.write(pipe, Report(time.monotonic(), begun[0].status).dump() if begun else STARTING)
         except OSError:
             os._exit(1)  # The parent is gone, and a job without its parent has nobody to stop it.
 
@@ -69,6 +73,8 @@ def main(arguments: list[str]) -> int:
     configure_logs(plan.log_level, plan.log_format)
     log: Log = get_logger().bind(process=index)
     begun: list[Worker] = []
+    done = threading.Event()
+    reporter = threading.Thread(target=_report, args=(begun, pipe, done), daemon=True)
     threading.Thread(target=_await_stop, args=(log, begun), daemon=True).start()
     try:
         deployment = plan.deployment()
@@ -86,6 +92,7 @@ def main(arguments: list[str]) -> int:
             outside.plan = plan
             if not plan.has_flows_of(draft):
                 deployment = plan.deployment()
+        reporter.start()
         worker = Worker(plan, index, log, outside, deployment)
     except Exception as error:
         log.error("cannot start", error=f"{type(error).__name__}: {error}", exc_info=not is_expected(error))
@@ -94,9 +101,6 @@ def main(arguments: list[str]) -> int:
         hint = "every event takes longer; install Rust 1.85 or newer and Nudge anew, in a checkout after `make clean`"
         log.warning("the compiled part is missing", error=WHY_NOT_COMPILED, hint=hint)
     begun.append(worker)
-    done = threading.Event()
-    reporter = threading.Thread(target=_report, args=(worker, pipe, done), daemon=True)
-    reporter.start()
     # Nothing made so far will ever be garbage, and nothing on the hot path makes cycles.
     gc.collect()
     gc.freeze()

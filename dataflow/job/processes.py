@@ -29,7 +29,8 @@ from dataflow.job.lifecycle import Change, Course, Job, check_flows
 from dataflow.job.lookout import Lookout, Reread
 from dataflow.job.outside import Throttled, open_sink
 from dataflow.job.plan import Plan, topics_of
-from dataflow.job.status import PREPARED, Running, load_report
+from dataflow.job.silence import ProcessState, SilenceLog
+from dataflow.job.status import PREPARED, STARTING, Running, load_report
 from dataflow.job.stopping import NOT_BEGUN_STATUS
 from dataflow.keep.recovery import Cut, forget_unfinished, last_cut, prepare_recovery
 from dataflow.keep.statedir import RESTORE, STATE_FILE, StateDir, read_state_file
@@ -47,13 +48,6 @@ PREPARE_PATIENCE_S: Final = 120.0  # So long may new processes take to load, bes
 
 class JobFailed(Failed):
     """A process of the job died, or did not stop in time."""
-
-
-class ProcessState(NamedTuple):
-    """One process of the job, as the system knows it: `exit_status` is None while it runs."""
-
-    pid: int
-    exit_status: int | None
 
 
 class _Child(NamedTuple):
@@ -88,10 +82,14 @@ class JobRunner:
         self.has_begun = False
         self._begins = threading.Lock()
         self.is_ready = False
+        self._has_said_running = False
         self._on_status = on_status
         self._launched = launched
         self._processes = 0
         self._children: list[subprocess.Popen[bytes]] = []
+        self._started_s = 0.0
+        self._silence = SilenceLog(log)
+        self._shards = 0
         self._ready: list[_Child] = []  # Started, and waiting for a plan.
         self._lookout = Lookout(log, reread, self._check, self._added)
         self._topic_watch: TopicWatch | None = None
@@ -174,7 +172,11 @@ class JobRunner:
 
     def process_states(self) -> list[ProcessState]:
         """Return the processes of this execution, as of a moment ago, in their order; for any thread."""
-        return [ProcessState(child.pid, child.returncode) for child in list(self._children)]
+        started_s, heard_s = self._started_s, self.running.heard_s
+        return [
+            ProcessState(child.pid, child.returncode, started_s, max(started_s, heard_s(index)))
+            for index, child in enumerate(list(self._children))
+        ]
 
     # ---- the world in which the course of a run takes place: see `World` in `dataflow/job/lifecycle.py` ------------
 
@@ -244,16 +246,16 @@ class JobRunner:
             self.has_begun = True
         self.running.end_execution(goes_on=self._is_exchanging)
         self._change, self._is_exchanging = None, False
-        self._processes = plan.processes
+        self._processes, self._shards = plan.processes, plan.shards
         plan.addresses = _free_addresses(plan.processes)
         data = plan.dump()
-        self._children = []
+        self._children, self._started_s = [], time.monotonic()
         readers = []
         for index in range(plan.processes):
             child = self._ready.pop(0) if self._ready else self._start(index)
             _send(child.process, data)
             self._children.append(child.process)
-            reader = threading.Thread(target=self._listen, args=(child.reading,), daemon=True)
+            reader = threading.Thread(target=self._listen, args=(index, child.reading), daemon=True)
             reader.start()
             readers.append(reader)
         if self.stopping.is_set():
@@ -285,7 +287,7 @@ class JobRunner:
             os.close(child.reading)
         self._ready = []
 
-    def _listen(self, pipe: int) -> None:
+    def _listen(self, index: int, pipe: int) -> None:
         # Of a process that was killed before it read what it was sent, the channel says that it was reset.
         with os.fdopen(pipe, "rb") as lines, suppress(ConnectionResetError):
             for line in lines:
@@ -293,9 +295,13 @@ class JobRunner:
                     break  # It was killed while it wrote.
                 if line == PREPARED:
                     continue  # By now nobody waits for that.
+                if line == STARTING:
+                    self.running.hear(index, time.monotonic())
+                    continue
                 self.running.take(load_report(line))
-                if not self.is_ready and len(self.running.reports) == self._processes:
-                    self.is_ready = True
+                self.is_ready = self.is_ready or len(self.running.reports) == self._processes
+                if not self._has_said_running and self.running.open_shards >= self._shards:
+                    self._has_said_running = True
                     self.log.info("running")
                 self._on_status(self.running)
 
@@ -313,6 +319,7 @@ class JobRunner:
                 raise JobFailed("; ".join(failed) + "; start it again to go on from the last checkpoint")
             if all(state == 0 for state in states):
                 return
+            self._silence.look(self.process_states(), time.monotonic())
             if self.stopping.is_set() or self._is_exchanging or any(state == 0 for state in states):
                 stopping_since = stopping_since or time.monotonic()
                 if time.monotonic() - stopping_since > max(STOP_PATIENCE_S, 2 * plan.epoch_s):

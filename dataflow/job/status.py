@@ -16,6 +16,7 @@ import msgspec
 from operators.machine.totals import Totals, add_totals
 
 STATUS_EVERY_S: Final = 0.5
+STARTING: Final = b"starting\n"  # What a process says, now and then, until it has something to report.
 PREPARED: Final = b"prepared\n"  # What a process says, once and before its reports, when it waits for its own plan.
 
 
@@ -134,10 +135,20 @@ class Running:
         self._reports: dict[int, Report] = {}  # By process.
         self._past: dict[int, Status] = {}  # What was counted in executions that are over, by process.
         self._before: dict[int, Report] = {}
+        self._heard_s: dict[int, float] = {}
+
+    def hear(self, process: int, at_s: float) -> None:
+        """Note that a process lives, of which there is nothing to report yet."""
+        self._heard_s[process] = at_s
+
+    def heard_s(self, process: int) -> float:
+        """When a process was last heard of in this run; 0 for never."""
+        return self._heard_s.get(process, 0.0)
 
     def take(self, report: Report) -> None:
         """Take in what a process has reported."""
         self._reports[report.status.process] = report
+        self.hear(report.status.process, report.sent_s)
         if len(self._reports) >= len(self._before):
             self._before = {}
 
@@ -162,6 +173,11 @@ class Running:
     def statuses(self) -> list[Status]:
         """The statuses of this execution, in order of the processes; see `end_execution`."""
         return [report.status for report in self.reports.values()]
+
+    @property
+    def open_shards(self) -> int:
+        """How many shards the processes of this execution have opened."""
+        return sum(len(status.shards) for status in self.statuses)
 
     @property
     def all_statuses(self) -> list[Status]:

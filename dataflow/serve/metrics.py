@@ -191,13 +191,24 @@ def _time_held_back(look: Look) -> Samples:
 def _process_up(look: Look) -> Samples:
     states = look.process_states
     return {
-        (str(index),): float(index < len(states) and states[index].exit_status is None)
+        (str(index),): float(
+            index < len(states) and states[index].exit_status is None and not states[index].hangs(look.monotonic_s)
+        )
         for index in range(look.processes)
     }
 
 
-def _age_s(look: Look, since_s: float | None) -> float | None:
-    return None if since_s is None else look.monotonic_s - since_s
+def _process_age_s(since_s: Callable[[Status], float | None]) -> Measure:
+    """Measure how long ago something was in each process; where it has not been yet, since when the process runs."""
+
+    def measure(look: Look) -> Samples:
+        states = enumerate(look.process_states)
+        since = {str(index): state.started_s for index, state in states if state.exit_status is None}
+        said = {str(status.process): since_s(status) for status in look.statuses}
+        since |= {process: at_s for process, at_s in said.items() if at_s is not None}
+        return {(process,): look.monotonic_s - at_s for process, at_s in since.items()}
+
+    return measure
 
 
 # ---- what there is to measure --------------------------------------------------------------------------------------
@@ -390,7 +401,7 @@ METRICS: Final = (
     _gauge(
         "nudge_source_stands_seconds",
         "How long the stream time of the partition has not moved.",
-        _by_partition(lambda look, one: _age_s(look, one.moved_s)),
+        _by_partition(lambda look, one: look.monotonic_s - one.moved_s),
         _PARTITION,
     ),
     _gauge(
@@ -424,14 +435,14 @@ METRICS: Final = (
     ),
     _gauge(
         "nudge_checkpoint_age_seconds",
-        "How long ago the process completed its last checkpoint.",
-        _by_process(lambda look, status: _age_s(look, status.checkpointed_s)),
+        "How long ago the process completed its last checkpoint; before the first, how long it has been running.",
+        _process_age_s(lambda status: status.checkpointed_s),
         _PROCESS,
     ),
     _gauge(
         "nudge_status_age_seconds",
         "How old the status of the process is; while the process works, it renews its status twice a second.",
-        _by_process(lambda look, status: _age_s(look, status.taken_s)),
+        _process_age_s(lambda status: status.taken_s),
         _PROCESS,
     ),
     _counter(
@@ -446,7 +457,7 @@ METRICS: Final = (
         _one(lambda look: look.is_refusing),
     ),
     _gauge("nudge_processes", "How many processes share the work.", _one(lambda look: look.processes)),
-    _gauge("nudge_process_up", "Whether the process runs.", _process_up, _PROCESS),
+    _gauge("nudge_process_up", "Whether the process runs and reports.", _process_up, _PROCESS),
 )
 
 # Metrics of a process of the operating system, as prometheus_client has them: `process_` is the parent, which only
