@@ -14,6 +14,7 @@ import pytest
 import structlog
 from structlog.testing import CapturingLogger
 
+from dataflow.delays import BOUNDS_S, Delayed
 from dataflow.job.outside import Machine
 from dataflow.job.plan import Plan
 from dataflow.job.ports import PartitionPort, ShardPort
@@ -30,6 +31,7 @@ FULL = Status(
     process=1,
     taken_s=5.0,
     work=Work(records=7, skipped=1),
+    delayed=Delayed(tuple(range(len(BOUNDS_S) + 1)), 9),
     dead={"no_user": 1},
     mistakes={"step": 2},
     partitions={"events-0": PartitionStatus(9, None, 1_000, 4.5, 3, 2)},

@@ -173,8 +173,8 @@ def _run(read: Callable[[], Job], contents: Callable[[], bytes], signals: StopSi
     if job.metrics_port is not None:
         from dataflow.serve.http import serve
 
-        server = serve(job.metrics_port, runner)
-        log.info("metrics are served", port=server.port)
+        server = serve(job.metrics_port, runner, host=job.metrics_host)
+        log.info("metrics are served", host=job.metrics_host, port=server.port)
     try:
         running = runner.run()
     finally:

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
+from dataflow.delays import Delayed
 from operators.machine.totals import Totals, add_totals
 
 STATUS_EVERY_S: Final = 0.5
@@ -70,7 +71,8 @@ class ShardStatus(msgspec.Struct, frozen=True):
 class Status(msgspec.Struct, frozen=True):
     """How things stood in one process at the moment `taken_s`.
 
-    `refusal` says why the state is not one to go on from. `dead` are dead letters by reason, `mistakes` ours by place.
+    `refusal` says why the state is not one to go on from. `delayed` is how long it took to the actions. `dead` are dead
+    letters by reason, `mistakes` ours by place.
     `totals` are those of the state, which go back with it after a crash; `counted` is what was added to them since the
     process started. `due_left` tells whether wake-ups that are due are left undone. `difference` is how many journeys
     are not accounted for.
@@ -80,6 +82,7 @@ class Status(msgspec.Struct, frozen=True):
     taken_s: float
     refusal: str = ""
     work: Work = Work()
+    delayed: Delayed = Delayed()
     dead: dict[str, int] = {}
     mistakes: dict[str, int] = {}
     partitions: dict[str, PartitionStatus] = {}
@@ -102,6 +105,7 @@ def _joined(past: Status, more: Status) -> Status:
     return msgspec.structs.replace(
         more,
         work=past.work + more.work,
+        delayed=past.delayed + more.delayed,
         dead=_added(past.dead, more.dead),
         mistakes=_added(past.mistakes, more.mistakes),
         counted=counted,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from dataflow.allowance import Turns
+from dataflow.delays import Delays
 from dataflow.emit import Emitter
 from dataflow.job.mistakes import MistakeLog
 from dataflow.job.outside import Outside
@@ -85,6 +86,7 @@ class Worker:
         }
         self._difference_files = DifferenceFiles(outside.files)
         self._accepted = 0
+        self._delays = Delays(outside.clock.wall_ms)
         self.emitter = Emitter(
             outside.sink,
             topics,
@@ -94,6 +96,7 @@ class Worker:
             shards=plan.shards,
             dead_shards=dead_shards,
             positions=positions,
+            delays=self._delays,
         )
         self.mistakes = MistakeLog(log.error, [one.key for one in plan.partitions])
         outside.sink.open_topics(sorted({*topics.values(), JOURNAL, DEAD_LETTERS}))
@@ -342,6 +345,7 @@ class Worker:
                 dead_letters=self.emitter.dead_letters,
                 skipped=self.emitter.skipped,
             ),
+            delayed=self._delays.so_far(),
             dead=dead,
             mistakes=dict(self.mistakes.counts),
             partitions={key: self._partition_status(key, one, now_s) for key, one in self.partitions.items()},

@@ -14,14 +14,19 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
+from itertools import accumulate
 from typing import Final, NamedTuple
 
 from prometheus_client import ProcessCollector
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from dataflow.delays import BOUNDS_S, Delayed
 from dataflow.job.processes import JobRunner
 from dataflow.job.status import PartitionStatus, ShardStatus, Status, Work
+from dataflow.keep.decidedby import decided_by
+from dataflow.keep.statedir import STATE_FORMAT
+from dataflow.read.scanner import WHY_NOT_COMPILED
 from operators.ids import of_label
 from operators.machine.outbox import PLACES
 from operators.machine.totals import FAILURES, FlowTotals, Totals, add_totals, read_totals
@@ -456,9 +461,19 @@ METRICS: Final = (
         "Whether the flows that were read last were refused, so that those before are still in force.",
         _one(lambda look: look.is_refusing),
     ),
+    _gauge(
+        "nudge_build_info",
+        "Always 1; the labels say which Nudge runs, as nudge --version does.",
+        lambda _: {
+            (decided_by().software, str(decided_by()), str(STATE_FORMAT), "no" if WHY_NOT_COMPILED else "yes"): 1
+        },
+        ("version", "decided_by", "state_format", "compiled"),
+    ),
     _gauge("nudge_processes", "How many processes share the work.", _one(lambda look: look.processes)),
     _gauge("nudge_process_up", "Whether the process runs and reports.", _process_up, _PROCESS),
 )
+
+EVENT_TO_ACTION: Final = "nudge_event_to_action_seconds"
 
 # Metrics of a process of the operating system, as prometheus_client has them: `process_` is the parent, which only
 # watches; `nudge_process_` with the label `process` are those that work.
@@ -503,7 +518,18 @@ class JobCollector(Collector):
             for values, number in sorted(measured[family.name].items()):
                 metric.add_metric(values, number)  # type: ignore[attr-defined]
             yield metric
+        yield self._event_to_action()
         yield from self._of_processes()
+
+    def _event_to_action(self) -> Metric:
+        delayed = sum((status.delayed for status in self._runner.running.all_statuses), Delayed())
+        bounds = [*map(str, BOUNDS_S), "+Inf"]
+        return HistogramMetricFamily(
+            EVENT_TO_ACTION,
+            "Time from the arrival of an event, or the end of a wait, to the handing of the action to the sink.",
+            buckets=list(zip(bounds, accumulate(delayed.counts), strict=True)),
+            sum_value=delayed.total_ms / 1000,
+        )
 
     def measure(self) -> dict[str, Samples]:
         """Return the samples of every metric of the job."""
