@@ -1,6 +1,8 @@
 """How long it took from an event to the action that it led to, as a histogram.
 
-Only actions are measured, so an event that leads to none costs nothing.
+Only actions are measured, so an event that leads to none costs nothing. Of many actions that go out together, which is
+where speed matters, a few are measured and stand for the others: to read the time of each would cost a third of writing
+it as JSON.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from state.iso import parse_iso_ms
 from state.outgoing import Action
 
 BOUNDS_S: Final = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 60.0, 600.0, 3600.0)
+MEASURED_MAX: Final = 8  # Of the actions that are handed over together.
 
 _BOUNDS_MS: Final = tuple(int(1000 * bound_s) for bound_s in BOUNDS_S)
 _NONE: Final = (0,) * (len(BOUNDS_S) + 1)
@@ -48,15 +51,17 @@ class Delays:
         self._total_ms = 0
 
     def note(self, actions: Sequence[Action]) -> None:
-        """Note that *actions* were handed to the sink.
+        """Note that *actions*, of which there is at least one, were handed to the sink.
 
         The stream time of an action is when its event arrived, or when the wait ended that it came after.
         """
-        now_ms, counts = self._now_ms(), self._counts
-        for action in actions:
-            took_ms = max(0, now_ms - (parse_iso_ms(action.at) or 0))
-            counts[bisect_left(_BOUNDS_MS, took_ms)] += 1
-            self._total_ms += took_ms
+        now_ms, left = self._now_ms(), len(actions)
+        step = -(-left // MEASURED_MAX)
+        for action in actions[::step]:
+            took_ms, stands_for = max(0, now_ms - (parse_iso_ms(action.at) or 0)), min(step, left)
+            left -= stands_for
+            self._counts[bisect_left(_BOUNDS_MS, took_ms)] += stands_for
+            self._total_ms += took_ms * stands_for
 
     def so_far(self) -> Delayed:
         """Return what was noted since the start."""

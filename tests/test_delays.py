@@ -6,7 +6,7 @@ from itertools import accumulate
 
 import pytest
 
-from dataflow.delays import BOUNDS_S, Delayed, Delays
+from dataflow.delays import BOUNDS_S, MEASURED_MAX, Delayed, Delays
 from state.iso import format_ms
 from state.outgoing import Action, Cause
 
@@ -33,6 +33,16 @@ def test_an_action_counts_in_every_bucket_from_the_time_that_it_took(took_ms: in
         bound for bound in so_many if bound is None or (least_bound_s is not None and bound >= least_bound_s)
     ]
     assert found.total_ms == max(0, took_ms)
+
+
+@pytest.mark.parametrize("number", [1, 7, 8, 9, 15, 16, 17, 100, 10_000])
+def test_each_action_counts_once_though_few_of_many_are_measured(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[str] = []
+    monkeypatch.setattr("dataflow.delays.parse_iso_ms", lambda text: measured.append(text) or NOON_MS - 3)
+    delays = Delays(lambda: NOON_MS)
+    delays.note([action(NOON_MS)] * number)
+    assert (delays.so_far().counts[0], delays.so_far().total_ms) == (number, 3 * number)
+    assert len(measured) <= MEASURED_MAX
 
 
 def test_what_was_said_does_not_change_when_more_comes() -> None:
