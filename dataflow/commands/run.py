@@ -150,7 +150,8 @@ def _run(read: Callable[[], Job], contents: Callable[[], bytes], signals: StopSi
     """Run the job that *read* returns, now and whenever its flows have changed; *contents* tells whether they have."""
     from dataflow.job.lookout import Reread
     from dataflow.job.processes import JobRunner
-    from dataflow.logs import configure_logs, get_logger
+    from dataflow.logs import configure_logs, get_logger, is_json
+    from state.errors import exit_status_of
 
     job = read()
 
@@ -177,11 +178,19 @@ def _run(read: Callable[[], Job], contents: Callable[[], bytes], signals: StopSi
         log.info("metrics are served", host=job.metrics_host, port=server.port)
     try:
         running = runner.run()
+    except Exception as error:
+        status = exit_status_of(error)
+        if status is None or not is_json(job.log_format):
+            raise
+        log.error("the job has ended", why=str(error), status=status)
+        raise typer.Exit(status) from None
     finally:
         if server is not None:
             server.close()
-    if runner.stopping.is_set() and not runner.has_begun:
-        log.info(NOT_BEGUN)
+    if runner.stopping.is_set():
+        log.info("the job has ended", why="it was asked to stop") if runner.has_begun else log.info(NOT_BEGUN)
+    else:
+        log.info("the job has ended", why="its sources have ended")
     _print_summary(running, as_json=job.json)
 
 

@@ -28,6 +28,7 @@ from dataflow.job.launch import Launched, launch
 from dataflow.job.lifecycle import Change, Course, Job, check_flows
 from dataflow.job.lookout import Lookout, Reread
 from dataflow.job.outside import Throttled, open_sink
+from dataflow.job.overheard import Overheard
 from dataflow.job.plan import Plan, topics_of
 from dataflow.job.silence import ProcessState, SilenceLog
 from dataflow.job.status import PREPARED, STARTING, Running, load_report
@@ -51,10 +52,11 @@ class JobFailed(Failed):
 
 
 class _Child(NamedTuple):
-    """A process that was started, and the pipe on which it will report."""
+    """A process that was started, the pipe on which it will report, and what it says besides."""
 
     process: subprocess.Popen[bytes]
     reading: int
+    overheard: Overheard
 
 
 class JobRunner:
@@ -87,6 +89,7 @@ class JobRunner:
         self._launched = launched
         self._processes = 0
         self._children: list[subprocess.Popen[bytes]] = []
+        self._readers: list[threading.Thread] = []
         self._started_s = 0.0
         self._silence = SilenceLog(log)
         self._shards = 0
@@ -138,6 +141,8 @@ class JobRunner:
     def stop(self) -> None:
         """Ask all processes to finish their epoch and stop; from then on nothing begins. For any thread."""
         with self._begins:
+            if self.has_begun and not self.stopping.is_set():
+                self.log.info("stopping: the epoch is being finished")
             self.stopping.set()
         self._stop_children()
 
@@ -250,14 +255,16 @@ class JobRunner:
         plan.addresses = _free_addresses(plan.processes)
         data = plan.dump()
         self._children, self._started_s = [], time.monotonic()
-        readers = []
+        self._readers = []
+        overheard = []
         for index in range(plan.processes):
             child = self._ready.pop(0) if self._ready else self._start(index)
             _send(child.process, data)
             self._children.append(child.process)
+            overheard.append(child.overheard)
             reader = threading.Thread(target=self._listen, args=(index, child.reading), daemon=True)
             reader.start()
-            readers.append(reader)
+            self._readers.append(reader)
         if self.stopping.is_set():
             self.stop()
         if not plan.finishes_a_run:  # That one has to come to its end.
@@ -265,8 +272,9 @@ class JobRunner:
         try:
             self._wait(plan)
         finally:
-            for reader in readers:
-                reader.join(timeout=5)
+            self._hear_out()
+            for process, heard in zip(self._children, overheard, strict=True):
+                heard.end(process.returncode or 0)
             refusals = [status.refusal for status in self.running.statuses if status.refusal]
             if refusals:
                 raise StateRefused(f"--state {self.place}: {refusals[0]}")
@@ -276,7 +284,9 @@ class JobRunner:
     def _start(self, index: int) -> _Child:
         """Start a process, which waits for its plan."""
         child, self._launched = self._launched or launch(index), None
-        return _Child(child.process, child.lend_lock(self._state.lock_file))
+        assert child.process.stderr is not None
+        overheard = Overheard(index, child.process.stderr, self.log)
+        return _Child(child.process, child.lend_lock(self._state.lock_file), overheard)
 
     def _drop_ready(self) -> None:
         for child in self._ready:  # They have not been told to do anything, so they have done nothing.
@@ -314,9 +324,7 @@ class JobRunner:
                 self.has_begun = False
                 return
             if any(state not in (None, 0) for state in states):
-                self._end_all()
-                failed = [f"process {index} ended with {_status(state)}" for index, state in enumerate(states) if state]
-                raise JobFailed("; ".join(failed) + "; start it again to go on from the last checkpoint")
+                raise self._failed(self._end_all())
             if all(state == 0 for state in states):
                 return
             self._silence.look(self.process_states(), time.monotonic())
@@ -402,16 +410,41 @@ class JobRunner:
             return []
         return [one for one in self.partitions() if one.key not in keys]
 
-    def _end_all(self) -> None:
-        """End what has not ended: they fail together. The one that knows why may be a moment behind the others."""
+    def _failed(self, states: list[int | None]) -> JobFailed:
+        """Return why the job failed, whose processes ended with *states*; None for one that had to be ended.
+
+        The first to fail takes the others with it, and these can only say that they have ended.
+        """
+        self._hear_out()
+        said = {status.process: status for status in self.running.statuses if status.why}
+        whys = [f"process {index}: {status.why}" for index, status in said.items()]
+        ended = {index: _status(state) for index, state in enumerate(states) if state and index not in said}
+        by_signal = {index: text for index, text in ended.items() if (states[index] or 0) < 0}
+        if by_signal or not whys:
+            whys += [f"process {index} ended with {text}" for index, text in (by_signal or ended).items()]
+        first = "".join(f"{one}, then " for one in dict.fromkeys(one.first for one in said.values() if one.first))
+        return JobFailed(f"{'; '.join(whys)}; {first}start it again to go on from the last checkpoint")
+
+    def _hear_out(self) -> None:
+        """Wait for the last words of processes that have ended."""
+        for reader in self._readers:
+            reader.join(timeout=5)
+
+    def _end_all(self) -> list[int | None]:
+        """End what has not ended: they fail together. The one that knows why may be a moment behind the others.
+
+        Returns the exit status of each process, None for one that we had to end.
+        """
         deadline = time.monotonic() + LAST_WORDS_S
         while time.monotonic() < deadline and any(child.poll() is None for child in self._children):
             time.sleep(0.02)
+        states = [child.poll() for child in self._children]
         for child in self._children:
             if child.poll() is None:
                 child.kill()
         for child in self._children:
             child.wait()
+        return states
 
 
 def _is_prepared(reading: int) -> bool:
@@ -436,7 +469,8 @@ def _send(child: subprocess.Popen[bytes], data: bytes, *, more: bool = False) ->
 
 def _status(code: int | None) -> str:
     if code is not None and code < 0:
-        return f"signal {signal.Signals(-code).name}"
+        hint = ", as a limit on memory does" if -code == signal.SIGKILL else ""
+        return f"signal {signal.Signals(-code).name}{hint}"
     return f"status {code}"
 
 

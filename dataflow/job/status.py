@@ -71,7 +71,8 @@ class ShardStatus(msgspec.Struct, frozen=True):
 class Status(msgspec.Struct, frozen=True):
     """How things stood in one process at the moment `taken_s`.
 
-    `refusal` says why the state is not one to go on from. `delayed` is how long it took to the actions. `dead` are dead
+    `refusal` says why the state is not one to go on from. `why` says why the process ends, where it knows, and `first`
+    what is to be done before another start. `delayed` is how long it took to the actions. `dead` are dead
     letters by reason, `mistakes` ours by place.
     `totals` are those of the state, which go back with it after a crash; `counted` is what was added to them since the
     process started. `due_left` tells whether wake-ups that are due are left undone. `difference` is how many journeys
@@ -81,6 +82,8 @@ class Status(msgspec.Struct, frozen=True):
     process: int
     taken_s: float
     refusal: str = ""
+    why: str = ""
+    first: str = ""
     work: Work = Work()
     delayed: Delayed = Delayed()
     dead: dict[str, int] = {}

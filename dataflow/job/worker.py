@@ -69,6 +69,10 @@ class Worker:
         self.partitions: dict[str, Partition] = {}
         self.refusal = ""
         """Why the state is not one to go on from; starting again does not help then."""
+        self.why = ""
+        """Why the job stops, where this process knows it."""
+        self.first = ""
+        """What is to be done before it can be started again."""
         self.differences: dict[int, int] = {}
         self._checkpoints = 0
         self._checkpoint_s = 0.0
@@ -332,6 +336,8 @@ class Worker:
             process=self.index,
             taken_s=now_s,
             refusal=self.refusal,
+            why=self.why,
+            first=self.first,
             work=Work(
                 records=sum(one.records for one in read),
                 tombstones=sum(one.tombstones for one in read),
