@@ -209,30 +209,33 @@ def _with_new_flows(before: Job, now: Job, log: Any) -> Job:
 
 
 class _Heartbeat:
-    """Logs how far the job has come, every ten seconds."""
+    """Logs how far the job has come, every ten seconds in which something was done or is left to do."""
 
     EVERY_S: Final = 10.0
 
-    def __init__(self, log: Any) -> None:
+    def __init__(self, log: Any, monotonic_s: Callable[[], float] = time.monotonic) -> None:
         self._log = log
-        self._last = time.monotonic()
-        self._records = 0
+        self._monotonic_s = monotonic_s
+        self._last = monotonic_s()
+        self._before = (0, 0, 0)
 
     def __call__(self, running: Running) -> None:
-        now = time.monotonic()
+        now = self._monotonic_s()
         if now - self._last < self.EVERY_S:
             return
         work = running.work
-        lags = [one.lag for status in running.statuses for one in status.partitions.values() if one.lag is not None]
-        self._log.info(
-            "progress",
-            events=work.records,
-            events_per_second=round((work.records - self._records) / (now - self._last)),
-            actions=work.actions,
-            dead_letters=work.dead_letters,
-            lag=sum(lags),
-        )
-        self._last, self._records = now, work.records
+        lag = sum(one.lag or 0 for status in running.statuses for one in status.partitions.values())
+        done = (work.records, work.actions, work.dead_letters)
+        if done != self._before or lag:
+            self._log.info(
+                "progress",
+                events=work.records,
+                events_per_second=round((work.records - self._before[0]) / (now - self._last)),
+                actions=work.actions,
+                dead_letters=work.dead_letters,
+                lag=lag,
+            )
+        self._last, self._before = now, done
 
 
 def _print_summary(running: Running, *, as_json: bool) -> None:
