@@ -32,8 +32,10 @@ COPY --from=build /opt/nudge /opt/nudge
 RUN groupadd --gid 10001 nudge \
     && useradd --uid 10001 --gid nudge --no-create-home --home-dir /var/lib/nudge --shell /usr/sbin/nologin nudge \
     && install --directory --owner nudge --group nudge --mode 0700 /var/lib/nudge
+# Whoever scrapes or probes stands outside the container.
 ENV PATH=/opt/nudge/bin:$PATH \
     NUDGE_STATE=/var/lib/nudge \
+    NUDGE_METRICS_HOST=0.0.0.0 \
     NUDGE_METRICS_PORT=9100
 USER 10001:10001
 WORKDIR /var/lib/nudge

@@ -14,7 +14,7 @@ SECONDS_OF_FUZZ ?= 600
 SEEDS ?= 100000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast check check-scanner docs fix bench soak fuzz fuzz-sim clean
+.PHONY: help demo test test-fast check check-scanner docs alerts fix bench soak fuzz fuzz-sim clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,11 @@ fix: $(VENV)/.installed ## what the formatter and the linter can mend by themsel
 docs: $(VENV)/.installed $(MERMAID)/.installed ## links, paths, flows and diagrams of the documentation; wants Node 20.19 or newer
 	$(BIN)/python -m pytest tests/test_docs.py
 	node tests/mermaid.mjs $(MERMAID) README.md docs/*.md
+
+alerts: ## the alerts as Prometheus reads them, and what they say of made-up series; wants promtool
+	@command -v promtool >/dev/null || { echo "no promtool found: it comes with Prometheus (Debian: apt-get install prometheus)"; exit 1; }
+	promtool check rules docs/prometheus-alerts.yaml
+	promtool test rules tests/prometheus-alerts.yaml
 
 bench: $(VENV)/.installed ## Kafka to Kafka against the bare loop; see benchmarks/README.md
 	$(BIN)/python -m benchmarks.kafka_to_kafka $(ARGS)

@@ -330,6 +330,18 @@ class KafkaTopics:
             if time.monotonic() > deadline:
                 raise KafkaUnavailable(f"topics {', '.join(topics)} were created but did not appear")
             time.sleep(0.05)
+        # A moment later their leaders know it, too; whoever asks before would be told "Not leader for partition".
+        while not self._have_ends(topics) and time.monotonic() < deadline:
+            time.sleep(0.05)
+            self._admin.learn_anew()
+
+    def _have_ends(self, topics: Sequence[str]) -> bool:
+        found = self.partitions_of_all(topics)
+        places = [TopicPartition(topic, number) for topic, numbers in found.items() for number in numbers]
+        try:
+            return all(offset is not None for _, offset, _ in ends_now(self._admin.now, places))
+        except KafkaException:
+            return False
 
     def end_offsets(self, topic: str, partitions: Sequence[int]) -> list[int]:
         """Return the end offset of each partition: that of the next record to come."""

@@ -10,6 +10,7 @@ from typing import Any, Final
 from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartition
 
 from connectors.kafka import MISSING_S, KafkaTopics, Options, client_options
+from connectors.kafka_outage import Outage
 from connectors.kafka_outlet import Outlet
 from connectors.sinks import Ends, SinkError, Written
 
@@ -48,6 +49,8 @@ class KafkaSink:
     Args:
         create: partitions of a topic that is missing; None: a missing topic is an error.
         prefix: put before every topic's name.
+        log: told what goes wrong and passes.
+        outage: told instead, where other clients share the cluster.
         patient: topics that nobody waits for: their records go out in larger batches, which costs the broker less.
     """
 
@@ -64,7 +67,11 @@ class KafkaSink:
         patient: Sequence[str] = (),
         confirm_timeout_s: float = CONFIRM_TIMEOUT_S,
         log: Callable[[str], None] = lambda _: None,
+        outage: Outage | None = None,
     ) -> None:
+        if outage is not None:
+            log = outage.trouble
+        self._outage = outage or Outage(bootstrap, log)
         self._bootstrap = bootstrap
         self._options = dict(options)
         self._create = create
@@ -73,7 +80,6 @@ class KafkaSink:
         self._topics = KafkaTopics(bootstrap, options, log, patience_s=confirm_timeout_s)
         self._partitions: dict[str, list[int]] = {}
         self._refused: list[str] = []
-        self._log = log
         self._patient_topics = frozenset(patient)
         self._prompt = self._patient = Outlet(self._new_producer(), self._make_room)
         if patient:
@@ -93,7 +99,7 @@ class KafkaSink:
         if error.fatal():
             self._refused.append(error.str())
         else:
-            self._log(f"Kafka sink at {self._bootstrap}: {error.str()}")
+            self._outage.trouble(error.str())
 
     def _report(self, error: KafkaError | None, message: Message) -> None:
         if error is not None:
@@ -205,6 +211,7 @@ class KafkaSink:
                 f"Kafka at {self._bootstrap} did not acknowledge {unconfirmed} records within "
                 f"{self._confirm_timeout_s:.0f} s; they will be written again after the restart"
             )
+        self._outage.well()
 
     def _raise_refused(self) -> None:
         if self._refused:

@@ -21,6 +21,7 @@ from connectors.kafka import (
     client_options,
     ends_now,
 )
+from connectors.kafka_outage import Outage, in_words, is_of_the_connection
 from connectors.sources import Batch, Reached, SourceError
 
 PROBE_EVERY_S: Final = 0.02
@@ -115,8 +116,9 @@ class EndProbe:
         partitions: Sequence[tuple[str, int]],
         clock_ms: Callable[[], int],
         log: Callable[[str], None] = lambda _: None,
+        outage: Outage | None = None,
     ) -> None:
-        self._log = log
+        self._outage = outage or Outage(bootstrap, log)
         self._admin = Renewed(lambda: AdminClient(client_options(bootstrap, options)))
         self._partitions = [TopicPartition(*partition) for partition in partitions]
         self._awaited = dict.fromkeys(partitions, False)  # No key comes or goes: other threads look at it.
@@ -148,26 +150,33 @@ class EndProbe:
         for one in partitions:
             self._awaited[(one.topic, one.partition)] = False
         asked_ms = self._clock_ms()
-        all_answered = True
+        unknown: dict[str, object] = {}
+        silent: list[str] = []
         try:
             for partition, offset, reason in ends_now(self._admin.now, partitions):
                 if offset is None:
                     # No answer, no progress: time stands still there until the broker is back.
-                    all_answered = False
-                    self._say_if_long(partition, asked_ms, reason)
+                    unknown[f"{partition.topic}[{partition.partition}]"] = reason
+                    if self._is_silent_for_long(partition, asked_ms):
+                        silent.append(f"{partition.topic}[{partition.partition}]")
                 else:
                     self.ends.note(partition.topic, partition.partition, offset, asked_ms)
         except KafkaException as error:
-            self._log(f"Kafka does not tell where partitions end: {error}")
-            all_answered = False
-        if not all_answered:
+            self._outage.trouble(f"it cannot be asked where partitions end: {in_words(error)}")
             self._admin.learn_anew()
+            return
+        if not unknown:
+            self._outage.well()
+            return
+        if silent:
+            more = f" and {len(silent) - 1} more" if len(silent) > 1 else ""
+            why = in_words(unknown[silent[0]])
+            self._outage.trouble(f"it does not tell where {silent[0]}{more} ends, so no wait ends: {why}")
+        self._admin.learn_anew()
 
-    def _say_if_long(self, partition: TopicPartition, asked_ms: int, reason: object) -> None:
+    def _is_silent_for_long(self, partition: TopicPartition, asked_ms: int) -> bool:
         last = self.ends.end(partition.topic, partition.partition)
-        if asked_ms - (self._since_ms if last is None else last.at_ms) >= SILENT_MS:
-            place = f"{partition.topic}[{partition.partition}]"
-            self._log(f"Kafka does not tell where {place} ends: {reason}; time stands still there")
+        return asked_ms - (self._since_ms if last is None else last.at_ms) >= SILENT_MS
 
     def close(self) -> None:
         self._stop.set()
@@ -215,7 +224,9 @@ class KafkaPartition:
         topic_id: str = "",
         readers: int = 1,
         monotonic_s: Callable[[], float] = time.monotonic,
+        outage: Outage | None = None,
     ) -> None:
+        self._outage = outage or Outage(bootstrap, log)
         self._topic_id = topic_id
         self._place = f"{topic}[{partition}] at {bootstrap}"
         self._topics: Callable[[], KafkaTopics] = lambda: KafkaTopics(bootstrap, options, log)
@@ -238,7 +249,13 @@ class KafkaPartition:
         if error.fatal():
             raise SourceError(f"cannot read {self._place}: {error.str()}")
         self._denied = self._denied or error.code() in MISSING
-        self._log(f"Kafka source {self._place}: {error.str()}")
+        self._say(error)
+
+    def _say(self, error: KafkaError) -> None:
+        if is_of_the_connection(error) and error.code() not in MISSING:
+            self._outage.trouble(error.str())
+        else:
+            self._log(f"Kafka source {self._place}: {error.str()}")
 
     def poll(self, records_max: int) -> Batch:
         # With much ahead, a moment's wait makes large batches, which cost less; at the end nothing waits.
@@ -288,7 +305,7 @@ class KafkaPartition:
         elif error.fatal() or error.code() in _HOPELESS:
             raise SourceError(f"cannot read {self._place}: {error.str()}")
         else:
-            self._log(f"Kafka source {self._place}: {error.str()}")
+            self._say(error)
         return False
 
     def _look_for_it(self) -> None:

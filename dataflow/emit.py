@@ -16,6 +16,7 @@ from typing import Final
 from msgspec import UNSET, UnsetType
 
 from connectors.sinks import Ends, Sink
+from dataflow.delays import Delays
 from dataflow.keep.differences import DifferenceFiles
 from dataflow.readback import Decided, ReadBack
 from operators.language.workspace import DEAD_LETTERS, JOURNAL
@@ -37,6 +38,7 @@ class Emitter:
         shards: how many shards the users are spread over.
         dead_shards: the shard through which the dead letters of a source partition, (topic, number), go.
         positions: where each source partition that has been read before goes on.
+        delays: told of the actions that are written.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class Emitter:
         shards: int = 1,
         dead_shards: Mapping[tuple[str, int], int] | None = None,
         positions: Mapping[tuple[str, int], int] | None = None,
+        delays: Delays | None = None,
     ) -> None:
         self._sink = sink
         self._topics = dict(topics)
@@ -59,6 +62,7 @@ class Emitter:
         self.back = ReadBack(
             files, shards=shards, dead_shards=dead_shards or {}, positions=positions or {}, accepts=accepts
         )
+        self._delays = delays
         self._starts: Ends = {}
         self._ends: Ends | None = None
         self._all_topics = sorted({*topics.values(), JOURNAL, DEAD_LETTERS})
@@ -110,6 +114,8 @@ class Emitter:
             headers = (("action_id", action.action_id.encode()), ("flow", action.flow.encode()), _CONTENT_TYPE)
             write(self._topics[action.channel], action.user_id, value, headers)
         self.actions += len(actions)
+        if self._delays is not None:
+            self._delays.note(actions)
 
     def _emit_journal(self, journal: list[JournalRecord]) -> None:
         write, mark = self._sink.write, self._mark

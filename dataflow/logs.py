@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 
 def _load_structlog() -> Any:
@@ -28,16 +28,23 @@ Log = structlog.stdlib.BoundLogger
 get_logger = structlog.get_logger
 
 
-def configure_logs(level: str = "info", format: str = "auto") -> None:
+def is_json(format: str, stream: TextIO | None = None) -> bool:
+    """Tell whether a log of *format* has JSON lines on *stream*, by default standard error."""
+    return format == "json" or (format == "auto" and not (stream or sys.stderr).isatty())
+
+
+def configure_logs(level: str = "info", format: str = "auto", stream: TextIO | None = None) -> None:
     """Set up logging for this process.
 
     Args:
         level: debug, info, warning or error.
-        format: text for people, json for machines; auto takes text when standard error is a terminal.
+        format: text for people, json for machines; auto takes text when *stream* is a terminal.
+        stream: where to; standard error, unless that is not ours.
     """
-    as_json = format == "json" or (format == "auto" and not sys.stderr.isatty())
+    out = stream or sys.stderr
+    as_json = is_json(format, out)
     renderer: Any = (
-        structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=out.isatty())
     )
     processors: list[Any] = [
         structlog.processors.add_log_level,
@@ -48,6 +55,6 @@ def configure_logs(level: str = "info", format: str = "auto") -> None:
     structlog.configure(
         processors=[*processors, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),  # A line at once: several processes write there.
+        logger_factory=structlog.WriteLoggerFactory(out),  # A line at once: several processes write there.
         cache_logger_on_first_use=True,
     )

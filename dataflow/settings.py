@@ -100,8 +100,16 @@ def _as_in_flows(parse: Callable[[Any], int], given: Any) -> int:
         raise ValueError(f"{bad.message}; {bad.hint}") from None
 
 
+def _host(given: Any) -> str:
+    text = str(given)
+    if not text or text.split() != [text]:  # To listen on no name at all would be to listen on all addresses.
+        raise ValueError(f"{given!r} is no address")
+    return text
+
+
 SOURCES: Final = Kind(lambda given: [parse_source(url) for url in _texts(given)], None, list[str], "s", "URL")
 SINK: Final = Kind(lambda given: parse_sink(str(given)), None, metavar="URL")
+HOST: Final = Kind(_host, metavar="HOST")
 FOLDER: Final = Kind(lambda given: Path(str(given)), None, metavar="DIR")
 SWITCH: Final = Kind(_switch, option=bool)
 COUNT: Final = _number(1, 1_000_000_000, "N")
@@ -180,6 +188,9 @@ class Settings:
     metrics_port: Annotated[
         int | None, Declared(PORT, "Serve /metrics, /healthz and /readyz on this port; 0 picks a free one.")
     ] = None
+    metrics_host: Annotated[str, Declared(HOST, "Serve them on this address; 0.0.0.0 for all. Default: {default}.")] = (
+        "127.0.0.1"
+    )
     log_level: Annotated[str, Declared(LEVEL, "debug, info, warning or error.")] = "info"
     log_format: Annotated[str, Declared(LOG_FORMAT, "text or json.")] = "auto"
     json: Annotated[bool, Declared(SWITCH, "Print the summary at the end as one JSON object.")] = False

@@ -10,6 +10,7 @@ import pytest
 
 from connectors.file_sink import FileSink
 from connectors.sinks import Ends
+from dataflow.delays import Delays
 from dataflow.emit import Emitter
 from dataflow.keep.differences import DifferenceFiles
 from dataflow.keep.files import DiskFolder
@@ -67,10 +68,12 @@ def test_of_two_topics_a_crash_may_have_lost_the_earlier_record_and_kept_the_lat
         b"".join((tmp_path / "actions.sms.jsonl").open("rb").readlines()[:3]) + b'{"torn'
     )
     sink = opened(tmp_path)
-    after = Emitter(sink, TOPICS, "job", files_of(tmp_path))
+    delays = Delays(lambda: 1_795_435_200_000)
+    after = Emitter(sink, TOPICS, "job", files_of(tmp_path), delays=delays)
     after.read_back(starts)
     after.emit(out_of(3, 4, 5))
     after.confirm()
+    assert sum(delays.so_far().counts) == 2, "only those that are written now"
     assert lines(tmp_path, "actions.sms") == [1, 2, 3, 4, 5]
     assert lines(tmp_path, JOURNAL) == [1, 2, 3, 4, 5]
     assert after.skipped == 3

@@ -9,7 +9,10 @@ from contextlib import redirect_stderr
 
 import pytest
 import structlog
+from structlog.testing import CapturingLogger
 
+from dataflow.commands.run import _Heartbeat
+from dataflow.job.status import PartitionStatus, Report, Running, Status, Work
 from dataflow.logs import configure_logs
 
 
@@ -53,3 +56,30 @@ def test_a_line_is_written_at_once_so_that_those_of_several_processes_do_not_mix
 def test_what_is_below_the_level_is_not_said(written: list[str]) -> None:
     logging_to(written, "warning").info("quiet")
     assert written == []
+
+
+def test_an_idle_job_says_nothing_and_one_with_lag_does() -> None:
+    now_s = 0.0
+    log = CapturingLogger()
+    heartbeat = _Heartbeat(log, lambda: now_s)
+    running = Running()
+
+    def said_after_10_s(**work: int) -> dict[str, object] | None:
+        nonlocal now_s
+        now_s += 10
+        lag = work.pop("lag", 0)
+        partitions = {"e-0": PartitionStatus(1, lag, 0, 0.0), "e-1": PartitionStatus(1, None, 0, 0.0)}
+        running.take(Report(0.0, Status(0, 0.0, work=Work(**work), partitions=partitions)))
+        before = len(log.calls)
+        heartbeat(running)
+        return log.calls[-1].kwargs if len(log.calls) > before else None
+
+    assert said_after_10_s() is None
+    said = said_after_10_s(records=50, actions=3)
+    assert said == {"events": 50, "events_per_second": 5, "actions": 3, "dead_letters": 0, "lag": 0}
+    assert said_after_10_s(records=50, actions=3) is None
+    assert said_after_10_s(records=50, actions=4) is not None, "a wait has ended"
+    assert said_after_10_s(records=50, actions=4, lag=7) is not None, "it stands still with work ahead"
+    said = said_after_10_s(records=60, actions=4)
+    assert said is not None
+    assert said["events_per_second"] == 1, "the idle time before does not count"

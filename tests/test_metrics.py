@@ -200,6 +200,7 @@ def test_every_metric_that_is_declared_has_a_value_that_a_run_makes(jobs: Any, t
     job.runner.reload()
     job.wait_for("nudge_flows_refused")
 
+    job.wait_for("nudge_event_to_action_seconds_count")
     seen: dict[str, float] = {}
     deadline = time.monotonic() + 60
     while missing := {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -237,9 +238,18 @@ def test_two_jobs_of_one_process_die_together(broker: KafkaTopics, topic_prefix:
     )  # fmt: skip
     wait_until(lambda: len(job.workers()) == 2 and '"running"' in job.log.read_text())
     workers = job.workers()
-    job.kill_a_worker(random.Random(1))
+    killed = job.kill_a_worker(random.Random(1))
+    assert killed
     assert job.status() == 1
-    assert "start it again to go on" in job.tail()
+    lines = [json.loads(line) for line in job.log.read_text().splitlines()]  # Nobody writes anything else.
+    last = lines.pop()
+    assert (last["level"], last["event"], last["status"]) == ("error", "the job has ended", 1)
+    assert re.fullmatch(
+        "process [01] ended with signal SIGKILL, as a limit on memory does; "
+        "start it again to go on from the last checkpoint",
+        last["why"],
+    )
+    assert [line for line in lines if line["level"] == "error"] == [], "what follows from it is not said again"
     assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
 
 

@@ -23,14 +23,16 @@ import structlog
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from dataflow.delays import BOUNDS_S, Delayed
 from dataflow.demo import FLOWS
 from dataflow.errors import UsageError
-from dataflow.job.processes import ProcessState
+from dataflow.job.silence import ProcessState
 from dataflow.job.status import PartitionStatus, Report, Running, ShardStatus, Status, Work
+from dataflow.keep.decidedby import decided_by
 from dataflow.serve import http as serving
 from dataflow.serve.health import Health
 from dataflow.serve.http import Server, serve
-from dataflow.serve.metrics import METRICS, OF_A_PROCESS, JobCollector
+from dataflow.serve.metrics import EVENT_TO_ACTION, METRICS, OF_A_PROCESS, JobCollector
 from operators.machine.outbox import PLACES
 from state.outgoing import DEAD_REASONS
 from tests.jobs import REPO, RunningJob
@@ -65,17 +67,21 @@ class FakeRunner:
         self._states: list[ProcessState] = []
 
     def process_states(self) -> list[ProcessState]:
-        return self._states
+        heard = [self.running.heard_s(index) for index in range(len(self._states))]
+        return [
+            one._replace(heard_s=max(one.heard_s, heard_s)) for one, heard_s in zip(self._states, heard, strict=True)
+        ]
 
-    def start(self) -> None:
-        self._states = [ProcessState(os.getpid(), None) for _ in range(self.job.processes)]
+    def start(self, at_s: float | None = None) -> None:
+        at_s = time.monotonic() if at_s is None else at_s
+        self._states = [ProcessState(os.getpid(), None, at_s, at_s) for _ in range(self.job.processes)]
 
     def report(self, process: int = 0, *, sent_s: float | None = None, taken_s: float = 0.0, **fields: Any) -> None:
         sent_s = time.monotonic() if sent_s is None else sent_s
         self.running.take(Report(sent_s, Status(process, taken_s, **fields)))
 
     def end(self, process: int, exit_status: int) -> None:
-        self._states[process] = ProcessState(os.getpid(), exit_status)
+        self._states[process] = self._states[process]._replace(exit_status=exit_status)
 
 
 @pytest.fixture
@@ -222,9 +228,14 @@ def test_metrics_add_up_what_all_processes_report(runner: FakeRunner, server: Se
     }
     clock = (
         "nudge_time_held_back_seconds", "nudge_source_time_behind_seconds", "nudge_shard", "nudge_wake_up", "process_",
-        "nudge_process_", "nudge_source_stands", "nudge_status_age",
+        "nudge_process_", "nudge_source_stands", "nudge_status_age", "nudge_checkpoint_age",
     )  # fmt: skip
-    told = {name: value for name, value in found.items() if not name.startswith(clock) or name in wanted}
+    labels = re.search(r"^nudge_build_info\{(.*)\} 1\.0$", body, re.MULTILINE)
+    assert labels is not None
+    assert set(re.findall(r'(\w+)="', labels[1])) == {"version", "decided_by", "state_format", "compiled"}
+    assert f'decided_by="{decided_by()}"' in labels[1]
+    apart = (*clock, EVENT_TO_ACTION, "nudge_build_info")
+    told = {name: value for name, value in found.items() if not name.startswith(apart) or name in wanted}
     assert told == wanted
 
 
@@ -235,6 +246,21 @@ def test_every_metric_has_its_type_and_a_unit_that_fits(runner: FakeRunner, serv
         assert types[family.name] == family.kind
         assert family.name.endswith("_total") == (family.kind == "counter")
         assert f"# HELP {family.name} {family.text}" in body
+
+
+def test_how_long_actions_took_adds_up_over_the_processes_and_executions(runner: FakeRunner, server: Server) -> None:
+    def delayed(counts: dict[int, int], total_ms: int) -> Delayed:
+        return Delayed(tuple(counts.get(place, 0) for place in range(len(BOUNDS_S) + 1)), total_ms)
+
+    runner.report(0, delayed=delayed({0: 3, 2: 1}, 40))
+    runner.running.end_execution()
+    runner.report(0, delayed=delayed({2: 1}, 20))
+    runner.report(1, delayed=delayed({len(BOUNDS_S): 2}, 9_000_000))
+    found = samples(ask(server, "/metrics")[2])
+    told = {bound: found[f'{EVENT_TO_ACTION}_bucket{{le="{bound}"}}'] for bound in (*BOUNDS_S, "+Inf")}
+    assert (told[0.005], told[0.01], told[0.02], told[3600.0], told["+Inf"]) == (3, 3, 5, 5, 7)
+    assert found[f"{EVENT_TO_ACTION}_count"] == 7
+    assert found[f"{EVENT_TO_ACTION}_sum"] == 9000.06
 
 
 def test_nothing_is_known_before_a_process_has_reported(runner: FakeRunner) -> None:
@@ -338,6 +364,18 @@ def test_what_is_told_grows_old_when_nothing_comes_any_more(runner: FakeRunner) 
         assert measured["nudge_source_stands_seconds"] == {("a-0",): now_s - 70}
 
 
+def test_what_has_not_been_yet_is_as_old_as_the_process(runner: FakeRunner) -> None:
+    """Else no alert could fire for a process that hangs before its first checkpoint."""
+    runner.start(at_s=90.0)
+    runner.report(0, taken_s=99.0)
+    measured = collector(runner, monotonic_s=230.0).measure()
+    assert measured["nudge_checkpoint_age_seconds"] == {("0",): 140, ("1",): 140}
+    assert measured["nudge_status_age_seconds"] == {("0",): 131, ("1",): 140}
+    runner.report(0, taken_s=200.0, checkpointed_s=190.0)
+    measured = collector(runner, monotonic_s=230.0).measure()
+    assert measured["nudge_checkpoint_age_seconds"] == {("0",): 40, ("1",): 140}
+
+
 def test_labels_can_hold_anything(runner: FakeRunner, server: Server) -> None:
     odd = 'file:/tmp/a "b"\\c\nd-ü-{}'
     runner.report(partitions={odd: partition()})
@@ -401,20 +439,37 @@ def test_a_job_is_dead_when_one_of_its_processes_is(runner: FakeRunner, server: 
 def test_a_process_that_no_longer_reports_is_stuck(runner: FakeRunner) -> None:
     now = 0.0
     health = Health(runner, monotonic=lambda: now)  # type: ignore[arg-type]
-    runner.start()
+    runner.start(at_s=0.0)
     runner.report(0, sent_s=60.0)
     runner.report(1, sent_s=20.0)
     now = 50.0
     assert health.alive()[0]
+    assert health.ready()[0]
     now = 61.0
     assert health.alive() == (False, "process 1 has not reported for 41 s")
+    assert health.ready() == (False, "process 1 has not reported for 41 s")
+    assert collector(runner, monotonic_s=now).measure()["nudge_process_up"] == {("0",): 1, ("1",): 0}
     runner.report(1, sent_s=61.0)
     assert health.alive()[0]
+    assert health.ready()[0]
+    assert collector(runner, monotonic_s=now).measure()["nudge_process_up"] == {("0",): 1, ("1",): 1}
+
+
+def test_a_process_that_hangs_before_its_first_report_is_stuck_and_one_that_starts_slowly_is_not(
+    runner: FakeRunner,
+) -> None:
+    health = Health(runner, monotonic=lambda: 140.0)  # type: ignore[arg-type]
+    runner.start(at_s=100.0)
+    runner.report(0, sent_s=139.0)
+    assert health.alive() == (False, "process 1 has not reported for 40 s")
+    runner.running.hear(1, 139.5)  # It waits for a broker.
+    assert health.alive()[0]
+    assert health.ready() == (False, "1 of 2 processes have reported")
 
 
 def test_a_process_that_reports_old_numbers_is_at_work(runner: FakeRunner) -> None:
     """It waits for a broker that is away, or has much to do: to end it would not help."""
-    runner.start()
+    runner.start(at_s=1000.0)
     runner.report(0, sent_s=1000.0, taken_s=1.0)
     assert Health(runner, monotonic=lambda: 1001.0).alive()[0]  # type: ignore[arg-type]
 
@@ -437,13 +492,35 @@ def test_port_0_takes_a_free_port(runner: FakeRunner) -> None:
     made = serve(0, runner, host="127.0.0.1")  # type: ignore[arg-type]
     try:
         assert made.port > 0
-        with pytest.raises(UsageError, match=f"--metrics-port {made.port}: .*choose another one"):
+        with pytest.raises(UsageError, match=f"127.0.0.1 --metrics-port {made.port}: .*choose another one"):
             serve(made.port, runner, host="127.0.0.1")  # type: ignore[arg-type]
     finally:
         made.close()
         made.close()
     with pytest.raises(ConnectionRefusedError):
         ask(made, "/healthz")
+
+
+def test_who_does_not_say_where_is_heard_on_this_machine_alone(runner: FakeRunner) -> None:
+    made = serve(0, runner)  # type: ignore[arg-type]
+    try:
+        assert made.address == "127.0.0.1"
+    finally:
+        made.close()
+
+
+def test_an_address_of_ipv6_can_be_listened_on(runner: FakeRunner) -> None:
+    made = serve(0, runner, host="::1")  # type: ignore[arg-type]
+    try:
+        with socket.create_connection(("::1", made.port), timeout=20):
+            pass
+    finally:
+        made.close()
+
+
+def test_an_address_that_is_not_of_this_machine_is_wrong_use(runner: FakeRunner) -> None:
+    with pytest.raises(UsageError, match=r"--metrics-host 192\.0\.2\.1 --metrics-port 0: .*choose another one"):
+        serve(0, runner, host="192.0.2.1")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("path", ["/", "/metrics/", "/metricsx", "/healthz/../metrics", "*", "/%6detrics"])
@@ -628,14 +705,14 @@ def test_a_port_that_is_taken_is_wrong_use(tmp_path: Path) -> None:
     (tmp_path / "cart.json").write_text(json.dumps(FLOW))
     (tmp_path / "events.jsonl").write_text("")
     with socket.socket() as taken:
-        taken.bind(("0.0.0.0", 0))
+        taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
         source, sink = f"file:{tmp_path / 'events.jsonl'}", "stdout:"
         arguments: list[str | Path] = [tmp_path / "cart.json", "--source", source, "--sink", sink, "--stop-at-end"]
         job = RunningJob([*arguments, "--metrics-port", port], tmp_path / "log")
         assert job.status() == 2
-    assert f"--metrics-port {port}: Address already in use" in job.tail()
+    assert f"--metrics-host 127.0.0.1 --metrics-port {port}: Address already in use" in job.tail()
 
 
 def test_the_reasons_of_dead_letters_are_those_of_the_docs() -> None:
@@ -646,7 +723,10 @@ def test_the_reasons_of_dead_letters_are_those_of_the_docs() -> None:
 
 # ---- dashboard and alerts ------------------------------------------------------------------------------------------
 
-NAMES = {family.name for family in METRICS} | set(OF_A_PROCESS)
+OPERATIONS = (REPO / "docs" / "operations.md").read_text()
+DECLARED = {family.name for family in METRICS} | {EVENT_TO_ACTION, *OF_A_PROCESS}
+NAMES = DECLARED | {f"{EVENT_TO_ACTION}_{part}" for part in ("bucket", "sum", "count")}
+LABELS = {label for family in METRICS for label in family.labels} | {"job", "instance", "le"}
 DASHBOARD = REPO / "docs" / "grafana-dashboard.json"
 ALERTS = REPO / "docs" / "prometheus-alerts.yaml"
 
@@ -669,7 +749,8 @@ def test_every_metric_that_is_asked_for_exists(path: Path) -> None:
 
 @pytest.mark.parametrize("path", [DASHBOARD, ALERTS], ids=lambda path: path.name)
 def test_counters_are_asked_for_their_rise_and_gauges_are_not(path: Path) -> None:
-    counters = {family.name for family in METRICS if family.kind == "counter"} | {"nudge_process_cpu_seconds_total"}
+    counters = {family.name for family in METRICS if family.kind == "counter"}
+    counters |= {"nudge_process_cpu_seconds_total", f"{EVENT_TO_ACTION}_bucket"}
     for expression in expressions(path):
         for function, name in re.findall(r"(?:(\w+)\()?\b((?:nudge|process)_[a-z_]+)", expression):
             assert (function in ("rate", "increase")) == (name in counters), expression
@@ -677,11 +758,10 @@ def test_counters_are_asked_for_their_rise_and_gauges_are_not(path: Path) -> Non
 
 @pytest.mark.parametrize("path", [DASHBOARD, ALERTS], ids=lambda path: path.name)
 def test_labels_that_are_asked_for_exist(path: Path) -> None:
-    known = {label for family in METRICS for label in family.labels} | {"job", "instance"}
     for expression in expressions(path):
         assert expression.count("(") == expression.count(")"), expression
         for listed in re.findall(r"\b(?:by|without|on|ignoring) \(([a-z, ]*)\)", expression):
-            assert {label.strip() for label in listed.split(",")} <= known, expression
+            assert {label.strip() for label in listed.split(",")} <= LABELS, expression
 
 
 def test_the_dashboard_is_one_that_grafana_can_take() -> None:
@@ -731,20 +811,43 @@ def test_alerts_are_written_as_prometheus_takes_them() -> None:
         assert set(rule) <= {"alert", "expr", "for", "labels", "annotations"}
         assert re.fullmatch(r"\d+[smh]", rule.get("for", "1m"))
         assert all(isinstance(text, str) for part in ("labels", "annotations") for text in rule[part].values())
-        known = {label for family in METRICS for label in family.labels} | {"job", "instance"}
         used = re.findall(r"\$labels\.(\w+)", str(rule["annotations"]))
-        assert set(used) <= known
+        assert set(used) <= LABELS
 
 
-def test_what_must_never_be_is_an_alert() -> None:
-    asked = " ".join(expressions(ALERTS))
-    for name in (
-        "conservation_difference",
-        "wake_up_overdue_seconds",
-        "source_holds_back_seconds",
-        "checkpoint_age_seconds",
-    ):
-        assert f"nudge_{name}" in asked
+@pytest.mark.parametrize(
+    "name",
+    [
+        # Lost: a journey, a step, a record, an update of a profile.
+        "conservation_difference", "failed_total", "internal_errors_total", "dead_letters_total",
+        "profile_updates_refused_total",
+        # Twice: a repeat that is not seen.
+        "early_forgotten_ids_total",
+        # Stands still: a process, a wake-up, time, the reading, the checkpoints, the deployment.
+        "process_up", "wake_up_overdue_seconds", "source_holds_back_seconds", "time_held_back_seconds",
+        "source_lag_records", "checkpoint_age_seconds", "checkpoints_total", "flows_refused",
+        # Slow.
+        "event_to_action_seconds_bucket", "checkpoint_seconds", "build_info",
+    ],
+)  # fmt: skip
+def test_what_loses_or_repeats_or_stands_still_is_an_alert(name: str) -> None:
+    assert re.search(rf"\bnudge_{name}\b", " ".join(expressions(ALERTS)))
+
+
+def test_internal_errors_are_on_the_dashboard_and_in_the_table_of_what_to_do() -> None:
+    assert any("nudge_internal_errors_total" in expression for expression in expressions(DASHBOARD))
+    _, _, on_call = OPERATIONS.partition("## On call")
+    assert "`an internal error: " in on_call
+
+
+def test_the_docs_have_every_metric_with_its_labels_and_no_other() -> None:
+    _, _, text = OPERATIONS.partition("### All metrics")
+    text, _, _ = text.partition("\n## ")
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \| (.+?) \|$", text, re.MULTILINE)
+    told = {name: tuple(re.findall(r"`(\w+)`", labels)) for name, labels, _ in rows}
+    of_a_process = {name: ("process",) if name.startswith("nudge_") else () for name in OF_A_PROCESS}
+    assert told == {family.name: family.labels for family in METRICS} | {EVENT_TO_ACTION: ()} | of_a_process
+    assert len(rows) == len(told), "each metric has one row"
 
 
 # ---- containers ----------------------------------------------------------------------------------------------------
@@ -830,3 +933,4 @@ def test_prometheus_in_compose_scrapes_the_job_under_the_name_that_the_alerts_ex
     assert named == {scrape["job_name"]}
     assert scrape["static_configs"] == [{"targets": ["job:9100"]}]
     assert "NUDGE_METRICS_PORT=9100" in DOCKERFILE
+    assert "NUDGE_METRICS_HOST=0.0.0.0" in DOCKERFILE, "whoever scrapes or probes stands outside"

@@ -12,13 +12,16 @@ from typing import Any
 
 import pytest
 import structlog
+from structlog.testing import CapturingLogger
 
+from dataflow.delays import BOUNDS_S, Delayed
 from dataflow.job.outside import Machine
 from dataflow.job.plan import Plan
 from dataflow.job.ports import PartitionPort, ShardPort
 from dataflow.job.process import _report
 from dataflow.job.processes import JobRunner
-from dataflow.job.status import PartitionStatus, Report, Running, ShardStatus, Status, Work, load_report
+from dataflow.job.silence import ProcessState, SilenceLog
+from dataflow.job.status import STARTING, PartitionStatus, Report, Running, ShardStatus, Status, Work, load_report
 from dataflow.job.worker import Worker
 from dataflow.keep.statedir import StateDir
 from dataflow.read.discovery import PartitionPlan
@@ -28,6 +31,7 @@ FULL = Status(
     process=1,
     taken_s=5.0,
     work=Work(records=7, skipped=1),
+    delayed=Delayed(tuple(range(len(BOUNDS_S) + 1)), 9),
     dead={"no_user": 1},
     mistakes={"step": 2},
     partitions={"events-0": PartitionStatus(9, None, 1_000, 4.5, 3, 2)},
@@ -49,9 +53,14 @@ def test_who_is_busy_goes_on_reporting_and_says_how_old_it_is(monkeypatch: pytes
     reading, writing = os.pipe()
     done = threading.Event()
     worker: Any = SimpleNamespace(status=FULL)  # At work on something that takes long: its status stays the same.
-    thread = threading.Thread(target=_report, args=(worker, writing, done))
+    begun: list[Any] = []
+    thread = threading.Thread(target=_report, args=(begun, writing, done))
     thread.start()
     with os.fdopen(reading, "rb") as lines:
+        assert lines.readline() == STARTING  # It waits for a broker, say, and lives.
+        begun.append(worker)
+        while lines.readline() == STARTING:
+            pass
         reports = [load_report(lines.readline()) for _ in range(3)]
         done.set()
         thread.join()
@@ -72,8 +81,41 @@ def test_a_report_that_a_kill_has_torn_is_left_out() -> None:
         structlog.get_logger(),
         lambda running: heard.extend(report.sent_s for report in running.reports.values()),
     )
-    runner._listen(reading)
+    runner._listen(1, reading)
     assert heard == [6.0]
+
+
+def test_a_process_is_heard_of_before_it_has_anything_to_report() -> None:
+    reading, writing = os.pipe()
+    os.write(writing, STARTING)
+    os.close(writing)
+    runner = JobRunner(SimpleNamespace(processes=2), structlog.get_logger())  # type: ignore[arg-type]
+    before_s = time.monotonic()
+    runner._listen(1, reading)
+    assert runner.running.heard_s(0) == 0
+    assert before_s <= runner.running.heard_s(1) <= time.monotonic()
+    assert runner.running.reports == {}
+    assert not runner.is_ready
+
+
+def test_a_process_that_hangs_is_one_line_in_the_log_and_so_is_its_going_on() -> None:
+    log = CapturingLogger()
+    silence = SilenceLog(log)  # type: ignore[arg-type]
+
+    def said_at(now_s: float, heard_s: float, exit_status: int | None = None) -> list[tuple[str, int]]:
+        before = len(log.calls)
+        hung = ProcessState(12, exit_status, 0.0, heard_s)
+        silence.look([ProcessState(11, None, 0.0, now_s), hung], now_s)
+        return [(call.method_name, call.kwargs["process"]) for call in log.calls[before:]]
+
+    assert said_at(30.0, 1.0) == []
+    assert said_at(32.0, 1.0) == [("error", 1)]
+    assert log.calls[-1].kwargs["pid"] == 12
+    assert log.calls[-1].kwargs["silent_s"] == 31
+    assert said_at(60.0, 1.0) == []
+    assert said_at(61.0, 60.9) == [("warning", 1)]
+    assert said_at(99.0, 61.0) == [("error", 1)]
+    assert said_at(99.5, 61.0, -9) == [], "how it ended is said by whoever sees it end"
 
 
 def test_progress_logs_reach_the_disk_at_the_commit_that_ends_the_epoch_or_at_once_where_none_comes(

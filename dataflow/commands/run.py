@@ -167,7 +167,8 @@ def _run(read: Callable[[], Job], contents: Callable[[], bytes], signals: StopSi
     """Run the job that *read* returns, now and whenever its flows have changed; *contents* tells whether they have."""
     from dataflow.job.lookout import Reread
     from dataflow.job.processes import JobRunner
-    from dataflow.logs import configure_logs, get_logger
+    from dataflow.logs import configure_logs, get_logger, is_json
+    from state.errors import exit_status_of
 
     job = read()
 
@@ -190,15 +191,23 @@ def _run(read: Callable[[], Job], contents: Callable[[], bytes], signals: StopSi
     if job.metrics_port is not None:
         from dataflow.serve.http import serve
 
-        server = serve(job.metrics_port, runner)
-        log.info("metrics are served", port=server.port)
+        server = serve(job.metrics_port, runner, host=job.metrics_host)
+        log.info("metrics are served", host=job.metrics_host, port=server.port)
     try:
         running = runner.run()
+    except Exception as error:
+        status = exit_status_of(error)
+        if status is None or not is_json(job.log_format):
+            raise
+        log.error("the job has ended", why=str(error), status=status)
+        raise typer.Exit(status) from None
     finally:
         if server is not None:
             server.close()
-    if runner.stopping.is_set() and not runner.has_begun:
-        log.info(NOT_BEGUN)
+    if runner.stopping.is_set():
+        log.info("the job has ended", why="it was asked to stop") if runner.has_begun else log.info(NOT_BEGUN)
+    else:
+        log.info("the job has ended", why="its sources have ended")
     _print_summary(running, as_json=job.json)
 
 
@@ -217,30 +226,33 @@ def _with_new_flows(before: Job, now: Job, log: Any) -> Job:
 
 
 class _Heartbeat:
-    """Logs how far the job has come, every ten seconds."""
+    """Logs how far the job has come, every ten seconds in which something was done or is left to do."""
 
     EVERY_S: Final = 10.0
 
-    def __init__(self, log: Any) -> None:
+    def __init__(self, log: Any, monotonic_s: Callable[[], float] = time.monotonic) -> None:
         self._log = log
-        self._last = time.monotonic()
-        self._records = 0
+        self._monotonic_s = monotonic_s
+        self._last = monotonic_s()
+        self._before = (0, 0, 0)
 
     def __call__(self, running: Running) -> None:
-        now = time.monotonic()
+        now = self._monotonic_s()
         if now - self._last < self.EVERY_S:
             return
         work = running.work
-        lags = [one.lag for status in running.statuses for one in status.partitions.values() if one.lag is not None]
-        self._log.info(
-            "progress",
-            events=work.records,
-            events_per_second=round((work.records - self._records) / (now - self._last)),
-            actions=work.actions,
-            dead_letters=work.dead_letters,
-            lag=sum(lags),
-        )
-        self._last, self._records = now, work.records
+        lag = sum(one.lag or 0 for status in running.statuses for one in status.partitions.values())
+        done = (work.records, work.actions, work.dead_letters)
+        if done != self._before or lag:
+            self._log.info(
+                "progress",
+                events=work.records,
+                events_per_second=round((work.records - self._before[0]) / (now - self._last)),
+                actions=work.actions,
+                dead_letters=work.dead_letters,
+                lag=lag,
+            )
+        self._last, self._before = now, done
 
 
 def _print_summary(running: Running, *, as_json: bool) -> None:

@@ -49,7 +49,8 @@ def _logged(method: F) -> F:
             if isinstance(error, StateRefused):
                 worker.refusal = str(error)
                 raise
-            worker.log.error("the job stops", error=f"{type(error).__name__}: {error}", exc_info=not is_expected(error))
+            worker.why = f"{type(error).__name__}: {error}"
+            worker.log.error("the job stops", error=worker.why, exc_info=not is_expected(error))
             raise
 
     return run  # type: ignore[return-value]

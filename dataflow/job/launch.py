@@ -18,7 +18,10 @@ from dataflow.job.stopping import hold_stop_signals
 
 
 class Launched(NamedTuple):
-    """A process that waits for a plan on its standard input, and our end of the channel on which it will report."""
+    """A process that waits for a plan on its standard input, and our end of the channel on which it will report.
+
+    It logs where we do. Its own standard error is a pipe to us: there libraries write, and nobody else.
+    """
 
     process: subprocess.Popen[bytes]
     channel: socket.socket
@@ -38,21 +41,25 @@ class Launched(NamedTuple):
 def launch(index: int) -> Launched:
     """Start process number *index* of the job."""
     ours, theirs = socket.socketpair()
+    log = os.dup(sys.stderr.fileno())
     # -P: the folder in which somebody stands may have packages with the names of ours.
-    command = [sys.executable, "-P", "-m", "dataflow.job.process", str(index), str(theirs.fileno()), str(os.getpid())]
+    command = [sys.executable, "-P", "-m", "dataflow.job.process"]
+    command += [str(number) for number in (index, theirs.fileno(), os.getpid(), log)]
     # Inherited by the child: asked to stop before it listens, it must find that out then, and not die of it.
     mask = hold_stop_signals()
     try:
         process = subprocess.Popen(  # noqa: S603 - our own interpreter and module.
             command,
             stdin=subprocess.PIPE,
-            pass_fds=(theirs.fileno(),),
+            stderr=subprocess.PIPE,
+            pass_fds=(theirs.fileno(), log),
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
             start_new_session=True,
         )
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         theirs.close()
+        os.close(log)
     return Launched(process, ours)
 
 

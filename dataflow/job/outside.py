@@ -67,11 +67,15 @@ class Machine:
         self.plan = plan
         self._state = StateDir(Path(plan.state))
         self._say = Throttled(log)
+        self._log = log
+        self._outages: dict[str, Any] = {}
         self.clock = SteadyClock()
         self._probes: dict[str, Any] = {}
         self._pool = ThreadPoolExecutor(COMMIT_THREADS, thread_name_prefix="commit")
         self.files, self.progress = self._state.files, self._state.progress
-        self.sink = open_sink(plan.sink_url, plan.kafka, create=plan.create_topics, log=self._say, output=output)
+        self.sink = open_sink(
+            plan.sink_url, plan.kafka, create=plan.create_topics, log=self._say, output=output, outage=self._outage
+        )
 
     def backend(self, shard: int) -> Backend:
         return RocksBackend(self._state.shard(shard))
@@ -86,13 +90,29 @@ class Machine:
         plan, bootstrap = self.plan, partition.bootstrap
         if bootstrap not in self._probes:
             there = [(one.topic, one.partition) for one in plan.partitions if one.bootstrap == bootstrap]
-            self._probes[bootstrap] = EndProbe(bootstrap, plan.kafka, there, self.clock.tick_ms, self._say)
+            outage = self._outage(bootstrap)
+            self._probes[bootstrap] = EndProbe(bootstrap, plan.kafka, there, self.clock.tick_ms, self._say, outage)
         probe = self._probes[bootstrap]
         topic, number = partition.topic, partition.partition
         readers = -(-len(plan.partitions) // plan.processes)
         return KafkaPartition(
-            bootstrap, plan.kafka, topic, number, position, probe, self._say, partition.topic_id, readers
+            bootstrap,
+            plan.kafka,
+            topic,
+            number,
+            position,
+            probe,
+            self._say,
+            partition.topic_id,
+            readers,
+            outage=self._outage(bootstrap),
         )
+
+    def _outage(self, bootstrap: str) -> Any:
+        """Return what all clients of a cluster tell of their trouble: it is one event."""
+        from connectors.kafka_outage import Outage
+
+        return self._outages.setdefault(bootstrap, Outage(bootstrap, self._log))
 
     def all_at_once(self, tasks: Sequence[Callable[[], None]]) -> None:
         for done in [self._pool.submit(task) for task in tasks]:
@@ -109,11 +129,18 @@ class Machine:
 
 
 def open_sink(
-    url: SinkUrl, kafka: dict[str, Any], *, create: bool, log: Callable[[str], None], output: int = 1
+    url: SinkUrl,
+    kafka: dict[str, Any],
+    *,
+    create: bool,
+    log: Callable[[str], None],
+    output: int = 1,
+    outage: Callable[[str], Any] = lambda _: None,
 ) -> Sink:
     """Return the sink that *url* names.
 
     Args:
+        outage: gives what is told of trouble with a cluster of Kafka, for its address.
         output: the file descriptor of standard output.
     """
     if url.kind == "kafka":
@@ -127,6 +154,7 @@ def open_sink(
             prefix=url.options.get("prefix", ""),
             patient=(JOURNAL, DEAD_LETTERS),
             log=log,
+            outage=outage(url.bootstrap),
         )
     from connectors.file_sink import FileSink, StdoutSink
 

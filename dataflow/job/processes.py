@@ -28,9 +28,11 @@ from dataflow.job.launch import Launched, launch
 from dataflow.job.lifecycle import Change, Course, Job, check_flows
 from dataflow.job.lookout import Lookout, Reread
 from dataflow.job.outside import Throttled, open_sink
+from dataflow.job.overheard import Overheard
 from dataflow.job.plan import Plan, topics_of
 from dataflow.job.risks import risks_of, settings_by
-from dataflow.job.status import PREPARED, Running, load_report
+from dataflow.job.silence import ProcessState, SilenceLog
+from dataflow.job.status import PREPARED, STARTING, Running, load_report
 from dataflow.job.stopping import NOT_BEGUN_STATUS
 from dataflow.keep.recovery import Cut, forget_unfinished, last_cut, prepare_recovery
 from dataflow.keep.statedir import RESTORE, STATE_FILE, StateDir, read_state_file
@@ -51,18 +53,12 @@ class JobFailed(Failed):
     """A process of the job died, or did not stop in time."""
 
 
-class ProcessState(NamedTuple):
-    """One process of the job, as the system knows it: `exit_status` is None while it runs."""
-
-    pid: int
-    exit_status: int | None
-
-
 class _Child(NamedTuple):
-    """A process that was started, and the pipe on which it will report."""
+    """A process that was started, the pipe on which it will report, and what it says besides."""
 
     process: subprocess.Popen[bytes]
     reading: int
+    overheard: Overheard
 
 
 class JobRunner:
@@ -90,10 +86,15 @@ class JobRunner:
         self.has_begun = False
         self._begins = threading.Lock()
         self.is_ready = False
+        self._has_said_running = False
         self._on_status = on_status
         self._launched = launched
         self._processes = 0
         self._children: list[subprocess.Popen[bytes]] = []
+        self._readers: list[threading.Thread] = []
+        self._started_s = 0.0
+        self._silence = SilenceLog(log)
+        self._shards = 0
         self._ready: list[_Child] = []  # Started, and waiting for a plan.
         self._lookout = Lookout(log, reread, self._check, self._added)
         self._topic_watch: TopicWatch | None = None
@@ -143,6 +144,8 @@ class JobRunner:
     def stop(self) -> None:
         """Ask all processes to finish their epoch and stop; from then on nothing begins. For any thread."""
         with self._begins:
+            if self.has_begun and not self.stopping.is_set():
+                self.log.info("stopping: the epoch is being finished")
             self.stopping.set()
         self._stop_children()
 
@@ -177,7 +180,11 @@ class JobRunner:
 
     def process_states(self) -> list[ProcessState]:
         """Return the processes of this execution, as of a moment ago, in their order; for any thread."""
-        return [ProcessState(child.pid, child.returncode) for child in list(self._children)]
+        started_s, heard_s = self._started_s, self.running.heard_s
+        return [
+            ProcessState(child.pid, child.returncode, started_s, max(started_s, heard_s(index)))
+            for index, child in enumerate(list(self._children))
+        ]
 
     # ---- the world in which the course of a run takes place: see `World` in `dataflow/job/lifecycle.py` ------------
 
@@ -247,18 +254,20 @@ class JobRunner:
             self.has_begun = True
         self.running.end_execution(goes_on=self._is_exchanging)
         self._change, self._is_exchanging = None, False
-        self._processes = plan.processes
+        self._processes, self._shards = plan.processes, plan.shards
         plan.addresses = _free_addresses(plan.processes)
         data = plan.dump()
-        self._children = []
-        readers = []
+        self._children, self._started_s = [], time.monotonic()
+        self._readers = []
+        overheard = []
         for index in range(plan.processes):
             child = self._ready.pop(0) if self._ready else self._start(index)
             _send(child.process, data)
             self._children.append(child.process)
-            reader = threading.Thread(target=self._listen, args=(child.reading,), daemon=True)
+            overheard.append(child.overheard)
+            reader = threading.Thread(target=self._listen, args=(index, child.reading), daemon=True)
             reader.start()
-            readers.append(reader)
+            self._readers.append(reader)
         if self.stopping.is_set():
             self.stop()
         if not plan.finishes_a_run:  # That one has to come to its end.
@@ -267,8 +276,9 @@ class JobRunner:
         try:
             self._wait(plan)
         finally:
-            for reader in readers:
-                reader.join(timeout=5)
+            self._hear_out()
+            for process, heard in zip(self._children, overheard, strict=True):
+                heard.end(process.returncode or 0)
             refusals = [status.refusal for status in self.running.statuses if status.refusal]
             if refusals:
                 raise StateRefused(f"--state {self.place}: {refusals[0]}")
@@ -285,7 +295,9 @@ class JobRunner:
     def _start(self, index: int) -> _Child:
         """Start a process, which waits for its plan."""
         child, self._launched = self._launched or launch(index), None
-        return _Child(child.process, child.lend_lock(self._state.lock_file))
+        assert child.process.stderr is not None
+        overheard = Overheard(index, child.process.stderr, self.log)
+        return _Child(child.process, child.lend_lock(self._state.lock_file), overheard)
 
     def _drop_ready(self) -> None:
         for child in self._ready:  # They have not been told to do anything, so they have done nothing.
@@ -296,7 +308,7 @@ class JobRunner:
             os.close(child.reading)
         self._ready = []
 
-    def _listen(self, pipe: int) -> None:
+    def _listen(self, index: int, pipe: int) -> None:
         # Of a process that was killed before it read what it was sent, the channel says that it was reset.
         with os.fdopen(pipe, "rb") as lines, suppress(ConnectionResetError):
             for line in lines:
@@ -304,9 +316,13 @@ class JobRunner:
                     break  # It was killed while it wrote.
                 if line == PREPARED:
                     continue  # By now nobody waits for that.
+                if line == STARTING:
+                    self.running.hear(index, time.monotonic())
+                    continue
                 self.running.take(load_report(line))
-                if not self.is_ready and len(self.running.reports) == self._processes:
-                    self.is_ready = True
+                self.is_ready = self.is_ready or len(self.running.reports) == self._processes
+                if not self._has_said_running and self.running.open_shards >= self._shards:
+                    self._has_said_running = True
                     self.log.info("running")
                 self._on_status(self.running)
 
@@ -319,11 +335,10 @@ class JobRunner:
                 self.has_begun = False
                 return
             if any(state not in (None, 0) for state in states):
-                self._end_all()
-                failed = [f"process {index} ended with {_status(state)}" for index, state in enumerate(states) if state]
-                raise JobFailed("; ".join(failed) + "; start it again to go on from the last checkpoint")
+                raise self._failed(self._end_all())
             if all(state == 0 for state in states):
                 return
+            self._silence.look(self.process_states(), time.monotonic())
             if self.stopping.is_set() or self._is_exchanging or any(state == 0 for state in states):
                 stopping_since = stopping_since or time.monotonic()
                 if time.monotonic() - stopping_since > max(STOP_PATIENCE_S, 2 * plan.epoch_s):
@@ -406,16 +421,41 @@ class JobRunner:
             return []
         return [one for one in self.partitions() if one.key not in keys]
 
-    def _end_all(self) -> None:
-        """End what has not ended: they fail together. The one that knows why may be a moment behind the others."""
+    def _failed(self, states: list[int | None]) -> JobFailed:
+        """Return why the job failed, whose processes ended with *states*; None for one that had to be ended.
+
+        The first to fail takes the others with it, and these can only say that they have ended.
+        """
+        self._hear_out()
+        said = {status.process: status for status in self.running.statuses if status.why}
+        whys = [f"process {index}: {status.why}" for index, status in said.items()]
+        ended = {index: _status(state) for index, state in enumerate(states) if state and index not in said}
+        by_signal = {index: text for index, text in ended.items() if (states[index] or 0) < 0}
+        if by_signal or not whys:
+            whys += [f"process {index} ended with {text}" for index, text in (by_signal or ended).items()]
+        first = "".join(f"{one}, then " for one in dict.fromkeys(one.first for one in said.values() if one.first))
+        return JobFailed(f"{'; '.join(whys)}; {first}start it again to go on from the last checkpoint")
+
+    def _hear_out(self) -> None:
+        """Wait for the last words of processes that have ended."""
+        for reader in self._readers:
+            reader.join(timeout=5)
+
+    def _end_all(self) -> list[int | None]:
+        """End what has not ended: they fail together. The one that knows why may be a moment behind the others.
+
+        Returns the exit status of each process, None for one that we had to end.
+        """
         deadline = time.monotonic() + LAST_WORDS_S
         while time.monotonic() < deadline and any(child.poll() is None for child in self._children):
             time.sleep(0.02)
+        states = [child.poll() for child in self._children]
         for child in self._children:
             if child.poll() is None:
                 child.kill()
         for child in self._children:
             child.wait()
+        return states
 
 
 def _is_prepared(reading: int) -> bool:
@@ -440,7 +480,8 @@ def _send(child: subprocess.Popen[bytes], data: bytes, *, more: bool = False) ->
 
 def _status(code: int | None) -> str:
     if code is not None and code < 0:
-        return f"signal {signal.Signals(-code).name}"
+        hint = ", as a limit on memory does" if -code == signal.SIGKILL else ""
+        return f"signal {signal.Signals(-code).name}{hint}"
     return f"status {code}"
 
 

@@ -13,9 +13,11 @@ from typing import Any, Final
 
 import msgspec
 
+from dataflow.delays import Delayed
 from operators.machine.totals import Totals, add_totals
 
 STATUS_EVERY_S: Final = 0.5
+STARTING: Final = b"starting\n"  # What a process says, now and then, until it has something to report.
 PREPARED: Final = b"prepared\n"  # What a process says, once and before its reports, when it waits for its own plan.
 
 
@@ -69,7 +71,9 @@ class ShardStatus(msgspec.Struct, frozen=True):
 class Status(msgspec.Struct, frozen=True):
     """How things stood in one process at the moment `taken_s`.
 
-    `refusal` says why the state is not one to go on from. `dead` are dead letters by reason, `mistakes` ours by place.
+    `refusal` says why the state is not one to go on from. `why` says why the process ends, where it knows, and `first`
+    what is to be done before another start. `delayed` is how long it took to the actions. `dead` are dead
+    letters by reason, `mistakes` ours by place.
     `totals` are those of the state, which go back with it after a crash; `counted` is what was added to them since the
     process started. `due_left` tells whether wake-ups that are due are left undone. `difference` is how many journeys
     are not accounted for.
@@ -78,7 +82,10 @@ class Status(msgspec.Struct, frozen=True):
     process: int
     taken_s: float
     refusal: str = ""
+    why: str = ""
+    first: str = ""
     work: Work = Work()
+    delayed: Delayed = Delayed()
     dead: dict[str, int] = {}
     mistakes: dict[str, int] = {}
     partitions: dict[str, PartitionStatus] = {}
@@ -101,6 +108,7 @@ def _joined(past: Status, more: Status) -> Status:
     return msgspec.structs.replace(
         more,
         work=past.work + more.work,
+        delayed=past.delayed + more.delayed,
         dead=_added(past.dead, more.dead),
         mistakes=_added(past.mistakes, more.mistakes),
         counted=counted,
@@ -134,10 +142,20 @@ class Running:
         self._reports: dict[int, Report] = {}  # By process.
         self._past: dict[int, Status] = {}  # What was counted in executions that are over, by process.
         self._before: dict[int, Report] = {}
+        self._heard_s: dict[int, float] = {}
+
+    def hear(self, process: int, at_s: float) -> None:
+        """Note that a process lives, of which there is nothing to report yet."""
+        self._heard_s[process] = at_s
+
+    def heard_s(self, process: int) -> float:
+        """When a process was last heard of in this run; 0 for never."""
+        return self._heard_s.get(process, 0.0)
 
     def take(self, report: Report) -> None:
         """Take in what a process has reported."""
         self._reports[report.status.process] = report
+        self.hear(report.status.process, report.sent_s)
         if len(self._reports) >= len(self._before):
             self._before = {}
 
@@ -162,6 +180,11 @@ class Running:
     def statuses(self) -> list[Status]:
         """The statuses of this execution, in order of the processes; see `end_execution`."""
         return [report.status for report in self.reports.values()]
+
+    @property
+    def open_shards(self) -> int:
+        """How many shards the processes of this execution have opened."""
+        return sum(len(status.shards) for status in self.statuses)
 
     @property
     def all_statuses(self) -> list[Status]:

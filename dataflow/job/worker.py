@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from dataflow.allowance import Turns
+from dataflow.delays import Delays
 from dataflow.emit import Emitter
 from dataflow.job.mistakes import MistakeLog
 from dataflow.job.outside import Outside
@@ -68,6 +69,10 @@ class Worker:
         self.partitions: dict[str, Partition] = {}
         self.refusal = ""
         """Why the state is not one to go on from; starting again does not help then."""
+        self.why = ""
+        """Why the job stops, where this process knows it."""
+        self.first = ""
+        """What is to be done before it can be started again."""
         self.differences: dict[int, int] = {}
         self._checkpoints = 0
         self._checkpoint_s = 0.0
@@ -85,6 +90,7 @@ class Worker:
         }
         self._difference_files = DifferenceFiles(outside.files)
         self._accepted = 0
+        self._delays = Delays(outside.clock.wall_ms)
         self.emitter = Emitter(
             outside.sink,
             topics,
@@ -94,6 +100,7 @@ class Worker:
             shards=plan.shards,
             dead_shards=dead_shards,
             positions=positions,
+            delays=self._delays,
         )
         self.mistakes = MistakeLog(log.error, [one.key for one in plan.partitions])
         outside.sink.open_topics(sorted({*topics.values(), JOURNAL, DEAD_LETTERS}))
@@ -329,6 +336,8 @@ class Worker:
             process=self.index,
             taken_s=now_s,
             refusal=self.refusal,
+            why=self.why,
+            first=self.first,
             work=Work(
                 records=sum(one.records for one in read),
                 tombstones=sum(one.tombstones for one in read),
@@ -342,6 +351,7 @@ class Worker:
                 dead_letters=self.emitter.dead_letters,
                 skipped=self.emitter.skipped,
             ),
+            delayed=self._delays.so_far(),
             dead=dead,
             mistakes=dict(self.mistakes.counts),
             partitions={key: self._partition_status(key, one, now_s) for key, one in self.partitions.items()},

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Final
 
 from dataflow.job.processes import JobRunner
-
-SILENT_MAX_S: Final = 30.0  # Processes report twice a second; one that has not for so long is stuck.
 
 
 class Health:
@@ -27,19 +24,25 @@ class Health:
 
         A job that is starting, stopping or between two executions is alive: nobody should kill it.
         """
-        states = self._runner.process_states()
-        for index, state in enumerate(states):
+        for index, state in enumerate(self._runner.process_states()):
             if state.exit_status:
                 return False, f"process {index} has ended with status {state.exit_status}"
-        now = self._monotonic()
-        for index, report in self._runner.running.reports.items():
-            silent_s = now - report.sent_s
-            if silent_s > SILENT_MAX_S and index < len(states) and states[index].exit_status is None:
-                return False, f"process {index} has not reported for {silent_s:.0f} s"
+        hangs = self._hangs()
+        if hangs:
+            return False, hangs
         return True, "stopping" if self._runner.stopping.is_set() else "alive"
 
     def ready(self) -> tuple[bool, str]:
-        """Tell whether all processes have reported."""
+        """Tell whether all processes have reported, and still do."""
         processes = self._runner.job.processes
         reported = min(len(self._runner.running.reports), len(self._runner.process_states()))
-        return reported >= processes, f"{reported} of {processes} processes have reported"
+        hangs = self._hangs()
+        return reported >= processes and not hangs, hangs or f"{reported} of {processes} processes have reported"
+
+    def _hangs(self) -> str:
+        """Say which process no longer reports, "" if there is none."""
+        now_s = self._monotonic()
+        for index, state in enumerate(self._runner.process_states()):
+            if state.hangs(now_s):
+                return f"process {index} has not reported for {state.silent_s(now_s):.0f} s"
+        return ""

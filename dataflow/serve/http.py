@@ -10,7 +10,7 @@ import time
 from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from socket import SHUT_RDWR, socket
+from socket import AF_INET, AF_INET6, SHUT_RDWR, socket
 from socketserver import TCPServer
 from typing import Any, Final
 
@@ -41,6 +41,7 @@ class _HttpServer(ThreadingHTTPServer):
         ProcessCollector(registry=self.registry)
         self._free = threading.Semaphore(CONNECTIONS_MAX)
         self._open: dict[socket, float] = {}
+        self.address_family = AF_INET6 if ":" in host else AF_INET
         super().__init__((host, port), _Handler)
 
     def server_bind(self) -> None:
@@ -136,19 +137,26 @@ class Server:
         """The port that is listened on, also when any was asked for."""
         return int(self._http.server_port)
 
+    @property
+    def address(self) -> str:
+        """The address that is listened on."""
+        return str(self._http.server_address[0])
+
     def close(self) -> None:
         """Stop listening. Closing twice is fine."""
         self._http.shutdown()
         self._http.server_close()
 
 
-def serve(port: int, runner: JobRunner, *, host: str = "0.0.0.0") -> Server:  # noqa: S104 - whoever scrapes is elsewhere.
-    """Serve metrics and health of *runner* on *port*; 0 takes a free one.
+def serve(port: int, runner: JobRunner, *, host: str = "127.0.0.1") -> Server:
+    """Serve metrics and health of *runner* on *port* of *host*; port 0 takes a free one.
 
     Raises:
-        UsageError: the port cannot be listened on.
+        UsageError: that cannot be listened on.
     """
     try:
         return Server(_HttpServer(host, port, runner))
     except OSError as error:
-        raise UsageError(f"--metrics-port {port}: {error.strerror or error}; choose another one") from None
+        raise UsageError(
+            f"--metrics-host {host} --metrics-port {port}: {error.strerror or error}; choose another one"
+        ) from None

@@ -14,14 +14,19 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
+from itertools import accumulate
 from typing import Final, NamedTuple
 
 from prometheus_client import ProcessCollector
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from dataflow.delays import BOUNDS_S, Delayed
 from dataflow.job.processes import JobRunner
 from dataflow.job.status import PartitionStatus, ShardStatus, Status, Work
+from dataflow.keep.decidedby import decided_by
+from dataflow.keep.statedir import STATE_FORMAT
+from dataflow.read.scanner import WHY_NOT_COMPILED
 from operators.ids import of_label
 from operators.machine.outbox import PLACES
 from operators.machine.totals import FAILURES, FlowTotals, Totals, add_totals, read_totals
@@ -191,13 +196,24 @@ def _time_held_back(look: Look) -> Samples:
 def _process_up(look: Look) -> Samples:
     states = look.process_states
     return {
-        (str(index),): float(index < len(states) and states[index].exit_status is None)
+        (str(index),): float(
+            index < len(states) and states[index].exit_status is None and not states[index].hangs(look.monotonic_s)
+        )
         for index in range(look.processes)
     }
 
 
-def _age_s(look: Look, since_s: float | None) -> float | None:
-    return None if since_s is None else look.monotonic_s - since_s
+def _process_age_s(since_s: Callable[[Status], float | None]) -> Measure:
+    """Measure how long ago something was in each process; where it has not been yet, since when the process runs."""
+
+    def measure(look: Look) -> Samples:
+        states = enumerate(look.process_states)
+        since = {str(index): state.started_s for index, state in states if state.exit_status is None}
+        said = {str(status.process): since_s(status) for status in look.statuses}
+        since |= {process: at_s for process, at_s in said.items() if at_s is not None}
+        return {(process,): look.monotonic_s - at_s for process, at_s in since.items()}
+
+    return measure
 
 
 # ---- what there is to measure --------------------------------------------------------------------------------------
@@ -390,7 +406,7 @@ METRICS: Final = (
     _gauge(
         "nudge_source_stands_seconds",
         "How long the stream time of the partition has not moved.",
-        _by_partition(lambda look, one: _age_s(look, one.moved_s)),
+        _by_partition(lambda look, one: look.monotonic_s - one.moved_s),
         _PARTITION,
     ),
     _gauge(
@@ -424,14 +440,14 @@ METRICS: Final = (
     ),
     _gauge(
         "nudge_checkpoint_age_seconds",
-        "How long ago the process completed its last checkpoint.",
-        _by_process(lambda look, status: _age_s(look, status.checkpointed_s)),
+        "How long ago the process completed its last checkpoint; before the first, how long it has been running.",
+        _process_age_s(lambda status: status.checkpointed_s),
         _PROCESS,
     ),
     _gauge(
         "nudge_status_age_seconds",
         "How old the status of the process is; while the process works, it renews its status twice a second.",
-        _by_process(lambda look, status: _age_s(look, status.taken_s)),
+        _process_age_s(lambda status: status.taken_s),
         _PROCESS,
     ),
     _counter(
@@ -445,9 +461,19 @@ METRICS: Final = (
         "Whether the flows that were read last were refused, so that those before are still in force.",
         _one(lambda look: look.is_refusing),
     ),
+    _gauge(
+        "nudge_build_info",
+        "Always 1; the labels say which Nudge runs, as nudge --version does.",
+        lambda _: {
+            (decided_by().software, str(decided_by()), str(STATE_FORMAT), "no" if WHY_NOT_COMPILED else "yes"): 1
+        },
+        ("version", "decided_by", "state_format", "compiled"),
+    ),
     _gauge("nudge_processes", "How many processes share the work.", _one(lambda look: look.processes)),
-    _gauge("nudge_process_up", "Whether the process runs.", _process_up, _PROCESS),
+    _gauge("nudge_process_up", "Whether the process runs and reports.", _process_up, _PROCESS),
 )
+
+EVENT_TO_ACTION: Final = "nudge_event_to_action_seconds"
 
 # Metrics of a process of the operating system, as prometheus_client has them: `process_` is the parent, which only
 # watches; `nudge_process_` with the label `process` are those that work.
@@ -492,7 +518,18 @@ class JobCollector(Collector):
             for values, number in sorted(measured[family.name].items()):
                 metric.add_metric(values, number)  # type: ignore[attr-defined]
             yield metric
+        yield self._event_to_action()
         yield from self._of_processes()
+
+    def _event_to_action(self) -> Metric:
+        delayed = sum((status.delayed for status in self._runner.running.all_statuses), Delayed())
+        bounds = [*map(str, BOUNDS_S), "+Inf"]
+        return HistogramMetricFamily(
+            EVENT_TO_ACTION,
+            "Time from the arrival of an event, or the end of a wait, to the handing of the action to the sink.",
+            buckets=list(zip(bounds, accumulate(delayed.counts), strict=True)),
+            sum_value=delayed.total_ms / 1000,
+        )
 
     def measure(self) -> dict[str, Samples]:
         """Return the samples of every metric of the job."""

@@ -12,6 +12,7 @@ import pytest
 from confluent_kafka import KafkaError, Producer
 
 from connectors.kafka import KafkaTopics as Topics
+from connectors.kafka_outage import Outage
 from connectors.kafka_sink import KafkaSink
 from connectors.kafka_source import EndProbe, KafkaPartition
 from connectors.sinks import SinkError
@@ -68,8 +69,8 @@ def test_somebody_is_told_when_the_end_of_a_partition_stays_unknown(broker: Kafk
         assert log == []
         now[0] = 11_000
         wait_until(lambda: bool(log))
-        assert log[0].startswith(f"Kafka does not tell where {topic}[0] ends: ")
-        assert log[0].endswith("; time stands still there")
+        assert f"it does not tell where {topic}[0] ends, so no wait ends: " in log[0]
+        assert "KafkaError{" not in log[0]
     finally:
         probe.close()
 
@@ -91,6 +92,58 @@ def test_offsets_are_told_again_after_an_outage_to_old_clients_and_new_ones(
             assert one.ends({topic: [0]}) == {topic: [0]}
         new.close()
     old.close()
+
+
+def test_an_outage_is_a_line_in_the_log_and_its_end_is_one_whoever_notices_them(
+    breakable_broker: Broker, topic_prefix: str
+) -> None:
+    topic, log = f"{topic_prefix}events", list[str]()
+    breakable_broker.create_topic(topic)
+    bootstrap = breakable_broker.bootstrap
+    outage = Outage(bootstrap, log.append)
+    probe = EndProbe(bootstrap, {}, [(topic, 0)], now_ms, log.append, outage)
+    source = KafkaPartition(bootstrap, {}, topic, 0, 0, probe, log.append, outage=outage)
+    sink = KafkaSink(bootstrap, {}, prefix=topic_prefix, log=log.append, outage=outage)
+    try:
+        sink.open_topics(["out"])
+        sink.write("out", "u", b"1")
+        sink.confirm()
+        wait_until(lambda: probe.ends.end(topic, 0) is not None)
+
+        def work() -> bool:
+            sink.deliver()
+            source.poll(10)
+            return True
+
+        breakable_broker.kill()
+        wait_until(lambda: work() and bool(log))
+        deadline = time.monotonic() + 12
+        while time.monotonic() < deadline:
+            work()
+            time.sleep(0.05)
+        assert len(log) == 1, log
+        breakable_broker.start()
+        wait_until(lambda: work() and len(log) > 1)
+        assert log[0].startswith(f"Kafka at {bootstrap}: ")
+        assert log[1].startswith(f"Kafka at {bootstrap} is back, ")
+        assert len(log) == 2, log
+    finally:
+        source.close()
+        probe.close()
+        sink.close()
+
+
+def test_topics_that_were_made_a_moment_ago_are_told_of_without_a_warning(
+    broker: KafkaTopics, topic_prefix: str
+) -> None:
+    log: list[str] = []
+    for number in range(3):
+        sink = KafkaSink(broker.bootstrap, {}, prefix=f"{topic_prefix}{number}.", log=log.append)
+        names = ["actions.sms", "actions.email", "journal", "dead-letters"]
+        sink.open_topics(names)
+        assert sink.ends(names, settled=True) == {name: [0] * 4 for name in names}
+        sink.close()
+    assert log == []
 
 
 def partition(broker: KafkaTopics, topic: str, log: list[str], topic_id: str = "") -> KafkaPartition:
