@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -172,11 +173,18 @@ class _OneRound:
         return False
 
     def must_be(self, running: RunningJob, *statuses: int) -> int:
-        """Wait for the end of the job, which must have one of *statuses*."""
-        try:
-            status = running.status(STATUS_LIMIT_S)
-        except subprocess.TimeoutExpired:
-            raise RoundFailed(f"the job hangs after {dict(self.done.failures)}\n{running.tail()}") from None
+        """Wait for the end of the job, which must have one of *statuses*; as long as it reads, it does not hang."""
+        read = -1
+        while True:
+            try:
+                status = running.status(STATUS_LIMIT_S)
+                break
+            except subprocess.TimeoutExpired:
+                counts = re.findall(r'"events": ([0-9]+)', running.log.read_text())
+                if not counts or int(counts[-1]) == read:
+                    failures = dict(self.done.failures)
+                    raise RoundFailed(f"the job hangs after {failures}\n{running.tail()}") from None
+                read = int(counts[-1])
         if status not in statuses:
             raise RoundFailed(f"status {status} after {dict(self.done.failures)}\n{running.tail()}")
         return status
