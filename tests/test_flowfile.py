@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -127,6 +128,27 @@ def test_json_that_nests_too_deeply_is_too_large() -> None:
     assert read("[" * DEPTH_MAX + "]" * DEPTH_MAX, "flow.json")[1] == []
     for deep in (DEPTH_MAX + 2, 100_000):
         assert read("[" * deep + "]" * deep, "flow.json")[1][0][0] == "too-large"
+
+
+@pytest.mark.parametrize("depth", [3, DEPTH_MAX, DEPTH_MAX + 2, 400, 3_000])
+@pytest.mark.parametrize(
+    "nested",
+    [
+        lambda depth: "[" * depth + "]" * depth,
+        lambda depth: "{a: " * depth + "1" + "}" * depth,
+        lambda depth: "- " * depth + "1",
+        lambda depth: "-\t" * depth + "1",
+        lambda depth: "? " * depth + "1",
+        lambda depth: "".join(" " * level + "a:\n" for level in range(depth - 1)) + " " * depth + "a: 1",
+        lambda depth: "".join(" " * level + "-\n" for level in range(depth - 1)) + " " * depth + "- 1",
+        lambda depth: "".join(" " * level + "a:\n" + " " * level + "- \n" for level in range(depth // 2)),
+    ],
+)
+def test_however_deep_a_file_nests_it_is_read_or_told(nested: Callable[[int], str], depth: int) -> None:
+    codes = {code for code, *_ in read(nested(depth))[1]}
+    assert codes <= {"too-large", "bad-key", "bad-yaml"}
+    assert depth > DEPTH_MAX or "too-large" not in codes
+    assert depth <= DEPTH_MAX or codes
 
 
 JSON = st.recursive(

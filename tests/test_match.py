@@ -28,6 +28,7 @@ from operators.conditions.arguments import (
 )
 from operators.conditions.base import Condition
 from operators.conditions.codegen import compile_condition
+from operators.conditions.implied import implies
 from operators.conditions.index import MatchIndex
 from operators.conditions.parse import Dialect, in_utc, parse_condition
 from operators.conditions.tests import TESTS
@@ -258,6 +259,79 @@ def test_a_condition_that_check_calls_impossible_never_holds(where: dict[str, An
     assert condition is not None
     if [problem.code for problem in problems.found if problem.path == "where"] == ["impossible-condition"]:
         assert not condition.holds(Judged(properties)), (where, properties)
+
+
+ENDS = st.sampled_from([-1, 0, 1, 1.5, "", "2026", "2026-11-23", "2026-11-24T00:00:00Z", "2027", "b"])
+LISTS = st.lists(ENDS, min_size=1, max_size=3)
+MOMENT_ENDS = st.sampled_from(["2026-11-23", "2026-11-24T00:00:00Z"])
+WRITTEN_WITH_ENDS = {
+    "in": LISTS,
+    "not_in": LISTS,
+    "between": st.sampled_from([[-1, 1], [0, 0], [1, 1.5], ["", "b"], ["2026", "2027"], ["2026-11-23", "2026-11-23"]]),
+    "before": MOMENT_ENDS,
+    "after": MOMENT_ENDS,
+    "exists": st.booleans(),
+}
+NAMES_TRIED = [*WRITTEN_WITH_ENDS, "eq", "ne", "gt", "gte", "lt", "lte"]
+DENSE = [
+    None, True, False, [], {}, *(n / 4 for n in range(-12, 13)), -1, 0, 1, 2, -(10**9), 10**9,
+    "", " ", "1", "2", "2026", "2026-", "20260", "2026-11-22", "2026-11-22T23:59:59.999Z", "2026-11-23",
+    "2026-11-23 00:00",
+    "2026-11-23T00:00:00.001Z", "2026-11-23T08:00+09:00", "2026-11-24", "2026-11-24T00:00:00Z",
+    "2026-11-24T00:00:00.001Z",
+    "2026-11-24T09:00:00+09:00", "2026-12-01", "2027", "2027-01-01", "2028-01-01", "1999-01-01", "3000-01-01",
+    "a", "b", "b\x00", "ba", "c", "\U0010ffff",
+]  # fmt: skip
+"""Values at every end that is tried, on both sides of it, and of every other type."""
+
+
+@given(st.data())
+@settings(max_examples=1_500, deadline=None)
+def test_check_calls_impossible_what_no_value_satisfies_and_nothing_else(data: st.DataObject) -> None:
+    names = data.draw(st.lists(st.sampled_from(NAMES_TRIED), min_size=2, max_size=4, unique=True))
+    tests = {name: data.draw(WRITTEN_WITH_ENDS.get(name, ENDS)) for name in names}
+    condition, problems = parsed({"p": tests})
+    assert condition is not None
+    assert {one.code for one in problems.found} <= {"impossible-condition"}
+    holding = [value for value in DENSE if condition.holds(Judged({} if value is None else {"p": value}))]
+    if problems.found:
+        assert holding == [], tests
+    elif not ({"before", "after"} & tests.keys() and len(tests) > 1):  # Texts and moments have no common order.
+        assert holding, tests
+
+
+@given(st.data())
+@settings(max_examples=600, deadline=None)
+def test_what_is_said_to_follow_from_a_condition_holds_where_it_does(data: st.DataObject) -> None:
+    conditions = []
+    for _ in range(2):
+        names = data.draw(st.lists(st.sampled_from(NAMES_TRIED), min_size=1, max_size=2, unique=True))
+        condition, _ = parsed({"p": {name: data.draw(WRITTEN_WITH_ENDS.get(name, ENDS)) for name in names}})
+        assert condition is not None
+        conditions.append(condition)
+    given, other = conditions
+    if implies(given, other):
+        for value in DENSE:
+            context = Judged({} if value is None else {"p": value})
+            assert other.holds(context) or not given.holds(context), value
+
+
+@pytest.mark.parametrize(
+    "tests",
+    [
+        {"lt": ""},
+        {"gte": 5, "lte": 5, "ne": 5},
+        {"between": ["a", "a"], "not_in": ["a", "b"]},
+        {"between": ["a", "a"], "starts_with": "b"},
+        {"after": "2026-11-23T00:00:00Z", "before": "2026-11-23T00:00:00.001Z"},
+        {"after": "2026-11-24", "before": "2026-11-23"},
+        {"exists": False, "gt": 5},
+        {"gt": 5, "lt": "9"},
+        {"gt": 5, "before": "2026-11-23"},
+    ],
+)
+def test_what_no_value_satisfies_is_impossible(tests: dict[str, Any]) -> None:
+    assert [one.code for one in parsed({"p": tests})[1].found] == ["impossible-condition"]
 
 
 @pytest.mark.parametrize("tests", [{"gt": "2026", "before": "2027-01-01"}, {"lt": "2027", "after": "2026-01-01"}])

@@ -21,7 +21,7 @@ def find_impossible(parts: list[Condition], path: Path, problems: Problems) -> N
         if isinstance(part, Test) and not part.templated:
             by_field.setdefault((part.root, *part.path), []).append(part)
     for field, tests in by_field.items():
-        if len(tests) > 1 and _excluded(tests):
+        if (len(tests) > 1 or TESTS[tests[0].op].range is not None) and _excluded(tests):
             said = ", ".join(f"{test.op}: {shown(TESTS[test.op].argument.told(test.wanted))}" for test in tests)
             name = ".".join(field[1:])
             problems.add(
@@ -52,7 +52,26 @@ def _empty_range(tests: list[Test]) -> bool:
     if len({_is_of_text(one) for one in ranges}) > 1:
         return True  # Nothing is a number and a text.
     # A text and the moment that it names have no common order.
-    return any(_is_empty([one for one in ranges if one.of_moments is of_moments]) for of_moments in (False, True))
+    moments = [_of_whole_ms(one) for one in ranges if one.of_moments]
+    others = [one for one in ranges if not one.of_moments]
+    if any(map(_is_of_text, others)):
+        others.append(Range(low=""))
+    return _is_empty(moments) or _is_empty(others) or _is_one_that_is_excluded(others, tests)
+
+
+def _of_whole_ms(one: Range) -> Range:
+    low = one.low + 1 if one.low is not None and one.low_is_open else one.low
+    high = one.high - 1 if one.high is not None and one.high_is_open else one.high
+    return Range(low, high, of_moments=True)
+
+
+def _is_one_that_is_excluded(ranges: list[Range], tests: list[Test]) -> bool:
+    """Tell whether only one value is in all *ranges*, which are not empty, and that one fails another test."""
+    lows = [one.low for one in ranges if one.low is not None]
+    highs = [one.high for one in ranges if one.high is not None]
+    if not lows or not highs or max(lows) != min(highs):
+        return False
+    return not all(_holds(test, max(lows)) for test in tests if not TESTS[test.op].needs_time)
 
 
 def _is_of_text(one: Range) -> bool:

@@ -35,6 +35,8 @@ _ANY_LINE_END: Final = re.compile("[\u0085\u2028\u2029]")  # They end a line in 
 _PRIVATE_USE: Final = range(0xE000, 0xF900)
 
 _LOST_AT_THE_HEAD: Final = re.compile(r"[-+]?(0)[0-9]|(\+)[0-9]{7}")  # Of post codes and of telephone numbers.
+_DEPTH_SAFE: Final = 1_000  # The composer in C takes some hundred bytes of the stack for each level.
+_LINE_HEADS: Final = re.compile(r"^[ \t?:-]+", re.MULTILINE)
 _BARE_TEMPLATE: Final = re.compile(r"(?:^|[:,\[-])\s*\{[{%]")
 _NOT_RESOLVED: Final = re.compile(r"(&\S+\s+)?!(\s|$)")
 _CORE: Final = "tag:yaml.org,2002:"
@@ -156,6 +158,8 @@ def _too_deep(text: str) -> tuple[int, int] | None:
 
     Asked before it is composed: the composer in C recurses without a limit, up to the end of the stack.
     """
+    if _depth_at_most(text) <= _DEPTH_SAFE:
+        return None  # It cannot end the stack, and the reader sees how deep it is.
     depth = 0
     for event in yaml.parse(text, Loader=_Loader):
         if isinstance(event, _OPENING):
@@ -168,12 +172,22 @@ def _too_deep(text: str) -> tuple[int, int] | None:
     return None
 
 
+def _depth_at_most(text: str) -> int:
+    """Return a depth that *text* surely does not exceed: what is cheap to know.
+
+    A collection in brackets needs a bracket. One without begins further to the right than the one around it, or, a list
+    in a mapping, in the same column. Before it in its line stand only blanks and the signs of those around it.
+    """
+    return text.count("[") + text.count("{") + 2 * max(map(len, _LINE_HEADS.findall(text)), default=0) + 2
+
+
 class _Reader:
     """Turns the nodes of one document into data."""
 
     def __init__(self, problems: Problems, source: str = "", stand_ins: dict[int, int] | None = None) -> None:
         self.problems = problems
         self._source = source
+        self._has_tags = "!" in source
         self._stand_ins = stand_ins or {}
         self._nodes = 0
 
@@ -265,7 +279,9 @@ class _Reader:
 
     def _is_text(self, node: yaml.ScalarNode) -> bool:
         """Tell whether a scalar is quoted or a block, or has the tag `!`, which means the same and is not handed on."""
-        return bool(node.style) or _NOT_RESOLVED.match(self._source, node.start_mark.index) is not None
+        if node.style or not self._has_tags:
+            return bool(node.style)
+        return _NOT_RESOLVED.match(self._source, node.start_mark.index) is not None
 
     def _bad_tag(self, node: yaml.Node, path: Path) -> None:
         tag = _written(node.tag)

@@ -6,7 +6,9 @@ other content, and one may not be left out while users are in it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import gc
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from operators.language.flowfile import read_document
@@ -49,29 +51,44 @@ def compile_texts(texts: Iterable[FlowText], workspace: Workspace, doubts: Doubt
         doubts: also notes what is allowed and most likely a mistake.
     """
     result = Checked()
-    looked_at: list[Problems] = []
-    places: dict[str, str] = {}
-    for text in texts:
-        document, problems = read_document(text.file, text.text.encode(errors="surrogateescape"))
-        if isinstance(document.data, dict):
-            name, version = document.data.get("flow"), document.data.get("version", 1)
-            if isinstance(name, str) and isinstance(version, int):
-                result.titles[text.file] = f"{name} v{version}"
-        program = compile_flow(problems, workspace, doubts) if document.data is not None else None
-        if program is not None:
-            if program.label in places:
-                message = f"{program} is in {places[program.label]} too"
-                problems.add(("version",), "duplicate-version", message, "give one of them another version")
-            else:
-                places[program.label] = text.file
-                result.programs.append(program)
-                result.texts[program.label] = text
-        looked_at.append(problems)
-    if doubts is not None:
-        doubts.compare()
+    with _nothing_collected():
+        looked_at = [_compile_text(text, workspace, doubts, result) for text in texts]
+        if doubts is not None:
+            doubts.compare()
     for problems in looked_at:
         result.problems.extend(problems.found)
     return result
+
+
+def _compile_text(text: FlowText, workspace: Workspace, doubts: Doubts | None, result: Checked) -> Problems:
+    """Add the program of *text* to *result*, and return its problems."""
+    document, problems = read_document(text.file, text.text.encode(errors="surrogateescape"))
+    if isinstance(document.data, dict):
+        name, version = document.data.get("flow"), document.data.get("version", 1)
+        if isinstance(name, str) and isinstance(version, int):
+            result.titles[text.file] = f"{name} v{version}"
+    program = compile_flow(problems, workspace, doubts) if document.data is not None else None
+    if program is not None:
+        same = result.texts.get(program.label)
+        if same is not None:
+            message = f"{program} is in {same.file} too"
+            problems.add(("version",), "duplicate-version", message, "give one of them another version")
+        else:
+            result.programs.append(program)
+            result.texts[program.label] = text
+    return problems
+
+
+@contextmanager
+def _nothing_collected() -> Iterator[None]:
+    """Keep the collector of cycles away while a lot is built that stays: each time it would look at all of it."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def refuse_reused_versions(checked: Checked, deployed: Mapping[str, str]) -> list[Program]:

@@ -7,6 +7,7 @@ it has parsed is turned into ours afterwards. Importing the library takes 0.3 s:
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from itertools import takewhile
 from typing import Any, Final, TextIO
 
@@ -111,6 +112,7 @@ class _LookedUpReference(_Liquid):
 # ---- parsing -------------------------------------------------------------------------------------------------------
 
 
+@lru_cache(maxsize=1_000)  # The same greeting stands in many flows, and a template never changes.
 def parse_liquid(text: str) -> Template:
     """Return the template written in *text*, which is of a size that the lexer can bear.
 
