@@ -64,3 +64,8 @@ def exit_status_of(error: Exception) -> int | None:
 def is_expected(error: Exception) -> bool:
     """Tell whether one line says enough of *error*: it is none of ours, or the operating system says what it is."""
     return isinstance(error, ExpectedError | OSError)
+
+
+def in_one_line(error: Exception) -> str:
+    """Return what went wrong, with the kind of the error where its message alone may say too little."""
+    return str(error) if isinstance(error, ExpectedError) else f"{type(error).__name__}: {error}"

@@ -18,7 +18,15 @@ from connectors.sources import SourceError
 from dataflow.cli import _failed
 from dataflow.errors import UsageError
 from operators.language.problems import FlowError, Problem
-from state.errors import ExpectedError, NewerFormatError, StateRefused, StoreError, exit_status_of, is_expected
+from state.errors import (
+    ExpectedError,
+    NewerFormatError,
+    StateRefused,
+    StoreError,
+    exit_status_of,
+    in_one_line,
+    is_expected,
+)
 
 STATUSES = {
     "ExpectedError": None,
@@ -95,3 +103,17 @@ def test_a_bug_keeps_its_traceback(error: Exception) -> None:
 def test_a_process_of_the_job_logs_what_the_system_says_without_a_traceback() -> None:
     assert is_expected(PermissionError(errno.EACCES, "Permission denied"))
     assert not is_expected(KeyError("x"))
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (StoreError("cannot write st/shards/03"), "cannot write st/shards/03"),
+        (KeyError("x"), "KeyError: 'x'"),
+        (TimeoutError(), "TimeoutError: "),
+    ],
+)
+def test_an_error_in_one_line_has_its_kind_where_the_message_alone_may_say_too_little(
+    error: Exception, line: str
+) -> None:
+    assert in_one_line(error) == line

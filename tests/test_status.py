@@ -98,6 +98,22 @@ def test_a_process_is_heard_of_before_it_has_anything_to_report() -> None:
     assert not runner.is_ready
 
 
+@pytest.mark.parametrize(("shards_to_open", "lines"), [(3, 1), (4, 0), (0, 0)])
+def test_a_job_runs_once_all_shards_are_open_unless_it_only_finishes_what_a_dead_one_began(
+    shards_to_open: int, lines: int
+) -> None:
+    log = CapturingLogger()
+    runner = JobRunner(SimpleNamespace(processes=2), log)  # type: ignore[arg-type]
+    runner._processes, runner._shards_to_open = 2, shards_to_open
+    reading, writing = os.pipe()
+    for process, shards in ((0, 0), (1, 0), (0, 2), (1, 1), (1, 1)):
+        opened = {10 * process + number: ShardStatus(0) for number in range(shards)}
+        os.write(writing, Report(1.0, Status(process, 1.0, shards=opened)).dump())
+    os.close(writing)
+    runner._listen(0, reading)
+    assert [call.args[0] for call in log.calls] == ["running"] * lines
+
+
 def test_a_process_that_hangs_is_one_line_in_the_log_and_so_is_its_going_on() -> None:
     log = CapturingLogger()
     silence = SilenceLog(log)  # type: ignore[arg-type]

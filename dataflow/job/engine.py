@@ -26,7 +26,7 @@ from dataflow.job.worker import Worker
 from dataflow.keep.recovery import FLOW_ID, SHARD_STEP, SOURCE_STEP
 from dataflow.keep.statedir import StateDir
 from dataflow.read.partition import Parcel
-from state.errors import StateRefused, is_expected
+from state.errors import StateRefused, in_one_line, is_expected
 
 IDLE_MS: Final = 5  # How long to leave a partition alone that had nothing: a part of the latency of every action.
 IDLE_MS_EACH: Final = 1.25  # To ask is work, so of many partitions each is asked less often.
@@ -49,7 +49,7 @@ def _logged(method: F) -> F:
             if isinstance(error, StateRefused):
                 worker.refusal = str(error)
                 raise
-            worker.why = f"{type(error).__name__}: {error}"
+            worker.why = in_one_line(error)
             worker.log.error("the job stops", error=worker.why, exc_info=not is_expected(error))
             raise
 

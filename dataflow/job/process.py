@@ -26,7 +26,7 @@ from dataflow.job.stopping import NOT_BEGUN_STATUS, STOP_SIGNALS, hold_stop_sign
 from dataflow.job.worker import Worker
 from dataflow.logs import Log, configure_logs, get_logger
 from dataflow.read.scanner import WHY_NOT_COMPILED
-from state.errors import is_expected
+from state.errors import in_one_line, is_expected
 
 REFUSED: Final = 2
 LOST_A_PEER: Final = "thread panic"  # As the engine calls it when another process has gone: Send or Recv thread panic.
@@ -100,7 +100,7 @@ def main(arguments: list[str]) -> int:
         reporter.start()
         worker = Worker(plan, index, log, outside, deployment)
     except Exception as error:
-        why = f"{type(error).__name__}: {error}"
+        why = in_one_line(error)
         log.error("cannot start", error=why, exc_info=not is_expected(error))
         with suppress(OSError):
             os.write(pipe, Report(time.monotonic(), Status(index, time.monotonic(), why=why)).dump())

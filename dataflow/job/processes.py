@@ -94,7 +94,7 @@ class JobRunner:
         self._readers: list[threading.Thread] = []
         self._started_s = 0.0
         self._silence = SilenceLog(log)
-        self._shards = 0
+        self._shards_to_open = 0
         self._ready: list[_Child] = []  # Started, and waiting for a plan.
         self._lookout = Lookout(log, reread, self._check, self._added)
         self._topic_watch: TopicWatch | None = None
@@ -254,7 +254,8 @@ class JobRunner:
             self.has_begun = True
         self.running.end_execution(goes_on=self._is_exchanging)
         self._change, self._is_exchanging = None, False
-        self._processes, self._shards = plan.processes, plan.shards
+        self._processes = plan.processes
+        self._shards_to_open = 0 if plan.finishes_a_run else plan.shards  # Where a dead run is finished, none counts.
         plan.addresses = _free_addresses(plan.processes)
         data = plan.dump()
         self._children, self._started_s = [], time.monotonic()
@@ -321,7 +322,7 @@ class JobRunner:
                     continue
                 self.running.take(load_report(line))
                 self.is_ready = self.is_ready or len(self.running.reports) == self._processes
-                if not self._has_said_running and self.running.open_shards >= self._shards:
+                if not self._has_said_running and 0 < self._shards_to_open <= self.running.open_shards:
                     self._has_said_running = True
                     self.log.info("running")
                 self._on_status(self.running)
