@@ -111,9 +111,14 @@ def _why(error: KafkaException, heard: Heard) -> str:
         return f"{error}; {CHECK_ADDRESS}"
     if cause.code() in (*MISSING, KafkaError.TOPIC_AUTHORIZATION_FAILED):
         return f"{cause.str()}; is the topic there, may it be described?"
-    if cause.code() < 0 and heard.reason is not None:  # The client says so itself, not a broker.
+    if _is_local(error) and heard.reason is not None:
         return "; ".join(heard.reason)
     return f"{cause.str()}; {CHECK_ADDRESS}"
+
+
+def _is_local(error: KafkaException) -> bool:
+    """Tell whether the client itself says *error*, and not a broker."""
+    return bool(error.args) and isinstance(error.args[0], KafkaError) and error.args[0].code() < 0
 
 
 def _is_passing(error: KafkaException) -> bool:
@@ -133,12 +138,19 @@ class Renewed(Generic[_Client]):
     never connects again, however well the brokers are. Only a new client helps.
 
     Args:
-        make: makes a client.
+        make: makes a client, when one is needed.
     """
 
     def __init__(self, make: Callable[[], _Client]) -> None:
         self._make = make
-        self.now = make()
+        self._client: _Client | None = None
+
+    @property
+    def now(self) -> _Client:
+        """The client."""
+        if self._client is None:
+            self._client = self._make()
+        return self._client
 
     def learn_anew(self) -> None:
         """Have the client ask which topics and partitions there are, and who leads them since when.
@@ -151,18 +163,23 @@ class Renewed(Generic[_Client]):
             # Asked for one by name, a broker may make a topic that is gone.
             if self.now.list_topics(timeout=ANSWER_TIMEOUT_S).brokers:
                 return
-        self.take_log()
-        self.close()
-        self.now = self._make()
+        self.renew()
+
+    def renew(self) -> None:
+        """Take a new client from now on."""
+        if self._client is not None:
+            self.take_log()
+            self.close()
 
     def take_log(self) -> None:
-        """Have the client hand over what it has logged: before it counts as new though it is old."""
+        """Have the client hand over what it has logged, if it logs to somebody."""
         self.now.poll(0)
 
     def close(self) -> None:
         """End the client."""
-        if isinstance(self.now, Consumer):
-            self.now.close()  # One that administers ends with its last reference.
+        if isinstance(self._client, Consumer):
+            self._client.close()
+        self._client = None  # One that administers ends with its last reference.
 
 
 def ends_now(
@@ -218,15 +235,25 @@ class KafkaTopics:
         self._log = log
         # For what can be done without, nobody waits longer than for anything else.
         self._optional_s = min(ANSWER_TIMEOUT_S, float(options.get("socket.timeout.ms", math.inf)) / 1000)
+        self._common = client_options(bootstrap, options)
         self._heard = Heard()
-        common = {
-            "socket.connection.setup.timeout.ms": SETUP_TIMEOUT_MS,
-            **client_options(bootstrap, options),
-            "log_level": 6,
-            "logger": self._heard,
-        }
-        self._admin = Renewed(lambda: AdminClient(common))
-        self._consumer = Renewed(lambda: Consumer({**common, "group.id": "nudge-looks", "enable.auto.commit": False}))
+        self._listens = True  # Until somebody has answered.
+        looks = {"group.id": "nudge-looks", "enable.auto.commit": False}
+        self._admin = Renewed(lambda: AdminClient(self._client_options()))
+        self._consumer = Renewed(lambda: Consumer({**self._client_options(), **looks}))
+
+    def _client_options(self) -> dict[str, Any]:
+        if not self._listens:
+            return self._common
+        timeout = {"socket.connection.setup.timeout.ms": SETUP_TIMEOUT_MS}
+        return {**timeout, **self._common, "log_level": 6, "logger": self._heard}
+
+    def rest(self) -> None:
+        """Go on with clients that log nothing: what they say while nobody asks would pile up for ever."""
+        if self._listens:
+            self._listens = False
+            self._admin.renew()
+            self._consumer.renew()
 
     def _asked(
         self,
@@ -245,9 +272,7 @@ class KafkaTopics:
         wait_s, said = WAIT_MAX_S / 8, ""
         for attempt in count(1):
             try:
-                answer = look(client.now)
-                client.take_log()
-                return answer
+                return look(client.now)
             except KafkaException as error:
                 client.take_log()
                 why = f"({what}): {_why(error, self._heard)}"
@@ -255,10 +280,14 @@ class KafkaTopics:
                     raise KafkaUnavailable(
                         f"Kafka at {self._bootstrap} did not answer for {patience_s:.0f} s {why}"
                     ) from error
-                if why != said and (attempt > 1 or not _is_passing(error)):
-                    self._log(f"Kafka at {self._bootstrap} does not answer {why}; trying for {patience_s:.0f} s")
-                    said = why
-                client.learn_anew()
+                if not self._listens and _is_local(error):
+                    self._listens = True  # The next attempt will tell why.
+                    client.renew()
+                else:
+                    if why != said and (attempt > 1 or not _is_passing(error)):
+                        self._log(f"Kafka at {self._bootstrap} does not answer {why}; trying for {patience_s:.0f} s")
+                        said = why
+                    client.learn_anew()
                 time.sleep(wait_s)
                 wait_s = min(wait_s * 2, WAIT_MAX_S)
         raise AssertionError("the last attempt returns or raises")

@@ -119,6 +119,7 @@ class KafkaSink:
             self._topics.create(missing, partitions=self._create or 0)
             found |= self._topics.partitions_of_all(missing)
         self._partitions |= {topic: found[name] for topic, name in zip(topics, names, strict=True)}
+        self._topics.rest()
 
     def ends(self, topics: Sequence[str], *, settled: bool = False) -> Ends:
         found = self._ends(topics)
@@ -132,6 +133,7 @@ class KafkaSink:
 
     def _ends(self, topics: Sequence[str]) -> Ends:
         found = self._topics.ends({self._prefix + topic: self._partitions[topic] for topic in topics})
+        self._topics.rest()
         return {topic: found[self._prefix + topic] for topic in topics}
 
     def read_back(self, starts: Ends) -> Iterator[Written]:

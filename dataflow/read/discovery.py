@@ -161,6 +161,7 @@ class TopicWatch:
             if source.bootstrap not in self._topics:
                 self._topics[source.bootstrap] = KafkaTopics(source.bootstrap, self._kafka)
             numbers = self._topics[source.bootstrap].partitions(source.name)
+            self._topics[source.bootstrap].rest()
             if any(_key(source.name, number) not in known for number in numbers):
                 return True
         return False

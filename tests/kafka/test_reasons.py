@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
 from connectors import kafka
@@ -77,10 +80,14 @@ def test_a_reason_counts_for_a_while_and_other_lines_change_nothing() -> None:
     assert heard.reason is None, "it may be another one by now"
 
 
-def refusal(bootstrap: str, options: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
+def refusal(
+    bootstrap: str, options: dict[str, str], monkeypatch: pytest.MonkeyPatch, *, has_rested: bool = False
+) -> str:
     monkeypatch.setattr(kafka, "ANSWER_TIMEOUT_S", 2.0)
     log: list[str] = []
-    topics = KafkaTopics(bootstrap, options, log.append, patience_s=4)
+    topics = KafkaTopics(bootstrap, options, log.append, patience_s=7 if has_rested else 4)
+    if has_rested:
+        topics.rest()
     with pytest.raises(KafkaUnavailable) as refused:
         topics.ends({"events": [0]})
     topics.close()
@@ -95,6 +102,44 @@ def test_a_closed_port_is_told_from_a_host_that_nobody_knows(monkeypatch: pytest
     unknown = refusal("nobody.invalid:9092", {}, monkeypatch)
     assert "Failed to resolve 'nobody.invalid:9092'" in unknown
     assert "this machine does not know the host" in unknown
+
+
+def test_a_job_that_has_run_for_long_is_told_why_kafka_is_away_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = refusal("127.0.0.1:1", {}, monkeypatch, has_rested=True)
+    assert "Connection refused; nothing listens there" in refused
+
+
+class Recorded:
+    """A client that only knows with which options it was made."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        made.append(options)
+
+    def poll(self, timeout: float) -> None:
+        pass
+
+    def list_topics(self, *_: object, **__: object) -> Any:
+        return SimpleNamespace(topics={}, brokers={1: "there"})
+
+    def close(self) -> None:
+        pass
+
+
+made: list[dict[str, Any]] = []
+
+
+def test_while_nobody_asks_no_client_logs_what_nobody_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    made.clear()
+    monkeypatch.setattr(kafka, "Consumer", Recorded)
+    topics = KafkaTopics("k:9092", {})
+    topics.partitions_of_all(["events"])
+    assert "logger" in made[-1]
+    topics.rest()
+    topics.partitions_of_all(["events"])
+    topics.rest()
+    topics.partitions_of_all(["events"])
+    assert len(made) == 2, "and it stays the same client"
+    assert "logger" not in made[-1]
 
 
 @pytest.mark.kafka
