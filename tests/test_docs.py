@@ -184,7 +184,8 @@ class Mistake(NamedTuple):
         elif self.text.startswith("vars:"):
             parts["steps"] += f"    {self.text}"
         else:
-            parts[re.findall(r"\w+", self.text)[0]] = self.text
+            for part in re.split(r"^(?=\w)", self.text, flags=re.M)[1:]:
+                parts[re.findall(r"\w+", part)[0]] = part
         return "".join(parts.values())
 
 

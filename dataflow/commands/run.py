@@ -33,7 +33,7 @@ PANELS: Final = {
     "Size": ("processes", "shards", "cached_users"),
     "Time": ("stop_at_end", "until", "epoch", "slack"),
     "Topics and flows": ("create_topics", "watch"),
-    "Reports": ("metrics_port", "log_level", "log_format", "json", "show_config"),
+    "Reports": ("metrics_port", "metrics_host", "log_level", "log_format", "json", "show_config"),
     "For one start after a crash": ("accept_version", "accept_difference"),
 }
 """How help is divided; what is in none stands at its end."""
