@@ -5,13 +5,16 @@ Whoever appends to a file may be amid a line. So a last line without its end is 
 
 from __future__ import annotations
 
+import os
+from hashlib import blake2b
 from pathlib import Path
 from typing import Final, NamedTuple
 
 import orjson
 
-from connectors.sources import Batch, Reached, SourceError
+from connectors.sources import Batch, Mark, Reached, SourceError
 
+WINDOW_BYTES: Final = 1 << 16  # Of what was read, so much of its beginning and of its end make up the fingerprint.
 BOM: Final = b"\xef\xbb\xbf"
 LINE_BYTES_MAX: Final = 1 << 20
 
@@ -45,6 +48,25 @@ def _is_whole(line: bytes) -> bool:
         return False
 
 
+def _fingerprint(file: int, offset: int) -> str:
+    """Return what tells the first *offset* bytes of an open file from others: "" where it has fewer."""
+    if os.fstat(file).st_size < offset:
+        return ""
+    digest = blake2b(digest_size=16)
+    for start in (0, max(0, offset - WINDOW_BYTES)):
+        digest.update(os.pread(file, min(WINDOW_BYTES, offset - start), start))
+    return digest.hexdigest()
+
+
+def is_as_read(path: Path, mark: Mark) -> bool:
+    """Tell whether what was read of the file at *path* up to *mark* is still there."""
+    if not mark:
+        return True
+    offset, seen = mark
+    with path.open("rb") as file:
+        return _fingerprint(file.fileno(), offset) == seen
+
+
 class FilePartition:
     """A JSONL file, read line by line; blank lines are skipped, but have a number.
 
@@ -53,9 +75,10 @@ class FilePartition:
 
     Args:
         position: the line to begin with.
+        mark: what `mark` said of it; without one, the lines before it are read, too.
     """
 
-    def __init__(self, path: Path, position: int = 1) -> None:
+    def __init__(self, path: Path, position: int = 1, mark: Mark = ()) -> None:
         self._path = path
         try:
             self._file = path.open("rb", buffering=1 << 20)
@@ -63,32 +86,48 @@ class FilePartition:
             raise SourceError(f"cannot read {path}: {error.strerror}: check the path") from error
         self.position = 1
         self.at_end = False
+        self._offset = 0  # Of the next line, in bytes.
+        self._first = 1  # Line of the last poll, and where each of its lines begins.
+        self._starts: list[int] = []
         self.half_line = 0
         """The number of a last line that was not read, 0 for none."""
+        if mark:
+            self._offset, seen = mark
+            if _fingerprint(self._file.fileno(), self._offset) != seen:
+                raise SourceError(f"cannot read on in {path} at line {position}: what was read is not there any more")
+            self._file.seek(self._offset)
+            self.position = position
         while self.position < position and self._next_line() is not None:
             pass
+        self._first = self.position
 
     def _next_line(self) -> bytes | None:
         """Return the next line without its end, cut where it is too large to be a record; None at the end."""
         line = self._file.readline(LINE_BYTES_MAX + 4)
         if not line:
             return None
+        length = len(line)
         if self.position == 1 and line.startswith(BOM):
             line = line[len(BOM) :]
         if not line.endswith(b"\n"):
             rest = line
             while rest and not rest.endswith(b"\n"):
                 rest = self._file.readline(LINE_BYTES_MAX)
+                length += len(rest)
             if not rest and not _is_whole(line):
                 self.half_line = self.position
                 return None
         self.position += 1
+        self._offset += length
         return line[:-2] if line.endswith(b"\r\n") else line[:-1] if line.endswith(b"\n") else line
 
     def poll(self, records_max: int) -> Batch:
         values: list[bytes] = []
         offsets: list[int] = []
+        self._first = self.position
+        starts = self._starts = []
         while len(values) < records_max:
+            starts.append(self._offset)
             line = self._next_line()
             if line is None:
                 self.at_end = True
@@ -100,6 +139,10 @@ class FilePartition:
 
     def reached_end(self) -> Reached | None:
         return None  # A file's time is that of its records; nothing else moves it.
+
+    def mark(self, position: int) -> Mark:
+        offset = self._offset if position >= self.position else self._starts[position - self._first]
+        return offset, _fingerprint(self._file.fileno(), offset)
 
     def lag(self) -> int | None:
         return 0 if self.at_end else None

@@ -22,7 +22,7 @@ from connectors.kafka import (
     ends_now,
 )
 from connectors.kafka_outage import Outage, in_words, is_of_the_connection
-from connectors.sources import Batch, Reached, SourceError
+from connectors.sources import Batch, Mark, Reached, SourceError
 
 PROBE_EVERY_S: Final = 0.02
 ASK_ALL_EVERY_S: Final = 0.1  # Also for what nobody waits: how far readers lag.
@@ -328,6 +328,9 @@ class KafkaPartition:
 
     def reached_end(self) -> Reached | None:
         return self._probe.reached(self._topic, self._partition, self.position)
+
+    def mark(self, position: int) -> Mark:
+        return ()
 
     def lag(self) -> int | None:
         end = self._probe.ends.end(self._topic, self._partition)

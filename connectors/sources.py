@@ -42,6 +42,10 @@ class Reached(NamedTuple):
     at_ms: int
 
 
+Mark = tuple[int, str] | tuple[()]
+"""Where a file goes on, as a byte offset, and what was read of it, as a fingerprint; nothing for other sources."""
+
+
 class SourcePartition(Protocol):
     """One partition of one source, read from an offset on.
 
@@ -60,6 +64,10 @@ class SourcePartition(Protocol):
 
     def lag(self) -> int | None:
         """Return how many records lie ahead, None when nobody knows."""
+        ...
+
+    def mark(self, position: int) -> Mark:
+        """Return what is needed beside *position*, one of those of the last poll or the next, to go on there."""
         ...
 
     def close(self) -> None: ...

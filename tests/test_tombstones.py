@@ -12,7 +12,7 @@ import pytest
 from confluent_kafka import Producer
 
 from connectors.kafka_source import KafkaPartition, KnownEnds
-from connectors.sources import Batch, Reached
+from connectors.sources import Batch, Mark, Reached
 from dataflow.keep.files import DiskFolder
 from dataflow.read.clock import SteadyClock
 from dataflow.read.intake import Intake
@@ -79,6 +79,9 @@ class Reader:
 
     def reached_end(self) -> Reached | None:
         return self.reached
+
+    def mark(self, position: int) -> Mark:
+        return ()
 
     def lag(self) -> int | None:
         return 0

@@ -57,7 +57,7 @@ def _logged(method: F) -> F:
 
 
 class _Partition(StatefulSourcePartition[tuple[str, Parcel], list[int]]):
-    def __init__(self, worker: Worker, number: int, resumed: list[int] | None) -> None:
+    def __init__(self, worker: Worker, number: int, resumed: list[Any] | None) -> None:
         self.worker = worker
         self._port = PartitionPort(worker, number, resumed)
         partitions = len(worker.plan.partitions) / worker.plan.processes
@@ -71,7 +71,7 @@ class _Partition(StatefulSourcePartition[tuple[str, Parcel], list[int]]):
         return datetime.now(UTC) + self._idle if self._port.is_idle else None
 
     @_logged
-    def snapshot(self) -> list[int]:
+    def snapshot(self) -> list[Any]:
         return self._port.snapshot()
 
     def close(self) -> None:

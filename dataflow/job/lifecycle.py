@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
 
+from connectors.file_source import is_as_read
 from connectors.sinks import Ends, Sink
 from dataflow.errors import UsageError
 from dataflow.flows import Loaded
@@ -292,7 +294,7 @@ class Course:
         """Refuse sources that have less than what has been read of them: they are not those that they were."""
         there = {one.key: one for one in partitions}
         for key in dict.fromkeys([*file.partitions, *cut.sources]):
-            position = cut.sources.get(key, [0])[0]
+            position, _, *mark = cut.sources.get(key, [0, -1])
             known = file.topic_ids.get(key, "")
             if key not in there:
                 what = "is gone"
@@ -300,6 +302,8 @@ class Course:
                 what = "belongs to a topic that was deleted and created again: other records are at the same offsets"
             elif there[key].kind == "file" and position > (there[key].end or 0):
                 what = f"was read up to line {position - 1}, and has only {(there[key].end or 1) - 1} now"
+            elif there[key].kind == "file" and not is_as_read(Path(there[key].topic), tuple(mark)):
+                what = f"was read up to line {position - 1}, and what was read is not in it any more"
             else:
                 continue
             raise UsageError(
@@ -509,7 +513,7 @@ class Course:
             flows=flows,
             workspace=workspace,
             read_back=read_back,
-            positions={key: position for key, (position, _) in cut.sources.items()},
+            positions={key: source[0] for key, source in cut.sources.items()},
             epoch_s=job.epoch_ms / 1000,
             users_in_memory=max(USERS_IN_MEMORY_MIN, job.cached_users * job.processes // file.shards),
             log_level=job.log_level,
@@ -553,7 +557,7 @@ def check_flows(loaded: Loaded, file: StateFile, totals: Callable[[], Totals]) -
 
 def _time_of_sources(file: StateFile, cut: Cut) -> int:
     """Return up to where the sources have let time come at *cut*: one that was read to its end holds nobody back."""
-    known = [(key, *cut.sources.get(key, (0, -1))) for key in file.partitions]
+    known = [(key, *cut.sources.get(key, (0, -1))[:2]) for key in file.partitions]
     still_read = [at_ms for key, offset, at_ms in known if key not in file.run.ends or offset < file.run.ends[key]]
     return min(still_read) if still_read else max((at_ms for _, _, at_ms in known), default=-1)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from connectors.sinks import Sink
-from connectors.sources import SourcePartition
+from connectors.sources import Mark, SourcePartition
 from dataflow.job.plan import Plan
 from dataflow.keep.files import Folder
 from dataflow.keep.statedir import StateDir
@@ -38,8 +38,8 @@ class Outside(Protocol):
         """Open the store of a shard."""
         ...
 
-    def reader(self, partition: PartitionPlan, position: int) -> SourcePartition:
-        """Open a source partition, to be read from *position* on."""
+    def reader(self, partition: PartitionPlan, position: int, mark: Mark) -> SourcePartition:
+        """Open a source partition, to be read from *position* on, as its *mark* was then."""
         ...
 
     def all_at_once(self, tasks: Sequence[Callable[[], None]]) -> None:
@@ -80,11 +80,11 @@ class Machine:
     def backend(self, shard: int) -> Backend:
         return RocksBackend(self._state.shard(shard))
 
-    def reader(self, partition: PartitionPlan, position: int) -> SourcePartition:
+    def reader(self, partition: PartitionPlan, position: int, mark: Mark) -> SourcePartition:
         if partition.kind == "file":
             from connectors.file_source import FilePartition
 
-            return FilePartition(Path(partition.topic), position)
+            return FilePartition(Path(partition.topic), position, mark)
         from connectors.kafka_source import EndProbe, KafkaPartition
 
         plan, bootstrap = self.plan, partition.bootstrap

@@ -17,7 +17,7 @@ from state.shards import ShardKeys
 class PartitionPort:
     """One source partition: brings what it says to the shards."""
 
-    def __init__(self, worker: Worker, number: int, resumed: list[int] | None) -> None:
+    def __init__(self, worker: Worker, number: int, resumed: list[Any] | None) -> None:
         self.worker = worker
         self._partition = worker.open_partition(number, resumed)
         self._keys = ShardKeys(worker.plan.shard_keys, worker.plan.shards).names
@@ -56,7 +56,7 @@ class PartitionPort:
         self._goads = bool(behind)
         return [Parcel(shard, self._number, -1, OPEN, [], []) for shard in sorted(behind - addressed)]
 
-    def snapshot(self) -> list[int]:
+    def snapshot(self) -> list[Any]:
         """Return where to go on, `[next offset, stream time]`, at the end of an epoch."""
         return self._partition.snapshot()
 

@@ -251,10 +251,10 @@ class Worker:
 
     # ---- sources -----------------------------------------------------------------------------------------------
 
-    def open_partition(self, number: int, resumed: list[int] | None) -> Partition:
+    def open_partition(self, number: int, resumed: list[Any] | None) -> Partition:
         """Return source partition *number*, to go on from its snapshot *resumed*."""
         plan = self.plan.partitions[number]
-        position, stream_ms = resumed if resumed is not None else (plan.start, plan.begin_ms)
+        position, stream_ms, *mark = resumed if resumed is not None else (plan.start, plan.begin_ms)
         noted = [pair for pair in read_progress(self.outside.progress, plan.key) if pair[0] >= position]
         is_file, records = plan.kind == "file", self._formats[plan.format]
         intake = Intake(
@@ -271,7 +271,7 @@ class Worker:
         intake.time.reach_at(position)
         partition = Partition(
             number,
-            self.outside.reader(plan, position),
+            self.outside.reader(plan, position, tuple(mark)),
             intake,
             ProgressLog(self.outside.progress, plan.key, position, self._by_the_end_of_the_epoch),
             shards=self.plan.shards,

@@ -7,7 +7,7 @@ the progress log has where it ends and what time it is, so that a replay gives e
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from connectors.sources import SourcePartition
 from dataflow.read.clock import SteadyClock
@@ -234,10 +234,10 @@ class Partition:
             return self._wait_for(mark_ms)
         return ()
 
-    def snapshot(self) -> list[int]:
+    def snapshot(self) -> list[Any]:
         """Return where to go on after this epoch, and at which time."""
         self._progress.roll(self.position)
-        return [self.position, self.time.now_ms]
+        return [self.position, self.time.now_ms, *self._reader.mark(self.position)]
 
     def close(self) -> None:
         self._reader.close()

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from zlib import crc32
 
 from connectors.sinks import Ends, Written
-from connectors.sources import Batch, Reached
+from connectors.sources import Batch, Mark, Reached
 from dataflow.read.clock import SteadyClock
 from tests.simulation.fate import Fate
 
@@ -97,6 +97,9 @@ class SimulatedReader:
         if not self._silent and self._chance.random() < 0.5:
             self.ask()
         return self._reached if self._reached is not None and self._reached.offset == self.position else None
+
+    def mark(self, position: int) -> Mark:
+        return ()
 
     def lag(self) -> int | None:
         return None

@@ -9,6 +9,7 @@ from random import Random
 import msgspec
 
 from connectors.sinks import Sink
+from connectors.sources import Mark
 from connectors.sources import SourcePartition as Reader
 from dataflow.allowance import Turns
 from dataflow.errors import UsageError
@@ -96,7 +97,7 @@ class SimulatedOutside:
         world = self._world
         return SimulatedBackend(world.rows.setdefault(shard, Rows()), world.fate)
 
-    def reader(self, partition: PartitionPlan, position: int) -> Reader:
+    def reader(self, partition: PartitionPlan, position: int, mark: Mark) -> Reader:
         world = self._world
         return SimulatedReader(world._partition(partition.key), position, world.clock, self.clock, world.chance)
 

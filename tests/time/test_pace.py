@@ -13,7 +13,7 @@ from confluent_kafka import TopicPartition
 
 from connectors import kafka_source
 from connectors.kafka_source import EndProbe
-from connectors.sources import Batch, Reached
+from connectors.sources import Batch, Mark, Reached
 from dataflow.keep.files import DiskFolder
 from dataflow.read.clock import SteadyClock
 from dataflow.read.intake import Intake
@@ -48,6 +48,9 @@ class Source:
     def reached_end(self) -> Reached | None:
         self.questions += 1
         return None if self.reached_ms is None else Reached(self.position, self.reached_ms)
+
+    def mark(self, position: int) -> Mark:
+        return ()
 
     def lag(self) -> int | None:
         return None

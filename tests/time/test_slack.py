@@ -60,7 +60,7 @@ def test_time_at_the_end_of_each_partition_keeps_the_slack_of_its_own_topic(
     log = structlog.get_logger()
     machine = Machine(plan, log.warning, 1)
     monkeypatch.setattr(machine, "clock", SteadyClock(lambda: START, lambda: START))
-    monkeypatch.setattr(machine, "reader", lambda partition, position: Reader(Broker(1), 0, position, ends))
+    monkeypatch.setattr(machine, "reader", lambda partition, position, mark: Reader(Broker(1), 0, position, ends))
     worker = Worker(plan, 0, log, machine)
     try:
         ports = [PartitionPort(worker, number, None) for number in range(2)]

@@ -13,7 +13,7 @@ from typing import Any
 from zlib import crc32
 
 from connectors.kafka_source import KnownEnds
-from connectors.sources import Batch, Reached
+from connectors.sources import Batch, Mark, Reached
 from dataflow.keep.files import DiskFolder
 from dataflow.read.clock import SteadyClock
 from dataflow.read.intake import Intake
@@ -65,6 +65,9 @@ class Reader:
 
     def reached_end(self) -> Reached | None:
         return self._ends.reached("events", self._partition, self.position)
+
+    def mark(self, position: int) -> Mark:
+        return ()
 
     def lag(self) -> int | None:
         end = self._ends.end("events", self._partition)
