@@ -16,6 +16,7 @@ from dataflow.read.disorder import Disorder
 from dataflow.read.streamtime import StreamTime
 from operators.language.values import DAY, HOUR
 from state.iso import format_ms
+from tests.test_run import small_run
 
 START = 1_795_420_800_000  # 2026-11-23T08:00Z
 FLOW = "flow: f\ntrigger: {event: a}\nsteps: [{wait: 1h}, {send: webhook, template: t}]\n"
@@ -142,3 +143,15 @@ def test_the_table_of_a_simulation_has_who_converted(tmp_path: Path, capsys: Cap
     assert main(["simulate", str(tmp_path / "f.yaml"), "--events", str(tmp_path / "events.jsonl")]) == 0
     head, row = capsys.readouterr().out.splitlines()[:2]
     assert (head.split()[:3], row.split()[2:4]) == (["flow", "entered", "converted"], ["1", "1"])
+
+
+def test_a_job_says_once_what_most_records_of_a_source_look_like(tmp_path: Path) -> None:
+    lines = [json.dumps({"userId": f"u{number}", "event": "a", "type": "track"}) + "\n" for number in range(50)]
+    (tmp_path / "events.jsonl").write_text("".join(lines))
+    done = small_run(tmp_path, f"file:{tmp_path}/events.jsonl", f"file:{tmp_path}/out", "--log-format", "json")
+    assert done.returncode == 0
+    told = [json.loads(line)["event"] for line in done.stderr.splitlines() if "cannot be read" in line]
+    assert len(told) == 1
+    assert told[0].startswith("50 of the first 50 records of ")
+    assert "the format may be Segment's" in told[0]
+    assert "(such as offset 1); they are dead letters" in told[0]

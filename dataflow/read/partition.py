@@ -27,6 +27,7 @@ MARK_ALL_EVERY_S: Final = 0.5  # Also those that wait for nothing.
 PARCEL_S: Final = 3e-6  # What a parcel without records costs, from here to what the shard makes of it.
 MARKS_SHARE: Final = 0.1  # Of the time of a process.
 WARN_EVERY_MS: Final = 600_000
+RECORDS_TO_JUDGE: Final = 20  # So many say what a source that goes on looks like.
 
 
 class Parcel(NamedTuple):
@@ -114,6 +115,7 @@ class Partition:
         self._told_ms = self._told_all_ms = -1
         self._by_clock_ms = -1  # What the clock said, as long as no record came since.
         self._warned_at = -WARN_EVERY_MS
+        self._has_told_of_dead = False
 
     def step(self) -> list[Parcel]:
         """Read what is there and return what goes out."""
@@ -134,6 +136,8 @@ class Partition:
                 # The clock has moved time since the last note, and these records are raised to it.
                 self._note(self.position, self.time.now_ms)
             by_shard, dead = intake.take(batch)
+            if dead and not self._has_told_of_dead:
+                self._tell_of_dead(dead)
             if end is None and batch.arrived_ms is not None:
                 self._compare_with_the_clock(batch.arrived_ms)
         elif end is None:
@@ -195,6 +199,19 @@ class Partition:
                 else f"records of {self._name} came {self.late_ms / 1000:.1f} s later than the slack allows: waits may "
                 "have ended before them; compare the clocks, or let --slack be longer"
             )
+
+    def _tell_of_dead(self, dead: list[DeadLetter]) -> None:
+        """Say once that most records cannot be read for one reason, and what they look like."""
+        records = self.intake.counts.records
+        reason, number = max(self.intake.counts.dead.items(), key=lambda one: one[1])
+        first = next((one for one in dead if one.reason == reason), None)
+        if first is None or 2 * number <= records or (records < RECORDS_TO_JUDGE and not self.is_finished):
+            return
+        self._has_told_of_dead = True
+        self._warn(
+            f"{number} of the first {records} records of {self._name} cannot be read: {first.detail} (such as offset "
+            f"{first.offset}); they are dead letters"
+        )
 
     def _note(self, position: int, stream_ms: int) -> None:
         self._progress.note(position, stream_ms)
