@@ -78,8 +78,8 @@ log.retention.bytes=-1
 # Larger than any record that the job has to refuse.
 message.max.bytes=16777216
 replica.fetch.max.bytes=16777216
-# Back quickly after a kill or a pause.
-broker.heartbeat.interval.ms=250
+# Back quickly after a kill or a pause. Clients that look while the broker has no session may be lost (librdkafka 5301).
+broker.heartbeat.interval.ms=100
 broker.session.timeout.ms=2000
 log.segment.delete.delay.ms=1000
 log.cleaner.dedupe.buffer.size=4194304
