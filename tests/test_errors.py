@@ -51,6 +51,7 @@ CAUGHT_WHERE_THEY_ARISE = {
     "TemplateFailed": "the journey fails, and goes on record",
     "MissingValue": "the template is missing as a whole",
     "_Broken": "the audit has noted the shard as damaged",
+    "NotJson": "the file is read as YAML instead",
 }
 """What never reaches the end of a command. If it does, that is a bug."""
 
