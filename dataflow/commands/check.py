@@ -35,7 +35,8 @@ def check(
 
     workspace_path = find_workspace(flows, config)
     workspace, found = read_workspace(shown_path(workspace_path), read_workspace_file(workspace_path))
-    typer.echo(f"workspace file: {shown_path(workspace_path) or 'none'}", err=True)
+    if workspace_path is not None:
+        typer.echo(f"workspace file: {shown_path(workspace_path)}", err=True)
     result = compile_texts(read_flows(flows), workspace, Doubts(now_ms=int(time.time() * 1000)))
     problems: list[Problem] = [*found, *result.problems]
     if strict:
