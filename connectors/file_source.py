@@ -95,7 +95,13 @@ class FilePartition:
             self._offset, seen = mark
             if _fingerprint(self._file.fileno(), self._offset) != seen:
                 raise SourceError(f"cannot read on in {path} at line {position}: what was read is not there any more")
-            self._file.seek(self._offset)
+            self._file.seek(max(0, self._offset - 1))
+            if self._offset and self._file.read(1) != b"\n":
+                # The last line was read without its end: what has been written behind it since belongs to it.
+                while rest := self._file.readline(LINE_BYTES_MAX):
+                    self._offset += len(rest)
+                    if rest.endswith(b"\n"):
+                        break
             self.position = position
         while self.position < position and self._next_line() is not None:
             pass

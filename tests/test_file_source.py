@@ -149,6 +149,25 @@ def test_a_file_that_was_replaced_or_cut_is_not_read_on(tmp_path: Path, now: byt
             FilePartition(path, 3, mark)
 
 
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b" \n"])
+def test_a_last_line_that_was_read_without_its_end_gets_it_later_and_no_line_has_another_number(
+    tmp_path: Path, end: bytes
+) -> None:
+    path = tmp_path / "events.jsonl"
+    path.write_bytes(lines(ANN) + BOB)
+    reader = FilePartition(path)
+    reader.poll(100)
+    mark = reader.mark(reader.position)
+    reader.close()
+    assert FilePartition(path, 3, mark).poll(100).values == []
+    path.write_bytes(lines(ANN) + BOB + end + lines(ANN, BOB))
+    goes_on = FilePartition(path, 3, mark)
+    batch = goes_on.poll(100)
+    assert (batch.offsets, batch.values) == ([3, 4], [ANN, BOB])
+    assert goes_on.mark(5) == (path.stat().st_size, goes_on.mark(5)[1])
+    goes_on.close()
+
+
 def test_a_change_near_the_end_of_what_was_read_of_a_large_file_is_seen(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     text = lines(*[ANN] * 20_000)
