@@ -10,7 +10,7 @@ from state.backend import Backend
 from state.errors import NewerFormatError, StateRefused
 from state.rows import META
 
-STORE_FORMAT: Final = 2
+STORE_FORMAT: Final = 3
 
 
 class Meta(msgspec.Struct, array_like=True):

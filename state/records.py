@@ -53,6 +53,8 @@ class Input(msgspec.Struct, array_like=True, gc=False):
     counted, and nobody looks into them. `hits` are the numbers of the interests that the event satisfies
     (`operators/conditions/index.py`). `source` and `offset` are its place: the number of the source partition, in order
     of topic and partition, and the offset there.
+
+    `kind` tells what kind of record it is; `fields` holds the whole object of a receipt or a membership.
     """
 
     user_id: str
@@ -66,6 +68,8 @@ class Input(msgspec.Struct, array_like=True, gc=False):
     hits: tuple[int, ...]
     source: int
     offset: int
+    kind: int = EVENT
+    fields: dict[str, Any] | None = None
 
     def parse_properties(self) -> dict[str, Any]:
         """Return the event's properties; the first call parses their text, and `body` is the object from then on."""

@@ -124,8 +124,9 @@ class ShardStore:
         """Whether the last commit was in format 1, in which users have no timer for what they wait for in a flow that
         is paused."""
         if self.is_of_format_1:
-            meta.format, meta.fired_ms, meta.totals = STORE_FORMAT, meta.time_ms, {}
+            meta.fired_ms, meta.totals = meta.time_ms, {}
             self.counted.update(self.totals)
+        meta.format = STORE_FORMAT
 
     # ---- users -------------------------------------------------------------------------------------------------
 

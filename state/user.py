@@ -12,7 +12,7 @@ import msgspec
 
 from state.errors import NewerFormatError, StateRefused
 
-USER_FORMAT: Final = 1
+USER_FORMAT: Final = 2
 NEVER: Final = 2**62  # A due time that no clock reaches; fits a signed 64-bit integer.
 PARKED: Final = NEVER + 1  # Of a wake-up that fell due while its flow was paused: it is due at the resume.
 
@@ -38,7 +38,9 @@ class Journey(msgspec.Struct, array_like=True, gc=False):
 
     `number` orders the journeys of a user by entry. `entry` holds the trigger event's properties; `event` those of
     the event that moved the journey last, None while that is the trigger. `cause` is (message_id, event name).
-    `tallies` counts the events of each `did .. since: entry` clause, by its number in the program.
+    `tallies` counts the events of each `did .. since: entry` clause, by its number in the program. `results` holds, for
+    each send step that a `result_of` asks about, what has become of its latest visit: the statuses in the order in which
+    they came.
     """
 
     flow: str
@@ -53,6 +55,7 @@ class Journey(msgspec.Struct, array_like=True, gc=False):
     branches: list[Branch]
     visits: dict[str, int]
     tallies: dict[str, int]
+    results: dict[str, list[str]] = {}
 
 
 class User(msgspec.Struct, array_like=True, gc=False):
@@ -63,6 +66,10 @@ class User(msgspec.Struct, array_like=True, gc=False):
     times of the latest matching events, or their bare number where there is no window. `entries` holds, per flow
     (and key value), the times of the latest entries. `day` is the day, counted from 1970 UTC, at which what nobody asks
     for any more is dropped, 0 when nothing of it is left.
+
+    `audiences` maps the audiences that the user is in to the member's row. `sends` holds the times of the latest
+    marketing messages, per channel and over all (""), as far as caps ask for them. `trials` holds, per experiment, what
+    the user is in. `runs` maps a flow to the planned time of its latest run that the user has done.
     """
 
     format: int = USER_FORMAT
@@ -74,11 +81,26 @@ class User(msgspec.Struct, array_like=True, gc=False):
     windows: dict[str, list[int] | int] = {}
     entries: dict[str, list[int]] = {}
     day: int = 0
+    audiences: dict[str, dict[str, Any]] = {}
+    sends: dict[str, list[int]] = {}
+    trials: dict[str, Any] = {}
+    runs: dict[str, int] = {}
 
     @property
     def is_blank(self) -> bool:
         """Tell whether nothing at all is remembered, so that the row can go."""
-        return not (self.seq or self.profile or self.journeys or self.seen or self.windows or self.entries)
+        return not (
+            self.seq
+            or self.profile
+            or self.journeys
+            or self.seen
+            or self.windows
+            or self.entries
+            or self.audiences
+            or self.sends
+            or self.trials
+            or self.runs
+        )
 
 
 _encode_user = msgspec.msgpack.Encoder().encode
@@ -113,6 +135,7 @@ def load_user(row: bytes) -> User:
             f"a user's row has format {written}, this version of nudge reads up to {USER_FORMAT}: "
             "use the version that wrote it, or a newer one"
         )
+    user.format = USER_FORMAT
     return user
 
 

@@ -24,7 +24,7 @@ from dataflow.keep.files import DiskFolder, Folder
 from operators.ids import label_of
 from state.shards import ShardKeys
 
-STATE_FORMAT: Final = 2
+STATE_FORMAT: Final = 3
 """2: the engine's keys of shards are names from a table; a state of format 1 has their numbers, and keeps them."""
 STATE_FILE: Final = "nudge.json"
 RESTORE: Final = "restore the whole state directory from one backup"
