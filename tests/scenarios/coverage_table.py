@@ -49,6 +49,7 @@ FINE_PRINT = [
     *(f"U{n}" for n in range(1, 11)),
     *(f"J{n}" for n in range(1, 9)),
     *(f"C{n}" for n in range(1, 9)),
+    *(f"F{n}" for n in range(1, 5)),
 ]
 
 COMMAND_TESTS = {  # By functions of test_scenarios.py, where the command itself is what is tested.
@@ -95,7 +96,6 @@ NOT_COVERED = {
 }
 
 PARTLY = {
-    "T5": "All reasons but `unknown_format`, which only other formats than `native` have.",
     "T7": "That receipts and memberships are told apart from events; what they do comes with them.",
     "E2": "`reentry` and `concurrent`; `limit` comes later.",
     "E3": "Event triggers; audience rows come with audience triggers.",
