@@ -8,7 +8,7 @@ crash still takes all of it back.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from heapq import heappop, heappush
 from itertools import filterfalse, islice
 from operator import itemgetter
@@ -74,6 +74,7 @@ class ShardStore:
         changed_users: how many may have changed before a part of the next commit is spilled.
         due_of: when a user has to be looked at next; by default at the earliest wake-up.
         owner: whose shard this has to be; any, if empty.
+        keeps_undo: whether it may be rolled back.
 
     Raises:
         StateRefused: the store is of a newer format, damaged, or somebody else's.
@@ -87,8 +88,10 @@ class ShardStore:
         changed_users: int = 100_000,
         due_of: Callable[[User], int] | None = None,
         owner: str = "",
+        keeps_undo: bool = True,
     ) -> None:
         self._backend = backend
+        self._keeps_undo = keeps_undo
         self._owner = owner
         self._due_of = due_of or earliest_wake
         self._cached_users = cached_users
@@ -225,6 +228,19 @@ class ShardStore:
         self.meta_changed = True
         if not self._resumed:
             self._resume = None
+
+    # ---- audiences ---------------------------------------------------------------------------------------------
+
+    def members(self, audiences: Collection[str], after: str, most: int) -> list[str]:
+        """Return the ids of the users behind *after* who are in any of *audiences*, in order, at most so many.
+
+        As of the last write; who has joined since is missing.
+        """
+        found = []
+        for user_id, row in user_rows(self._backend):
+            if user_id.decode() > after and not load_user(row).audiences.keys().isdisjoint(audiences):
+                found.append(user_id.decode())
+        return found[:most]
 
     # ---- timers ------------------------------------------------------------------------------------------------
 
@@ -387,7 +403,8 @@ class ShardStore:
             self._rows = {}
         if self.meta.inside >= 0:
             self.meta.inside += entered
-        put(undo_key(commit, self._spilled), dump_undo(before))
+        if self._keeps_undo:
+            put(undo_key(commit, self._spilled), dump_undo(before))
 
     def _settle(self) -> None:
         """After a write: nothing has changed, all timers are rows, and the cache goes back to its size."""

@@ -107,12 +107,16 @@ class Intake:
         self._scanner = records.scanner(prefix=self._prefix, source=source, shards=shards, head_ms=head_ms)
         self.time = time or StreamTime()
         self.counts = Counts()
+        self.first_ms = -1
+        """When the first record since the start came, -1 as long as there was none."""
 
     def take(self, batch: Batch) -> tuple[dict[int, Inputs], list[DeadLetter]]:
         """Return what each shard gets of *batch*, and what could not be read."""
         dead: list[DeadLetter] = []
         by_shard: dict[int, Inputs] = {}
         self.counts.records += len(batch.values)
+        if self.first_ms < 0:
+            self.first_ms = self._first_of(batch)
         time = self.time
         if self._scanner is not None and not time.is_replayed:
 
@@ -172,6 +176,20 @@ class Intake:
             self._source,
             offset,
         )
+
+    def _first_of(self, batch: Batch) -> int:
+        """Return the stream time of the first record in *batch* that can be read, -1 if none can."""
+        for position, raw in enumerate(batch.values):
+            self.time.reach_at(batch.offsets[position])
+            record = self._decode(raw)
+            if isinstance(record, Record):
+                arrived_ms = None if batch.arrived_ms is None else batch.arrived_ms[position]
+                return max(self.time.now_ms, self._own_time(record) if arrived_ms is None else arrived_ms)
+        return -1
+
+    def take_updates(self) -> Sequence[tuple[str, int]]:
+        """Return which audiences were updated since the last call, and when."""
+        return ()
 
     def _own_time(self, record: Record) -> int:
         """Return when *record* says that it came; without a word, with the one before it."""

@@ -14,7 +14,7 @@ from datetime import date
 from typing import Final, Protocol
 from zoneinfo import ZoneInfo
 
-from operators.language.localtime import DAY_S, local_date_and_time, moment_of_local, weekday_of
+from operators.language.localtime import local_date_and_time, moment_of_local, weekday_of
 from operators.language.problems import BadValue, did_you_mean
 from state.iso import TIME_MS_MAX
 

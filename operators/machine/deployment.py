@@ -52,6 +52,8 @@ class Deployment:
         self.programs = {(program.name, program.version): program for program in running}
         self.entering = sorted(_entering(running), key=lambda program: (-program.priority, program.name))
         self.entering_by_name = {program.name: program for program in self.entering}
+        self.scheduled = [program for program in self.entering if program.runs is not None]
+        """Those in which users enter by runs over audiences."""
         self.topics = {channel.name: channel.topic for program in running for channel in program.channels}
         """The topic of every channel that a flow in force sends to."""
         self.paused = sorted(program.label for program in running if program.is_paused)

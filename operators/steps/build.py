@@ -105,7 +105,7 @@ class Build:
 
     Places are given relative to the step that is being built. `nodes` are the steps by id. `wants` has every event that
     somebody wants, `clauses` every `did` with the event that it counts, `channels` those that are sent to, by name,
-    `local_moments` the ms of the moments that would be others in UTC, by their paths. `is_lost` says that somewhere a
+    `local_moments` the ms of the moments that would be others in UTC, by their paths. `zone` is that of the flow. `is_lost` says that somewhere a
     journey goes on at a step that is not known.
 
     Args:
@@ -132,7 +132,7 @@ class Build:
         self._workspace = workspace
         self._kinds = kinds
         self._not_yet = not_yet
-        self._zone = zone
+        self.zone = zone
         self._references: list[Reference] = []
         self._lists: dict[Path, Node | None] = {}
         self._steps = 0
@@ -375,7 +375,7 @@ class Build:
         return raw
 
     def _resolve(self, written: Moment, path: Path) -> int:
-        moment_ms = written.ms_in(self._zone)
+        moment_ms = written.ms_in(self.zone)
         if moment_ms != written.ms_in_utc():
             self.local_moments[path] = moment_ms
         return moment_ms
