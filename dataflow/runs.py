@@ -9,6 +9,7 @@ member at the planned time gets the mark, too: joining later, nobody is taken fo
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from heapq import merge
 from typing import Final
 
 from operators.machine.deployment import Deployment
@@ -114,7 +115,7 @@ class AudienceRuns:
             if not self._is_begun:
                 self._is_begun = True
                 self._store.spill()  # Who has joined by now is among the rows then.
-            found = self._store.members(self._audiences(run), run.cursor, MEMBERS_AT_ONCE)
+            found = self._members_behind(run)
             if found:
                 self._store.prefetch(found)
                 self._members = found[::-1]
@@ -146,10 +147,20 @@ class AudienceRuns:
             self._fire(user_id, user, run.at_ms)
             on_run(self._deployment, user_id, user, flows, run.at_ms, self._out)
 
-    def _audiences(self, run: Run) -> list[str]:
+    def _members_behind(self, run: Run) -> list[str]:
+        """Return the next members of the run's audiences behind its cursor, in order."""
         programs = (self._deployment.entering_by_name.get(flow) for flow in run.flows)
-        found = [program.runs.audiences for program in programs if program is not None and program.runs is not None]
-        return sorted({audience for audiences in found for audience in audiences})
+        runs = [program.runs for program in programs if program is not None and program.runs is not None]
+        audiences = {audience for one in runs for audience in one.audiences}
+        found: list[str] = []
+        last = run.cursor
+        for user_id in merge(*(self._store.members(audience, run.cursor) for audience in audiences)):
+            if user_id > last:
+                found.append(user_id)
+                last = user_id
+                if len(found) == MEMBERS_AT_ONCE:
+                    break
+        return found
 
     def _note_changes(self) -> None:
         if self._planner.has_changed:

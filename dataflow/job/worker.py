@@ -268,6 +268,7 @@ class Worker:
             time=StreamTime(stream_ms, noted),
             is_file=is_file,
             head_ms=head_time(Path(plan.topic), records) if is_file and stream_ms <= 0 else 0,
+            watched=self.deployment.watched,
         )
         intake.time.reach_at(position)
         intake.first_ms = min((at for offset, at in noted if offset == position and at > stream_ms), default=-1)
@@ -296,8 +297,9 @@ class Worker:
         """Tell whether *partition* has to wait, since it is ahead of the others and shards hold many records already.
 
         With several topics records wait in the shards for what belongs before them, as they do with one for a run over
-        audiences that cannot be decided yet. So somebody who is far ahead would fill the memory. Who is furthest behind never waits, and moves time; except in a replay, where partitions halt
-        at once where the dead run had come to, and what was held there is held again.
+        audiences that cannot be decided yet. So somebody who is far ahead would fill the memory. Who is furthest behind
+        never waits, and moves time; except in a replay, where partitions halt at once where the dead run had come to,
+        and what was held there is held again.
         """
         if self._replays or self._held < self.held_max:
             return False
@@ -345,9 +347,12 @@ class Worker:
                 records=sum(one.records for one in read),
                 tombstones=sum(one.tombstones for one in read),
                 relevant=sum(one.relevant for one in read),
-                unsupported=sum(one.unsupported for one in read),
+                receipts=sum(one.receipts for one in read),
+                memberships=sum(one.memberships for one in read),
+                updates=sum(one.updates for one in read),
                 duplicates=sum(out.duplicates for out in outboxes),
                 too_large=sum(out.too_large for out in outboxes),
+                memberships_cut=sum(out.memberships_cut for out in outboxes),
                 ids_forgotten=sum(out.ids_forgotten for out in outboxes),
                 actions=self.emitter.actions,
                 journal=self.emitter.journal,

@@ -6,7 +6,7 @@ comes from the transport (a Kafka record's timestamp), else from `received_at`, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -16,10 +16,12 @@ from connectors.file_source import FilePartition
 from connectors.sources import Batch
 from dataflow.read.streamtime import StreamTime
 from operators.conditions.index import NO_HITS, MatchIndex
+from operators.language.schedule import Schedule
 from state.iso import TIME_MS_MAX
 from state.outgoing import RAW_KEPT_BYTES, DeadLetter
-from state.records import EVENT, IDENTIFY, Input, Inputs, Record, Reject, pack
+from state.records import EVENT, MEMBERSHIP, RECEIPT, UPDATED, Input, Inputs, Record, Reject, pack
 from state.shards import shard_of
+from state.user import NEVER
 
 # Stamps in ns and the like. Taken for a time, a single one would let all waits end at once.
 _NO_TIME: Final = Reject("bad_time", "the transport's stamp of the record lies beyond the year 9999")
@@ -63,13 +65,18 @@ class Format(Protocol):
 
 
 class Counts(msgspec.Struct):
-    """What one source partition has read since the process started. Tombstones are no records."""
+    """What one source partition has read since the process started. Tombstones are no records.
+
+    `updates` are the records which say that an update of an audience is complete.
+    """
 
     records: int = 0
     tombstones: int = 0
     relevant: int = 0
     dead: dict[str, int] = {}
-    unsupported: int = 0
+    receipts: int = 0
+    memberships: int = 0
+    updates: int = 0
 
 
 class Intake:
@@ -81,6 +88,7 @@ class Intake:
         time: the partition's stream time, which the records move on.
         is_file: default message ids are `<name>-<line>` instead of `<topic>-<partition>-<offset>`.
         head_ms: the stream time of records without any, before the first that has one.
+        watched: the audiences of which somebody wants to know when they were updated, and the schedules of those runs.
     """
 
     def __init__(
@@ -95,6 +103,7 @@ class Intake:
         time: StreamTime | None = None,
         is_file: bool = False,
         head_ms: int = 0,
+        watched: Mapping[str, Sequence[Schedule]] | None = None,
     ) -> None:
         self._matchers = index.matchers
         self._decode = records.decode
@@ -109,6 +118,9 @@ class Intake:
         self.counts = Counts()
         self.first_ms = -1
         """When the first record since the start came, -1 as long as there was none."""
+        self._watched = watched or {}
+        self._updates: list[tuple[str, int]] = []
+        self._next_update: dict[str, int] = {}  # From when on another update of an audience would be news.
 
     def take(self, batch: Batch) -> tuple[dict[int, Inputs], list[DeadLetter]]:
         """Return what each shard gets of *batch*, and what could not be read."""
@@ -151,16 +163,21 @@ class Intake:
             dead.append(self._dead_letter(offset, raw, record))  # It does not move time.
             return None
         now = self.time.reach(self._own_time(record) if arrived_ms is None else arrived_ms)
-        if record.kind == EVENT:
+        kind, hits = record.kind, NO_HITS
+        if kind == EVENT:
             matcher = self._matchers.get(record.name)
             hits = NO_HITS if matcher is None else matcher(record.properties)
             if not hits and not record.traits:
                 return None
-        elif record.kind == IDENTIFY:
-            hits = NO_HITS
-        else:
-            self.counts.unsupported += 1
-            return None
+        elif kind == MEMBERSHIP:
+            self.counts.memberships += 1
+            self._note_update(record, now)
+        elif kind == UPDATED:
+            self.counts.updates += 1
+            self._note_update(record, now)
+            return None  # All that it says is said to whoever watches the audience, and it is about no user.
+        elif kind == RECEIPT:
+            self.counts.receipts += 1
         self.counts.relevant += 1
         message_id = record.message_id
         return Input(
@@ -175,6 +192,8 @@ class Intake:
             hits,
             self._source,
             offset,
+            kind,
+            record.fields,
         )
 
     def _first_of(self, batch: Batch) -> int:
@@ -187,9 +206,23 @@ class Intake:
                 return max(self.time.now_ms, self._own_time(record) if arrived_ms is None else arrived_ms)
         return -1
 
+    def _note_update(self, record: Record, now: int) -> None:
+        """Take note that an audience was updated; once between two planned times, since nobody asks for more."""
+        if not self._watched:
+            return
+        assert record.fields is not None, "it names an audience"
+        audience = record.fields["audience"]
+        if audience in self._watched and now >= self._next_update.get(audience, 0):
+            self._updates.append((audience, now))
+            planned = [schedule.first_from(now + 1, 0) for schedule in self._watched[audience]]
+            self._next_update[audience] = min((at for at in planned if at is not None), default=NEVER)
+
     def take_updates(self) -> Sequence[tuple[str, int]]:
-        """Return which audiences were updated since the last call, and when."""
-        return ()
+        """Return which watched audiences were updated since the last call, and when."""
+        if not self._updates:
+            return ()
+        found, self._updates = self._updates, []
+        return found
 
     def _own_time(self, record: Record) -> int:
         """Return when *record* says that it came; without a word, with the one before it."""

@@ -46,10 +46,10 @@ class Program:
     """One version of one flow.
 
     `label` is what counts and reports call it: `<flow> 0x1F <version>`. `key_path` is where a trigger event has the
-    entry key, None for a flow without one. `alternatives` are the events that start journeys, `runs` those
-    over audiences, None for a flow that is started by events. `channels` are those that it sends to. `tallies` are what each journey
-    counts; `tally_names` says which of them answers a clause. `windows` are the clauses that the user's rolling windows
-    answer. `wants` has every event that the flow wants, `hears` the names of those that an open journey may want.
+    entry key, None for a flow without one. `alternatives` are the events that start journeys, `runs` what does
+    over audiences, None for a flow that is started by events. `channels` are those that it sends to. `tallies` are what
+    each journey counts; `tally_names` says which of them answers a clause. `windows` are the clauses that the user's
+    rolling windows answer. `wants` has every event that the flow wants, `hears` the names of those that an open journey may want.
     `content` identifies what the flow does: title, owner and state aside. `content_in_utc` does, too, but takes moments
     without an offset for UTC, as they were read once; it is another one only where that makes a difference.
     """

@@ -105,8 +105,8 @@ class Build:
 
     Places are given relative to the step that is being built. `nodes` are the steps by id. `wants` has every event that
     somebody wants, `clauses` every `did` with the event that it counts, `channels` those that are sent to, by name,
-    `local_moments` the ms of the moments that would be others in UTC, by their paths. `zone` is that of the flow. `is_lost` says that somewhere a
-    journey goes on at a step that is not known.
+    `local_moments` the ms of the moments that would be others in UTC, by their paths. `zone` is that of the flow.
+    `is_lost` says that somewhere a journey goes on at a step that is not known.
 
     Args:
         kinds: the models of the kinds of steps that there are.
