@@ -49,7 +49,8 @@ class Program:
     entry key, None for a flow without one. `alternatives` are the events that start journeys, `runs` what does
     over audiences, None for a flow that is started by events. `channels` are those that it sends to. `tallies` are what
     each journey counts; `tally_names` says which of them answers a clause. `windows` are the clauses that the user's
-    rolling windows answer. `wants` has every event that the flow wants, `hears` the names of those that an open journey may want.
+    rolling windows answer. `wants` has every event that the flow wants, `hears` the names of those that an open journey
+    may want.
     `content` identifies what the flow does: title, owner and state aside. `content_in_utc` does, too, but takes moments
     without an offset for UTC, as they were read once; it is another one only where that makes a difference.
     """
