@@ -97,9 +97,7 @@ class AudienceRuns:
             if run.at_ms > now:
                 return
             if user_id > run.cursor:
-                self._take_part(run, user_id, user)
-                for flow in run.flows:
-                    user.runs[flow] = run.at_ms
+                self._take_part(run, user_id, user, marked=True)
 
     def forget(self, user: User) -> None:
         """Drop the marks of a user, once no run asks for them."""
@@ -141,11 +139,13 @@ class AudienceRuns:
         self._store.touch(user_id, slot, self._deployment.due_of(slot.user))
         self._store.meta_changed = True
 
-    def _take_part(self, run: Run, user_id: str, user: User) -> None:
+    def _take_part(self, run: Run, user_id: str, user: User, *, marked: bool = False) -> None:
         flows = [flow for flow in run.flows if user.runs.get(flow, -1) < run.at_ms]
         if flows:
             self._fire(user_id, user, run.at_ms)
             on_run(self._deployment, user_id, user, flows, run.at_ms, self._out)
+            if marked:
+                user.runs.update(dict.fromkeys(flows, run.at_ms))
 
     def _members_behind(self, run: Run) -> list[str]:
         """Return the next members of the run's audiences behind its cursor, in order."""
