@@ -53,7 +53,7 @@ class Delivery(NamedTuple):
     updates: Sequence[tuple[str, int]] = ()
 
 
-WAKES_BETWEEN_SPILLS: Final = 500  # So the next checkpoint stays small, however many fall due together.
+WAKES_BETWEEN_SPILLS: Final = 100  # So the next checkpoint stays small, however many fall due together.
 _UNLIMITED: Final = Unlimited()
 
 _NO_BEGINS: Final[dict[str, int]] = {}

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from dataflow.allowance import Unlimited
 from dataflow.shard import CLOSED, OPEN, Delivery, Shard
 from operators.language.values import HOUR, MINUTE
-from operators.machine.deployment import Deployment
 from state.backend import MemoryBackend
 from state.records import EVENT, MEMBERSHIP, Input
 from state.store import ShardStore
@@ -51,7 +50,9 @@ DEPLOYED: Final = deployment(FLOWS)
 
 KINDS = ["join a", "join b", "leave a", "leave b", "view", "update a", "update b"]
 EVENTS = st.lists(
-    st.tuples(st.sampled_from("uvwxyz"), st.sampled_from(KINDS), st.sampled_from([0, 1, MINUTE, 10 * MINUTE, 25 * MINUTE])),
+    st.tuples(
+        st.sampled_from("uvwxyz"), st.sampled_from(KINDS), st.sampled_from([0, 1, MINUTE, 10 * MINUTE, 25 * MINUTE])
+    ),
     min_size=1,
     max_size=30,
 )
@@ -71,7 +72,9 @@ class Told:
             fields = None if word == "view" else {"audience": audience, "member": word == "join", "row": {"n": offset}}
             hits = DEPLOYED.index.match("view", {}) if word == "view" else ()
             name, what = ("view", EVENT) if word == "view" else ("", MEMBERSHIP)
-            self.record = Input(user, at, name, f"m-{offset}", False, at, {}, None, hits, self.source, offset, what, fields)
+            self.record = Input(
+                user, at, name, f"m-{offset}", False, at, {}, None, hits, self.source, offset, what, fields
+            )
 
 
 def told(events: list[tuple[str, str, int]], partitions: int) -> list[Told]:

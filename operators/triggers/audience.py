@@ -16,7 +16,7 @@ from operators.language.flow import Flow
 from operators.language.model import Model, PositiveInt, sound_part
 from operators.language.problems import BadValue
 from operators.language.schedule import At, Every, Now, Schedule, parse_cron
-from operators.language.values import Duration, Name, WrittenMoment
+from operators.language.values import Duration, WrittenMoment
 from operators.steps.build import Build
 from state.outgoing import NAME_PATTERN
 
@@ -77,8 +77,8 @@ class TriggerAudience(Model):
     }
 
     audience: Annotated[
-        list[Name],
-        BeforeValidator(lambda raw: [raw] if isinstance(raw, str) else raw),
+        list[Any],
+        BeforeValidator(lambda raw: raw if isinstance(raw, list) else [raw]),
         WithJsonSchema({"anyOf": [_NAME, {"type": "array", "items": _NAME, "minItems": 1, "maxItems": AUDIENCES_MAX}]}),
         Field(
             min_length=1,
@@ -106,19 +106,16 @@ class Runs:
 def build(raw: dict[str, Any], flow: Flow, build: Build) -> Runs | None:
     """Return the runs of the trigger *raw*, or None after noting every problem."""
     model = build.checked(TriggerAudience, raw, "trigger")
+    audiences = build.audiences(raw["audience"], "trigger", "audience") if model is not None else []
     written = model.schedule if model is not None else sound_part(ScheduleModel, raw.get("schedule"))
     schedule = _schedule(written, build) if written is not None else None
     if model is None or schedule is None:
         return None
-    repeated = [name for index, name in enumerate(model.audience) if name in model.audience[:index]]
-    if repeated:
-        place = ("trigger", "audience", model.audience.index(repeated[0]) + 1)
-        build.problems.add(place, "duplicate-label", f"'{repeated[0]}' is listed twice", "list each audience once")
     is_skipping = model.skip_unchanged and schedule.is_recurring
     if model.skip_unchanged and not schedule.is_recurring:
         message = "'skip_unchanged' has no effect here: the first run always takes place, and this is the only one"
         build.advise("no-effect", message, "leave it out", "trigger", "skip_unchanged")
-    return Runs(tuple(model.audience), schedule, model.schedule.runs, is_skipping)
+    return Runs(tuple(audiences), schedule, model.schedule.runs, is_skipping)
 
 
 def _schedule(written: ScheduleModel, build: Build) -> Schedule | None:
