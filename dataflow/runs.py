@@ -104,12 +104,19 @@ class AudienceRuns:
         if user.runs and not self.pending:
             user.runs.clear()
 
-    def next_member(self, time_ms: int) -> str | None:
-        """Return who takes part next in the first run, None when by *time_ms* all have."""
+    def next_member(self, time_ms: int, due: int) -> str | None:
+        """Return who takes part next in the first run, None when by *time_ms* all have.
+
+        Args:
+            due: when the next wake-up falls due. They can make somebody a member, so a run does not begin before all
+                earlier ones have fired, and is not over before those of its own time have.
+        """
         while self.pending and self.pending[0].at_ms <= time_ms:
             if self._members:
                 return self._members[-1]
             run = self.pending[0]
+            if due < run.at_ms:
+                return None
             if not self._is_begun:
                 self._is_begun = True
                 self._store.spill()  # Who has joined by now is among the rows then.
@@ -117,6 +124,8 @@ class AudienceRuns:
             if found:
                 self._store.prefetch(found)
                 self._members = found[::-1]
+            elif due <= run.at_ms:
+                return None
             else:
                 del self.pending[0]
                 self._is_begun = False

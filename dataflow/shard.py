@@ -191,7 +191,9 @@ class Shard:
         allowance.enter()
         while True:
             found = store.next_due(time_ms)
-            member = runs.next_member(time_ms) if runs is not None and runs.pending else None
+            member = None
+            if runs is not None and runs.pending and (found is None or self._in_order):
+                member = runs.next_member(time_ms, NEVER if found is None else found[0])
             if found is None and member is None:
                 break
             if not granted:
@@ -199,7 +201,7 @@ class Shard:
                 if not granted:
                     return
             granted -= 1
-            if found is None or (member is not None and self._in_order and runs.is_before(found)):
+            if found is None or (member is not None and runs.is_before(found)):
                 assert runs is not None, "somebody is a member"
                 runs.enter()
             else:
@@ -210,12 +212,12 @@ class Shard:
         self.is_behind = False
 
     def _wake(self, due: int, user_id: str, slot: Slot) -> None:
-        """Fire the wake-ups of a user that are due at *due*, after the runs that were planned before."""
+        """Fire the wake-ups of a user that are due at *due*, and let the user take part in all runs by then."""
         user, runs = slot.user, self._runs
         try:
             if runs is not None:
                 if runs.pending:
-                    runs.catch_up(user_id, user, due - 1)
+                    runs.catch_up(user_id, user, due)
                 else:
                     runs.forget(user)
             self._fire(user_id, user, due)

@@ -44,14 +44,23 @@ steps: [{send: webhook, template: once}]
 ---
 flow: event
 trigger: {event: view}
-steps: [{wait: 20m}, {send: webhook, template: event}]
+steps:
+  - wait: 20m
+  - {send: webhook, template: event}
+  - audience: {add: [a], remove: [b]}
+---
+flow: clock
+trigger: {event: view}
+entry: {concurrent: 9}
+steps: [{wait: {until: "16:00"}}, {audience: {add: [b]}}, {wait: 30m}, {audience: {remove: [a]}}]
 """
 DEPLOYED: Final = deployment(FLOWS)
 
 KINDS = ["join a", "join b", "leave a", "leave b", "view", "update a", "update b"]
+PAUSES = [0, 1, MINUTE, 10 * MINUTE, 25 * MINUTE]
 EVENTS = st.lists(
     st.tuples(
-        st.sampled_from("uvwxyz"), st.sampled_from(KINDS), st.sampled_from([0, 1, MINUTE, 10 * MINUTE, 25 * MINUTE])
+        st.sampled_from("uvwxyz"), st.sampled_from(KINDS), st.sampled_from(PAUSES)
     ),
     min_size=1,
     max_size=30,
