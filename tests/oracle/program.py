@@ -45,6 +45,7 @@ class Flow:
     written: dict[str, Any]
     steps: dict[str, Step] = field(default_factory=dict)
     first: str | None = None
+    id_of: dict[str, str] = field(default_factory=dict)  # By path.
     clauses: list[dict[str, Any]] = field(default_factory=list)  # All `did` of branches.
 
     @property
@@ -93,7 +94,7 @@ def take_apart(written: dict[str, Any]) -> Flow:
     flow = Flow(written)
     flow.first = add_list(flow, written["steps"], "steps", None, ())
     by_path = dict(flow.steps)  # Paths first; then the ids that authors gave.
-    name_of = {path: step.id for path, step in by_path.items()}
+    name_of = flow.id_of = {path: step.id for path, step in by_path.items()}
     flow.steps = {step.id: step for step in by_path.values()}
     assert len(flow.steps) == len(by_path), "ids are unique in a flow"
     for step in flow.steps.values():
