@@ -453,7 +453,7 @@ class Maker:
             made["vars"] = {name: self.rng.choice(TEMPLATED_VARS) for name in names}
         if self.chance(20):
             made["category"] = self.rng.choice(["marketing", "notification"])
-        if self.chance(15):
+        if self.chance(30 if "rules" in self.on else 15):
             made["expires"] = self.duration()
         if self.chance(25):
             made["if_missing"] = self.rng.choice(["skip", "end", "end"])
@@ -594,7 +594,10 @@ class Maker:
         arms = self.arms()
         made = {
             "arms": arms,
-            "goal": {**self.asked(templates=True, where_percent=20), "within": self.duration()},
+            "goal": {
+                **self.asked(templates=True, where_percent=20),
+                "within": self.duration() if self.chance(40) else self.rng.choice(self.longs),
+            },
             "stop_after": self.rng.choice([1, 1, 2, 2, 3]),
             "winner": self.rng.choice(["best", "best", *arms]),
         }
@@ -963,7 +966,7 @@ class Stream:
             "user_id": user or self.rng.choice(self.maker.users),
             "member": self.maker.chance(80),
         }
-        if self.maker.chance(60):
+        if self.maker.chance(80):
             record["row"] = self.maker.properties(self.now)
         if self.maker.chance(30):
             record["message_id"] = f"m-{len(self.lines)}"
