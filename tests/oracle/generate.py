@@ -35,7 +35,8 @@ FEATURES = (
     "experiment",
     "runs",  # Audience triggers.
 )
-IN_PRODUCT: frozenset[str] = frozenset()  # Those of FEATURES that the product has: what random cases use by default.
+# Those of FEATURES that the product has; random cases use them by default.
+IN_PRODUCT: frozenset[str] = frozenset({"split"})
 
 # A zone, and the moment at which something happens to its clocks, or nothing.
 SCENES = [
