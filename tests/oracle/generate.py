@@ -233,7 +233,7 @@ class Maker:
     def property_test(self, unused: list[str], *, templates: bool) -> Json:
         """A test of a property that the condition does not test yet, so that it cannot contradict itself."""
         if not unused:
-            return {"unheard_of": {"ne": 1}}  # An empty condition would be refused.
+            return {self.name("unheard_of"): {"ne": 1}}  # An empty condition would be refused.
         name = unused.pop()
         written = f"properties.{name}" if self.chance(10) else name
         return {written: self.value_test(name, templates=templates)}
