@@ -59,9 +59,7 @@ DEPLOYED: Final = deployment(FLOWS)
 KINDS = ["join a", "join b", "leave a", "leave b", "view", "update a", "update b"]
 PAUSES = [0, 1, MINUTE, 10 * MINUTE, 25 * MINUTE]
 EVENTS = st.lists(
-    st.tuples(
-        st.sampled_from("uvwxyz"), st.sampled_from(KINDS), st.sampled_from(PAUSES)
-    ),
+    st.tuples(st.sampled_from("uvwxyz"), st.sampled_from(KINDS), st.sampled_from(PAUSES)),
     min_size=1,
     max_size=30,
 )

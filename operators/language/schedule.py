@@ -129,7 +129,6 @@ _NICKNAMES: Final = {
     "@midnight": "0 0 * * *",
     "@hourly": "0 * * * *",
 }
-_CODE: Final = "bad-cron"
 
 
 def parse_cron(value: object, zone: ZoneInfo) -> Cron:
@@ -139,16 +138,16 @@ def parse_cron(value: object, zone: ZoneInfo) -> Cron:
         BadValue: it is none, or one that never fires.
     """
     if not isinstance(value, str):
-        raise BadValue(_CODE, f"{value!r} is not a cron expression", 'write "0 10 * * mon", quoted')
+        raise BadValue("bad-cron", f"{value!r} is not a cron expression", 'write "0 10 * * mon", quoted')
     written = value.strip().lower()
     if written in _NICKNAMES:
-        raise BadValue(_CODE, f"'{value}' has to be written out", f'write "{_NICKNAMES[written]}"')
+        raise BadValue("bad-cron", f"'{value}' has to be written out", f'write "{_NICKNAMES[written]}"')
     fields = written.split()
     if len(fields) != len(_FIELDS):
         hint = 'minute, hour, day of the month, month, day of the week: "0 10 * * mon" is Mondays at 10:00'
         if len(fields) == len(_FIELDS) + 1:
             hint = f'there are no seconds: write "{" ".join(fields[1:])}" if the first field is one'
-        raise BadValue(_CODE, f"a cron expression has five fields, this one has {len(fields)}", hint)
+        raise BadValue("bad-cron", f"a cron expression has five fields, this one has {len(fields)}", hint)
     minutes, hours, days, months, weekdays = (
         _parse_field(text, *field) for text, field in zip(fields, _FIELDS, strict=True)
     )
@@ -173,7 +172,7 @@ def _parse_field(text: str, what: str, low: int, high: int, names: tuple[str, ..
         match = _PART.fullmatch(part)
         if match is None:
             hint = "write a number, a range 1-5, a list 1,3,5, or a step */15"
-            raise BadValue(_CODE, f"'{part}' is no {what}", hint)
+            raise BadValue("bad-cron", f"'{part}' is no {what}", hint)
         star, first, last, step = match.groups()
         start = low if star else _value(first, what, low, high, names)
         end = start
@@ -184,9 +183,9 @@ def _parse_field(text: str, what: str, low: int, high: int, names: tuple[str, ..
         elif star or step:
             end = max(start, 6 if names is _WEEKDAYS else high)  # 7 is Sunday once more.
         if end < start:
-            raise BadValue(_CODE, f"the range '{part}' goes backwards", f"write {first}-{high},{low}-{last}")
+            raise BadValue("bad-cron", f"the range '{part}' goes backwards", f"write {first}-{high},{low}-{last}")
         if step and int(step) == 0:
-            raise BadValue(_CODE, f"'{part}' has a step of 0", "write a step of at least 1")
+            raise BadValue("bad-cron", f"'{part}' has a step of 0", "write a step of at least 1")
         found.update(range(start, end + 1, int(step or 1)))
     return frozenset(found)
 
@@ -195,8 +194,8 @@ def _value(text: str, what: str, low: int, high: int, names: tuple[str, ...]) ->
     if text in names:
         return names.index(text) + (1 if names is _MONTHS else 0)
     if not text.isdigit():
-        raise BadValue(_CODE, f"'{text}' is no {what}", did_you_mean(text, names) if names else "write a number")
+        raise BadValue("bad-cron", f"'{text}' is no {what}", did_you_mean(text, names) if names else "write a number")
     number = int(text)
     if not low <= number <= high:
-        raise BadValue(_CODE, f"{number} is no {what}", f"from {low} to {high}")
+        raise BadValue("bad-cron", f"{number} is no {what}", f"from {low} to {high}")
     return number
