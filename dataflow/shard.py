@@ -201,10 +201,10 @@ class Shard:
                 if not granted:
                     return
             granted -= 1
-            if found is None or (member is not None and runs.is_before(found)):
-                assert runs is not None, "somebody is a member"
+            if runs is not None and member is not None and (found is None or runs.is_before(found)):
                 runs.enter()
             else:
+                assert found is not None, "somebody's turn it is"
                 self._wake(*found)
             self._woken += 1
             if self._woken >= WAKES_BETWEEN_SPILLS:
