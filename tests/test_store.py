@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from state.backend import Backend, MemoryBackend, OrderedBackend
+from state.backend import Backend, Changes, MemoryBackend, MemoryChanges, OrderedBackend
 from state.errors import StoreError
 from state.rocks import RocksBackend
 from state.store import ShardStore
