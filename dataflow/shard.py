@@ -26,6 +26,7 @@ from operators.machine.pause import resumer
 from operators.machine.totals import Totals, inside_by
 from operators.machine.wakeup import on_due, postpone
 from state.records import Input
+from state.register import Register
 from state.store import ShardStore
 from state.user import NEVER
 
@@ -64,6 +65,7 @@ class Shard:
         until_ms: up to where time runs on once all sources are closed; None: to the newest record.
         keys: the keys of the source partitions, by number; empty where nobody changes them.
         news: where what is counted from now on is counted once more.
+        register: answers what no single user decides; None where no flow asks.
     """
 
     def __init__(
@@ -76,10 +78,11 @@ class Shard:
         until_ms: int | None = None,
         keys: Sequence[str] = (),
         news: Totals | None = None,
+        register: Register | None = None,
     ) -> None:
         self.store = store
         self.deployment = deployment
-        self.out = Outbox(store.totals, store.counted, news)
+        self.out = Outbox(store.totals, store.counted, news, register)
         self.time_ms = store.meta.time_ms
         self.newest_ms = store.meta.newest_ms
         self.is_behind = True

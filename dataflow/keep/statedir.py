@@ -5,6 +5,7 @@ STATE/lock         held by the running job and inherited by its processes
 STATE/recovery/    the engine's: offsets, and the commit of each shard
 STATE/progress/    how far each source partition came (dataflow/read/progress.py)
 STATE/shards/NN/   one store per shard (state/store.py)
+STATE/register.sqlite3   what no single user decides, only once a flow asks (state/registerfile.py)
 STATE/differences.jsonl, STATE/accepted-actions.txt   only once needed (dataflow/keep/differences.py)
 """
 
@@ -69,7 +70,8 @@ class StateFile(msgspec.Struct):
     partition that came after the state was made, the offset and the stream time (ms) at which it begins.
     `workspace` is what `nudge.yaml` says of channels and messages, as JSON: no settings, no secrets. `shard_keys` says
     how the engine's keys of the shards are made, see `state/shards.py`. `decided_by` is what decided first since the
-    last clean stop, and so has to finish it; None: a run of format 1.
+    last clean stop, and so has to finish it; None: a run of format 1. `register` is how often the register had been
+    confirmed when the run began: an older one is not this state's.
     """
 
     format: int
@@ -87,6 +89,7 @@ class StateFile(msgspec.Struct):
     begins: dict[str, tuple[int, int]] = {}
     shard_keys: Literal["numbers", "even"] = "numbers"
     decided_by: DecidedBy | None = None
+    register: int = 0
 
     @property
     def keys(self) -> ShardKeys:
@@ -113,6 +116,10 @@ class StateDir:
     @property
     def progress(self) -> Folder:
         return DiskFolder(self.root / "progress")
+
+    @property
+    def register(self) -> Path:
+        return self.root / "register.sqlite3"
 
     def shard(self, number: int) -> Path:
         return self.root / "shards" / f"{number:02d}"

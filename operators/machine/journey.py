@@ -14,6 +14,7 @@ from operators.ids import Key, journey_id
 from operators.machine.context import AtStep, InJourney, Moment
 from operators.machine.outbox import Mistake, Place
 from operators.machine.totals import CONVERTED, ENDED, ENTERED, ERROR, EXITED, FAILED, LOOP
+from operators.machine.trials import keep_for_goals
 from operators.program.program import Exit
 from operators.steps.base import GO_ON, End, Hold, Node, Outcome, Stay, To
 from state.iso import TIME_MS_MAX, format_ms
@@ -154,6 +155,8 @@ def _close(
     step: str | UnsetType = UNSET,
 ) -> None:
     """End the journey: exactly once, and for a reason that the journal has."""
+    if inside.program.goals:
+        keep_for_goals(inside)
     inside.user.journeys.remove(inside.journey)
     inside.tally(total, reason)
     inside.note(kind, reason=reason, cause=cause, detail=detail, step=step)

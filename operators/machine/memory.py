@@ -47,17 +47,28 @@ class Memory:
     `days` is after how many days, that of the record included, nothing that has an end is asked for any more.
     """
 
-    def __init__(self, programs: list[Program], entering: dict[str, Program], reaches: dict[str, int | None]) -> None:
+    def __init__(
+        self,
+        programs: list[Program],
+        entering: dict[str, Program],
+        reaches: dict[str, int | None],
+        goals: dict[str, int],
+    ) -> None:
         self._entering = entering
         self._reaches = reaches
+        self._goals = goals
         horizons = [_horizon(program) for program in programs]
-        longest = max([REPEAT_MS, *(reach for reach in [*reaches.values(), *horizons] if reach is not None)])
+        longest = max(
+            [REPEAT_MS, *(reach for reach in [*reaches.values(), *horizons, *goals.values()] if reach is not None)]
+        )
         self.days = -(-longest // DAY) + 1
 
     @staticmethod
     def due(user: User) -> int:
         """Return when *user*, who has no open journey, is to be looked through, or `NEVER`."""
-        return user.day * DAY if user.day and (user.seen or user.windows or user.entries) else NEVER
+        if not user.day:
+            return NEVER
+        return user.day * DAY if user.seen or user.windows or user.entries or user.trials else NEVER
 
     def forget(self, user: User, now: int) -> None:
         """Drop what nobody can ask for at *now* or later; what stays and has an end is looked at again."""
@@ -74,6 +85,7 @@ class Memory:
             else:
                 ends = True
         ends |= self.forget_entries(user, now)
+        ends |= self.forget_trials(user, now)
         user.day = now // DAY + self.days if ends else 0
 
     def forget_ids(self, user: User, now: int) -> None:
@@ -95,6 +107,22 @@ class Memory:
                 continue
             if user.entries[name][-1] <= now - horizon:
                 del user.entries[name]
+            else:
+                ends = True
+        return ends
+
+    def forget_trials(self, user: User, now: int) -> bool:
+        """Keep of a trial in which the user cannot convert any more only that there was one.
+
+        Another passage is not a first one, however late it comes, so that much stays: there are only as many as
+        experiments. Returns whether trials are left that are not over.
+        """
+        ends = False
+        for name, trial in user.trials.items():
+            if trial.is_over:
+                continue
+            if now >= trial.begun_ms + self._goals.get(name, 0):
+                user.trials[name] = trial.over()
             else:
                 ends = True
         return ends

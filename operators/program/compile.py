@@ -12,7 +12,7 @@ import orjson
 from operators.conditions.base import Clause, identity
 from operators.conditions.wanted import Wanted
 from operators.conditions.where import where_field
-from operators.ids import label_of
+from operators.ids import experiment_name, label_of
 from operators.language.flow import Entry, ExitRule, Flow
 from operators.language.localtime import zone_of
 from operators.language.model import checked, keys_of, sound_part
@@ -20,10 +20,11 @@ from operators.language.problems import BadValue, Path, Problems
 from operators.language.workspace import Workspace
 from operators.program.doubts import Doubts
 from operators.program.paths import check_paths
-from operators.program.program import EntryRules, Exit, Program, Tally
+from operators.program.program import EntryRules, Exit, Goal, Program, Tally
 from operators.steps import KINDS, NOT_YET
 from operators.steps.base import Node
 from operators.steps.build import Build
+from operators.steps.experiment import ExperimentStep
 from operators.triggers import build_trigger
 
 _NOT_CONTENT: Final = ("flow", "version", "state", "title", "description", "owner", "labels")
@@ -81,6 +82,7 @@ def compile_flow(problems: Problems, workspace: Workspace, doubts: Doubts | None
         tallies=tuple(tallies),
         tally_names=tally_names,
         hears=frozenset(_heard_by(build.nodes.values(), exits, tallies)),
+        goals=tuple(_goals(flow.flow, build.nodes.values())),
         content=content_hash(raw, build.local_moments),
         content_in_utc=content_hash(raw, {}),
         label=label_of(flow.flow, flow.version),
@@ -135,7 +137,7 @@ def _entry_rules(entry: Entry, build: Build) -> EntryRules:
     written = "when" in entry.model_fields_set
     when = build.when(entry.when, "entry", "when", at_entry=True) if written else None
     holdout = 0.0 if entry.holdout is None else float(entry.holdout / 100)
-    return EntryRules(when, entry.reentry, entry.concurrent, holdout)
+    return EntryRules(when, entry.reentry, entry.concurrent, holdout, entry.limit)
 
 
 def _tallies(clauses: list[tuple[Clause, Wanted]]) -> tuple[list[Tally], dict[Clause, str]]:
@@ -149,6 +151,12 @@ def _tallies(clauses: list[tuple[Clause, Wanted]]) -> tuple[list[Tally], dict[Cl
             name = names[clause] = hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
             tallies.setdefault(name, Tally(name, wanted))
     return list(tallies.values()), names
+
+
+def _goals(flow: str, nodes: Iterable[Node]) -> Iterator[Goal]:
+    for node in nodes:
+        if isinstance(node.step, ExperimentStep):
+            yield Goal(experiment_name(flow, node.id), node.id, node.step.goal, node.step.within_ms)
 
 
 def _heard_by(nodes: Iterable[Node], exits: Iterable[Exit], tallies: Iterable[Tally]) -> Iterator[str]:

@@ -24,12 +24,13 @@ class Exit:
 
 @dataclass(frozen=True, slots=True)
 class EntryRules:
-    """Who may enter; times in ms, `holdout` a share from 0 to 1."""
+    """Who may enter; times in ms, `holdout` a share from 0 to 1, `limit` the most entries over all users."""
 
     when: Condition | None
     reentry: str | ReentryAfter | ReentryAtMost
     concurrent: int
     holdout: float
+    limit: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +41,30 @@ class Tally:
     wanted: Wanted
 
 
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What counts as success of an experiment: an event within so many ms of a user's first passage.
+
+    `experiment` names it over all versions of the flow: `<flow> 0x1F <step>`.
+    """
+
+    experiment: str
+    step: str
+    wanted: Wanted
+    within_ms: int
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Program:
     """One version of one flow.
 
     `label` is what counts and reports call it: `<flow> 0x1F <version>`. `key_path` is where a trigger event has the
     entry key, None for a flow without one. `channels` are those that it sends to. `tallies` are what each journey
-    counts; `tally_names` says which of them answers a clause. `windows` are the clauses that the user's rolling windows
-    answer. `wants` has every event that the flow wants, `hears` the names of those that an open journey may want.
-    `content` identifies what the flow does: title, owner and state aside. `content_in_utc` does, too, but takes moments
-    without an offset for UTC, as they were read once; it is another one only where that makes a difference.
+    counts; `tally_names` says which of them answers a clause. `windows` are the clauses that the user's rolling
+    windows answer. `wants` has every event that the flow wants, `hears` the names of those that an open journey may
+    want. `goals` are those of its experiments. `content` identifies what the flow does: title, owner and state
+    aside. `content_in_utc` does, too, but takes moments without an offset for UTC, as they were read once; it is
+    another one only where that makes a difference.
     """
 
     name: str
@@ -72,10 +87,16 @@ class Program:
     tallies: tuple[Tally, ...]
     tally_names: dict[Clause, str]
     hears: frozenset[str]
+    goals: tuple[Goal, ...]
     content: str
     content_in_utc: str
     label: str
     is_paused: bool
+
+    @property
+    def asks(self) -> bool:
+        """Whether it asks the register anything."""
+        return bool(self.goals) or self.entry_rules.limit is not None
 
     def __repr__(self) -> str:
         return f"{self.name} v{self.version}"

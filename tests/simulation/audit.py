@@ -13,7 +13,15 @@ from state.store import ShardStore
 from state.user import NEVER, User
 from tests.simulation.disk import SimulatedBackend
 from tests.simulation.oracle import Expected, Violation
-from tests.simulation.scenario import Scenario, loaded, scenario, scenario_of_two_builds
+from tests.simulation.scenario import (
+    PLACES,
+    TRIED,
+    Scenario,
+    loaded,
+    scenario,
+    scenario_of_two_builds,
+    scenario_that_asks,
+)
 from tests.simulation.world import OTHER_JOB, SimulatedWorld
 
 
@@ -32,6 +40,15 @@ def run_scenario(made: Scenario) -> SimulatedWorld:
     world.run()
     audit(world)
     return world
+
+
+def run_asking(seed: int) -> SimulatedWorld:
+    """Let *seed* happen with flows that ask the register.
+
+    Raises:
+        Violation: a promise was broken.
+    """
+    return run_scenario(scenario_that_asks(seed))
 
 
 def run_two_builds(seed: int) -> SimulatedWorld:
@@ -92,6 +109,27 @@ def audit(world: SimulatedWorld) -> None:
     _check_topics(world, expected)
     _check_dead_letters(world)
     _check_state(world, expected)
+    _check_register(world, expected)
+
+
+def _check_register(world: SimulatedWorld, expected: Expected) -> None:
+    """As many were let in as there are places, and one has won, once all were in."""
+    asked, answers = expected.asked, world.history.answers
+    assert asked is not None
+    if answers.changed:
+        raise Violation(f"the register: {answers.changed[:3]}")
+    register = world.register(world.job_id, make=False)
+    known = {} if register is None else register.questions()
+    for flow, number in asked.asked.items():
+        entered, taken = asked.entered[flow], known[flow].taken
+        if not entered == taken == min(PLACES, number):
+            raise Violation(f"{flow}: {entered} of {number} were let in, and {taken} places are taken of {PLACES}")
+    for experiment, users in asked.tried.items():
+        there, winners = len(asked.in_time.get(experiment, ())), asked.winners.get(experiment, set())
+        if not there == known[experiment].taken == min(TRIED, len(users)):
+            raise Violation(f"{experiment}: {there} of {len(users)} were in, by the register {known[experiment]}")
+        if winners - {known[experiment].winner} or (winners and there < TRIED):
+            raise Violation(f"{experiment}: {winners} won with {there} in, by the register {known[experiment]}")
 
 
 def _check_topics(world: SimulatedWorld, expected: Expected) -> None:

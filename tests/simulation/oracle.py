@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import msgspec
 
@@ -11,6 +14,8 @@ from dataflow.shard import Shard
 from operators.machine.totals import Totals
 from state.backend import MemoryBackend
 from state.records import Input, unpacked
+from state.register import Decide
+from state.registerfile import ShardRegister
 from state.store import ShardStore
 from tests.outgoing import actions_of, journal_of
 from tests.simulation.scenario import OTHER_BUILD, loaded
@@ -39,6 +44,74 @@ class Expected:
     records: list[tuple[str, dict[str, object]]] = field(default_factory=list)
     totals: Totals = field(default_factory=dict)
     store: ShardStore | None = None
+    asked: Told | None = None
+
+
+class Answers:
+    """What the register has said, as far as anything may follow from it."""
+
+    def __init__(self) -> None:
+        self._given: dict[tuple[str, str, int], int | str | None] = {}
+        self._lost: dict[tuple[str, str, int], int | str | None] = {}
+        self.changed: list[str] = []
+
+    def watch(self, shard: ShardRegister) -> ShardRegister:
+        """Take note of what *shard* is told from now on."""
+        for name in ("enter", "look", "join"):
+            setattr(shard, name, partial(self._note, getattr(shard, name)))
+        return shard
+
+    def _note(self, ask: Any, question: str, user_id: str, seq: int, *arguments: Any) -> int | str | None:
+        place = (question, user_id, seq)
+        answer: int | str | None = ask(question, user_id, seq, *arguments)
+        if self._given.setdefault(place, answer) != answer:
+            self.changed.append(f"{place} was told {self._given[place]}, and then {answer}")
+        return answer
+
+    def lose_power(self) -> None:
+        """From here on what was said may be said otherwise, where nothing has followed from it."""
+        self._lost = {**self._lost, **self._given}
+        self._given = {}
+
+    def given(self, question: str, user_id: str, seq: int) -> int | str | None:
+        place = (question, user_id, seq)
+        known = self._given if place in self._given else self._lost
+        if place not in known:
+            self.changed.append(f"{place} has not asked")
+        return known.get(place)
+
+
+class Told:
+    """A register that says what was said, and counts to whom."""
+
+    def __init__(self, answers: Answers) -> None:
+        self._answers = answers
+        self.asked: Counter[str] = Counter()
+        self.entered: Counter[str] = Counter()
+        self.tried: dict[str, set[str]] = {}
+        self.in_time: dict[str, set[str]] = {}
+        self.winners: dict[str, set[str]] = {}
+
+    def enter(self, flow: str, user_id: str, seq: int, most: int) -> int | None:
+        answer = self._answers.given(flow, user_id, seq)
+        self.asked[flow] += 1
+        self.entered[flow] += answer is None
+        return answer  # type: ignore[return-value]
+
+    def look(self, flow: str, user_id: str, seq: int, most: int) -> int | None:
+        return self._answers.given(flow, user_id, seq)  # type: ignore[return-value]
+
+    def join(self, experiment: str, user_id: str, seq: int, arm: str, most: int, decide: Decide) -> str | None:
+        answer = self._answers.given(experiment, user_id, seq)
+        self.tried.setdefault(experiment, set()).add(user_id)
+        if answer is None:
+            self.in_time.setdefault(experiment, set()).add(user_id)
+        else:
+            self.winners.setdefault(experiment, set()).add(str(answer))
+        return answer  # type: ignore[return-value]
+
+    def convert(self, experiment: str, user_id: str) -> None:
+        pass
 
 
 class History:
@@ -49,6 +122,7 @@ class History:
         self._turns: list[_Turn] = []
         self._numbers: list[int] = []
         self.flows = -1
+        self.answers = Answers()
 
     def begin(self, flows: int, numbers: list[int], positions: list[int], time_ms: int) -> None:
         """Note that an execution with these flows goes on from *positions*, at *time_ms*.
@@ -88,7 +162,7 @@ class History:
 
     def expected(self) -> Expected:
         """Return what should have come out by the last turn."""
-        made = Expected()
+        made = Expected(asked=Told(self.answers))
         shard: Shard | None = None
         backend = MemoryBackend()
         past = -1
@@ -104,7 +178,7 @@ class History:
                     shard.store.meta_changed = True  # Its time goes on, also where nothing else has changed.
                     shard.store.commit()
                 store = ShardStore(backend, due_of=deployment.due_of)
-                shard = Shard(store, deployment, sources=1)
+                shard = Shard(store, deployment, sources=1, register=made.asked)
             assert shard is not None
             until = self._turns[number + 1].positions if number + 1 < len(self._turns) else None
             for record in self._between(turn.positions, until, past):

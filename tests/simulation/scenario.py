@@ -75,6 +75,41 @@ PAUSED = len(DEPLOYMENTS)  # Nobody knows but the shards when what is parked the
 DEPLOYMENTS += ((CART_1, f"state: paused{VIEW}", HELLO, BYE),)
 
 
+GIFT = """
+flow: gift
+version: {version}
+trigger: {{event: gift}}
+entry: {{limit: 3, holdout: 25%}}
+steps: [{{send: three, template: gift}}]
+"""
+TRIAL = """
+flow: trial
+version: {version}
+{state}
+trigger: {{event: view}}
+entry: {{concurrent: 2}}
+steps:
+  - wait: 5m
+  - id: x
+    experiment: {{arms: {{a: 15%, b: 85%}}, goal: {{event: buy, within: {within}}}, stop_after: 2, winner: best}}
+    then: {{a: [{{send: one, template: a}}], b: [{{send: two, template: b}}]}}
+  - wait: 5m
+"""
+PLACES, TRIED = 3, 2
+GIFT_1, GIFT_2 = (GIFT.format(version=version) for version in (1, 2))
+TRIAL_1 = TRIAL.format(version=1, state="", within="2h")
+TRIAL_1_ENDED = TRIAL.format(version=1, state="state: ended", within="2h")
+TRIAL_2 = TRIAL.format(version=2, state="", within="1d")
+ASKING = len(DEPLOYMENTS)
+"""Added to the number of one of the first deployments: another one, in which flows ask what no single user decides."""
+DEPLOYMENTS += (
+    (CART_1, GIFT_1, TRIAL_1),
+    (CART_1_ENDED, CART_2, GIFT_2, TRIAL_1),
+    (CART_1_ENDED, VIEW, TRIAL_1),
+    (CART_1, GIFT_1, TRIAL_1_ENDED, TRIAL_2),
+)
+
+
 AS_OTHER_BUILD = {
     HELLO: HELLO.replace("steps: [", "steps: [{set: {greeted: 'yes'}}, "),
     VIEW: VIEW.replace('last: "{{ now }}"', "last: \"{{ now | date: '%Y' }}\""),
@@ -230,6 +265,24 @@ def scenario_of_two_builds(seed: int) -> Scenario:
         ]
     for life in made.lives:
         life.flows, life.is_other_build = 0, is_one_topic and chance.random() < 0.5
+    return made
+
+
+def scenario_that_asks(seed: int) -> Scenario:
+    """Return what *seed* stands for, with flows that ask the register."""
+    made = scenario(seed)
+    for partition in made.partitions:
+        partition.records[:] = [
+            one._replace(
+                value=one.value.replace(b'"noise"', b'"gift"')
+                .replace(b'"hello"', b'"gift"')
+                .replace(b'"bye"', b'"buy"')
+            )
+            for one in partition.records
+        ]
+    for life in made.lives:
+        life.flows += ASKING
+        life.exchange_flows += ASKING
     return made
 
 

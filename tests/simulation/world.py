@@ -26,6 +26,7 @@ from operators.language.values import HOUR, MINUTE
 from operators.machine.deployment import Deployment
 from state.backend import Backend
 from state.errors import Refused
+from state.registerfile import RegisterFile
 from tests.simulation.broker import (
     Clock,
     SimulatedReader,
@@ -34,7 +35,7 @@ from tests.simulation.broker import (
     SinkTopics,
     SourcePartition,
 )
-from tests.simulation.disk import Rows, SimulatedBackend, SimulatedFolder
+from tests.simulation.disk import RegisterDisk, Rows, SimulatedBackend, SimulatedFolder
 from tests.simulation.engine import Execution, Recovery
 from tests.simulation.fate import Fate, Killed
 from tests.simulation.oracle import History
@@ -97,6 +98,11 @@ class SimulatedOutside:
         world = self._world
         return SimulatedBackend(world.rows.setdefault(shard, Rows()), world.fate)
 
+    def register(self) -> RegisterFile:
+        register = self._world.register_disk.open(self._world.job_id)
+        register.watch = self._world.history.answers.watch
+        return register
+
     def reader(self, partition: PartitionPlan, position: int, mark: Mark) -> Reader:
         world = self._world
         return SimulatedReader(world._partition(partition.key), position, world.clock, self.clock, world.chance)
@@ -129,6 +135,7 @@ class SimulatedWorld:
         self.progress = SimulatedFolder(self.fate)
         self.rows: dict[int, Rows] = {}
         self.recovery = Recovery(self.fate)
+        self.register_disk = RegisterDisk(self.fate)
         self.topics = SinkTopics(chance, scenario.sink_partitions)
         self.history = History()
         self.job_id = ""
@@ -188,6 +195,9 @@ class SimulatedWorld:
 
     def backend(self, shard: int) -> Backend | None:
         return SimulatedBackend(self.rows[shard], self.fate) if shard in self.rows else None
+
+    def register(self, job: str, *, make: bool) -> RegisterFile | None:
+        return self.register_disk.open(job) if make or self.register_disk.database is not None else None
 
     def new_job_id(self) -> str:
         return f"{Random(self.scenario.seed).getrandbits(128):032x}"
@@ -322,6 +332,8 @@ class SimulatedWorld:
             self.progress.lose_power(self.chance)
             for rows in self.rows.values():
                 rows.lose_power(self.chance)
+            self.register_disk.lose_power(self.chance)
+            self.history.answers.lose_power()
 
     def _meet_another_job(self) -> None:
         """Another job writes to the same topics, about the same users, and is much further."""
