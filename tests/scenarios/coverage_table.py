@@ -64,7 +64,6 @@ COMMAND_TESTS = {  # By functions of test_scenarios.py, where the command itself
 
 _LATER = "Not there yet: "
 NOT_COVERED = {
-    "X1": _LATER + "`limit`, `experiment`, `skip_unchanged`.",
     "T16": "Promises nothing that a test could find missing; scenarios give different records different ids.",
     "T17": "Needs more than one input topic; a scenario has one file.",
     "T18": "A file has no tombstones; tests/test_tombstones.py has them on Kafka.",
@@ -97,7 +96,6 @@ NOT_COVERED = {
 PARTLY = {
     "T5": "All reasons but `unknown_format`, which only other formats than `native` have.",
     "T7": "That receipts and memberships are told apart from events; what they do comes with them.",
-    "E2": "`reentry` and `concurrent`; `limit` comes later.",
     "E3": "Event triggers; audience rows come with audience triggers.",
     "O3": "Users, wake-ups and records; audience runs come with them.",
     "O4": "Journeys of one branch; `parallel` comes later.",
