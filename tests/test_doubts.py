@@ -193,10 +193,28 @@ def test_a_name_that_is_written_otherwise_in_another_flow_is_told_with_the_place
     assert found[0].hint == "if it is the same event, write purchase_made"
 
 
-def test_a_split_without_id_is_told_beside_that_it_is_not_there_yet() -> None:
-    texts = [FlowText("f.yaml", with_steps("{split: {a: 50%, b: 50%}}", "{id: s, experiment: {}}"))]
-    found = compile_texts(texts, Workspace(), Doubts(NOW)).problems
-    assert [(one.code, one.path) for one in found if one.severity == "warning"] == [("missing-id", "steps.0")]
+def test_a_split_without_id_is_told() -> None:
+    flow = with_steps("{split: {a: 50%, b: 50%}}", "{id: s, split: {a: 50%, b: 50%}}")
+    assert [(one.code, one.path) for one in warnings(flow)] == [("missing-id", "steps.0")]
+
+
+EXPERIMENT = "arms: {a: 50%, b: 50%}, stop_after: 9, winner: best"
+
+
+def test_an_experiment_without_id_is_told_and_its_goal_is_looked_at() -> None:
+    flow = with_steps(f"{{experiment: {{{EXPERIMENT}, goal: {{event: 'buy ', where: {{profile.a: 1}}, within: 1d}}}}}}")
+    assert sorted((one.code, one.path) for one in warnings(flow)) == [
+        ("missing-id", "steps.0"),
+        ("profile-in-where", "steps.0.experiment.goal.where.profile.a"),
+        ("space-around-name", "steps.0.experiment.goal.event"),
+    ]
+
+
+def test_a_receipt_as_goal_of_a_flow_with_a_key_is_told() -> None:
+    step = f"{{id: x, experiment: {{{EXPERIMENT}, goal: {{event: $sms_clicked, within: 1d}}}}}}"
+    (found,) = warnings(with_steps(step).replace("steps:", "entry: {key: k}\nsteps:", 1))
+    assert (found.code, found.path) == ("unreachable-goal", "steps.0.experiment.goal.event")
+    assert warnings(with_steps(step)) == []
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,7 @@ class _Look:
         self._now_ms = now_ms
         self._similar = similar
         self._active_until = active_until
+        self._has_key = False
         self._active_ms = None if active_from is None or active_until is None else active_until - active_from
 
     # ---- the flow ----------------------------------------------------------------------------------------------
@@ -88,6 +89,7 @@ class _Look:
         for path, one in _alternatives(trigger, ("trigger",)):
             self._event(one, path, _TRIGGER, group=path[:-1] if "any" in path else path)
         entry = raw.get("entry")
+        self._has_key = isinstance(entry, dict) and entry.get("key") is not None
         if isinstance(entry, dict):
             self._when(entry.get("when"), ("entry", "when"))
             self._name(entry.get("key"), ("entry", "key"), "write order_id for the property order_id")
@@ -223,6 +225,8 @@ class _Look:
         if kind is not None and "id" not in step:
             said = f"a {kind} without 'id': its users are drawn anew when its place in the file changes"
             self._problems.warn(path, "missing-id", said, "give it an id")
+        if isinstance(experiment := step.get("experiment"), dict):
+            self._goal(experiment.get("goal"), (*path, "experiment", "goal"))
         for label, one in _entries(step.get("wait_for")):
             self._event(one, (*path, "wait_for", label), _JOURNEY, group=(*path, "wait_for"))
         for label, steps in _entries(step.get("then")):
@@ -235,6 +239,14 @@ class _Look:
                         self._steps(arm.get(name), (*at, name))
         for steps, at in _numbered(step.get("parallel"), (*path, "parallel")):
             self._steps(steps, at)
+
+    def _goal(self, raw: Any, path: Path) -> None:
+        self._event(raw, path, _JOURNEY, group=path)
+        name = raw.get("event") if isinstance(raw, dict) else None
+        if self._has_key and isinstance(name, str) and name.startswith("$"):
+            said = f"'{name}' is a receipt, which has no key property: in a flow with a key nobody reaches this goal"
+            hint = "choose an event that has the property of 'entry.key', or remove the key"
+            self._problems.warn((*path, "event"), "unreachable-goal", said, hint)
 
     def _send(self, step: dict[str, Any], path: Path) -> None:
         template = step.get("template")

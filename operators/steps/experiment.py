@@ -6,15 +6,16 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Annotated, ClassVar, Final
 
-from pydantic import Field, WithJsonSchema
+from pydantic import Field
 
 from operators.conditions.wanted import Wanted
-from operators.language.model import EventModel, Model, PositiveInt, RawSteps
+from operators.language.model import EventModel, Model, PositiveInt, RawArms
 from operators.language.problems import did_you_mean
-from operators.language.values import Duration
-from operators.steps.arms import THEN, Arms, WrittenArms
+from operators.language.values import Duration, Name, Percent
+from operators.shares import Shares
 from operators.steps.base import Node, Outcome, Step, To
 from operators.steps.build import Build, StepModel
+from operators.steps.split import ARMS_MAX, ARMS_MIN
 from operators.visit import Visit
 from state.register import ArmCounts, Decide
 
@@ -46,7 +47,14 @@ class TrialModel(Model):
         "stop_after": "stop_after: 1000",
     }
 
-    arms: Annotated[WrittenArms, Field(description="2 to 30 arms with their shares, 100 % together.")]
+    arms: Annotated[
+        dict[Name, Percent],
+        Field(
+            min_length=ARMS_MIN,
+            max_length=ARMS_MAX,
+            description="2 to 30 labels with a share each; together 100%. In this order they are filled.",
+        ),
+    ]
     goal: Annotated[GoalModel, Field(description="What counts as success.")]
     stop_after: Annotated[
         PositiveInt, Field(description="Once so many users are in, the arm that has won is decided, for ever.")
@@ -69,24 +77,25 @@ class ExperimentModel(StepModel):
     }
     may_wait: ClassVar[bool] = False
     experiment: Annotated[TrialModel, Field(description="The arms, the goal, and when it is over.")]
-    then: Annotated[
-        dict[str, RawSteps],
-        WithJsonSchema(THEN),
-        Field(description="What happens next, by arm. Arms that are not here just go on."),
-    ] = {}
+    then: Annotated[RawArms, Field(description="What happens next, by arm. Arms that are not here just go on.")] = {}
 
     def build(self, build: Build) -> Step | None:
         trial = self.experiment
         labels = list(trial.arms)
         build.known_labels(self.then, labels)
+        build.note_order("experiment", "arms")
+        arms = {label: build.arm(self.then, label) for label in labels}
+        is_sound = build.is_whole(trial.arms, "experiment", "arms")
         goal = build.wanted(trial.goal, "experiment", "goal")
         if trial.winner != BEST and trial.winner not in labels:
             message = f"'{trial.winner}' is not an arm of this experiment"
             build.problem("unknown-label", message, did_you_mean(trial.winner, [BEST, *labels]), "experiment", "winner")
             return None
+        if not is_sound:
+            return None
         return ExperimentStep(
-            Arms(trial.arms),
-            {label: build.arm(self.then, label) for label in labels},
+            Shares(trial.arms),
+            arms,
             build.arm({}, ""),
             goal,
             trial.goal.within,
@@ -114,13 +123,13 @@ class ExperimentStep(Step):
         winner: the arm that was named to win; None: the best.
     """
 
-    __slots__ = ("_after", "_arms", "_decide", "_nodes", "_stop_after", "goal", "within_ms")
+    __slots__ = ("_after", "_arms", "_decide", "_shares", "_stop_after", "goal", "within_ms")
     kind: ClassVar[str] = "experiment"
 
     def __init__(
         self,
-        arms: Arms,
-        nodes: dict[str, Node | None],
+        shares: Shares,
+        arms: dict[str, Node | None],
         after: Node | None,
         goal: Wanted,
         within_ms: int,
@@ -129,18 +138,18 @@ class ExperimentStep(Step):
     ) -> None:
         self.goal = goal
         self.within_ms = within_ms
+        self._shares = shares
         self._arms = arms
-        self._nodes = nodes
         self._after = after
         self._stop_after = stop_after
-        self._decide: Decide = partial(best_of, arms.labels) if winner is None else lambda _: winner
+        self._decide: Decide = partial(best_of, tuple(arms)) if winner is None else lambda _: winner
 
     def enter(self, visit: Visit) -> Outcome:
-        own = self._arms.of(visit.flow, visit.step, visit.user_id)
+        own = self._shares.arm_of(visit.flow, visit.user_id, visit.step)
         # Only a goal that is judged by the journey needs to know it when it is over.
         taken = visit.join(own, self._stop_after, self._decide, keeps_fields=self.goal.live is not None)
         visit.journal("moved", reason=taken)
-        return To(self._nodes.get(taken, self._after))
+        return To(self._arms.get(taken, self._after))
 
     def ways(self, node: Node) -> Iterator[Node | None]:
-        yield from self._nodes.values()
+        yield from self._arms.values()
