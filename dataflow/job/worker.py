@@ -134,7 +134,7 @@ class Worker:
             until_ms=self.plan.until_ms,
             keys=[one.key for one in self.plan.partitions],
             news=self._counted,
-            register=self.register and self.register.of_shard(number, lambda: store.commit_number + 1),
+            register=None if self.register is None else self.register.of_shard(number, lambda: store.commit_number + 1),
         )
         add_totals(self._opened_with, store.totals)
         self.shards[number] = shard
