@@ -39,7 +39,8 @@ FLOWS = {
     "wait.yaml": "flow: wait\ntrigger: {event: start}\nexit: [{event: stop, goal: true}]\nsteps:\n"
     "  - wait: 30d\n  - {send: webhook, template: t}\n",
     "ask.yaml": "flow: ask\ntrigger: {event: start}\nsteps:\n  - wait_for: {yes: {event: other}}\n    timeout: 20d\n",
-    "brief.yaml": "flow: brief\ntrigger: {event: start}\nsteps:\n  - {send: webhook, template: t}\n",
+    "brief.yaml": "flow: brief\ntrigger: {event: start}\nentry: {limit: 100}\nsteps:\n"
+    "  - {send: webhook, template: t}\n",
 }
 
 
@@ -190,7 +191,25 @@ def held(now: int, user_id: str) -> list[Any]:
 ELSEWHERE = next(f"x{n}" for n in range(99) if shard_of(f"x{n}") == 0)
 HERE = next(f"x{n}" for n in range(99) if shard_of(f"x{n}") == 1)
 
+
+def fewer_places(state: Path) -> None:
+    database = sqlite3.connect(StateDir(state).register)
+    with database:
+        database.execute("UPDATE questions SET taken = taken - 1")
+    database.close()
+
+
+def corrupt_register(state: Path) -> None:
+    StateDir(state).register.write_bytes(b"something else" * 500)
+
+
 DAMAGES: dict[str, tuple[Damage, set[str]]] = {
+    "the register is gone": (lambda state: StateDir(state).register.unlink(), {"register-outdated"}),
+    "the register is something else": (
+        corrupt_register,
+        {"register-unreadable"},
+    ),
+    "a place was given twice": (fewer_places, {"places-exceeded"}),
     "a timer is gone": (
         lambda state: rewrite(state, shard_of("u1"), (timer(due_of(user(state, "u1")), "u1"), None)),
         {"wake-up-missing"},

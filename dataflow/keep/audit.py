@@ -26,6 +26,7 @@ from state.errors import NewerFormatError, StateRefused, StoreError
 from state.iso import format_ms
 from state.meta import read_meta
 from state.records import Input
+from state.registerfile import RegisterView, look_at_register
 from state.rows import are_there, has_timers, parked_key, timer_rows, user_rows, users_of
 from state.shards import shard_of
 from state.store import counts_of
@@ -46,7 +47,10 @@ NEXT: Final[dict[str, str]] = {
     "held-overdue": f"the record is handled with the next one that moves time; {_REPORT}",
     "held-unreadable": _RESTORE,
     "journey-repeated": _REPORT,
+    "places-exceeded": f"more have entered than were given a place; {_REPORT}",
     "recovery-unreadable": _RESTORE,
+    "register-outdated": _RESTORE,
+    "register-unreadable": _RESTORE,
     "seq-too-low": f"a crash could now repeat records of this user; {_REPORT}",
     "shard-missing": _RESTORE,
     "shard-unknown": "it is not looked at; remove it if it came from elsewhere",
@@ -97,6 +101,7 @@ class Audit:
         self._tell = tell
         self.seen = Seen()
         self.balances: dict[str, Balance] = {}
+        self.register: RegisterView | None = None
         self.epoch = 0
 
     def findings(self) -> Iterator[Finding]:
@@ -134,6 +139,31 @@ class Audit:
             self.seen.shards += 1
             self._tell(self.seen)
         self.balances = balances(totals, inside)
+        yield from self._of_register(view, deployment, complete=self.seen.shards == shards)
+
+    def _of_register(self, view: StateView, deployment: Deployment, *, complete: bool) -> Iterator[Finding]:
+        """The register must be as new as the checkpoint, and everybody who entered a flow with a limit has a place."""
+        needed = max(view.file.register, view.cut.register)
+        try:
+            self.register = found = look_at_register(view.directory.register)
+        except NewerFormatError as error:
+            raise UsageError(str(error)) from None
+        except StoreError as error:
+            yield Finding("register-unreadable", None, None, str(error))
+            return
+        if (confirmed := 0 if found is None else found.confirmed) < needed:
+            text = f"the register was confirmed {confirmed} times, and {needed} times when the checkpoint was made"
+            yield Finding("register-outdated", None, None, text)
+        if found is None or not complete:
+            return
+        entered: Counter[str] = Counter()
+        for label, balance in self.balances.items():
+            entered[of_label(label)[0]] += balance.totals.entered
+        for program in deployment.entering:
+            taken = found.questions[program.name].taken if program.name in found.questions else 0
+            if program.entry_rules.limit is not None and entered[program.name] > taken:
+                text = f"{program.name}: {entered[program.name]} have entered, but only {taken} places are taken"
+                yield Finding("places-exceeded", None, None, text)
 
 
 def _strange_shards(view: StateView) -> Iterator[Finding]:
