@@ -65,7 +65,7 @@ class Visit(Context, Scope, Protocol):
         """Return what the journey is at its place because of."""
         ...
 
-    def join(self, arm: str, most: int, decide: Decide, *, keeps_fields: bool) -> str:
+    def try_out(self, arm: str, most: int, decide: Decide, *, keeps_fields: bool) -> str:
         """Let the user be among the first *most* in the experiment at this step, with *arm*; return the arm to take.
 
         Args:
@@ -76,6 +76,10 @@ class Visit(Context, Scope, Protocol):
 
     def write_profile(self, changes: dict[str, Any]) -> bool:
         """Write attributes of the profile, null removes; tell whether they were written: nothing too large is."""
+        ...
+
+    def join(self, audience: str) -> bool:
+        """Let the user be in *audience*, where a row that is there stays; tell whether the user is in it now."""
         ...
 
     def journal(

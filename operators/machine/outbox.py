@@ -8,7 +8,7 @@ from operators.machine.totals import Totals
 from state.outgoing import Action, JournalRecord
 from state.register import Register
 
-Place = Literal["step", "tally", "exit", "entry", "trigger", "window", "record", "wake-up"]
+Place = Literal["step", "tally", "exit", "entry", "trigger", "window", "record", "wake-up", "run"]
 """What was being done when a mistake of ours showed."""
 PLACES: Final[tuple[Place, ...]] = get_args(Place)
 

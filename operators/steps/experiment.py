@@ -147,7 +147,7 @@ class ExperimentStep(Step):
     def enter(self, visit: Visit) -> Outcome:
         own = self._shares.arm_of(visit.flow, visit.user_id, visit.step)
         # Only a goal that is judged by the journey needs to know it when it is over.
-        taken = visit.join(own, self._stop_after, self._decide, keeps_fields=self.goal.live is not None)
+        taken = visit.try_out(own, self._stop_after, self._decide, keeps_fields=self.goal.live is not None)
         visit.journal("moved", reason=taken)
         return To(self._arms.get(taken, self._after))
 

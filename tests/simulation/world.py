@@ -199,6 +199,9 @@ class SimulatedWorld:
     def register(self, job: str, *, make: bool) -> RegisterFile | None:
         return self.register_disk.open(job) if make or self.register_disk.database is not None else None
 
+    def now_ms(self) -> int:
+        return self.clock.host_ms
+
     def new_job_id(self) -> str:
         return f"{Random(self.scenario.seed).getrandbits(128):032x}"
 
