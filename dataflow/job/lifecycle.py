@@ -466,22 +466,23 @@ class Course:
         assert register is not None
         try:
             limited = {program.name for program in deployment.entering if program.entry_rules.limit is not None}
-            # Where the same flows were in force, every entry has asked.
-            if limited and not (limited <= register.questions().keys() and self._is_in_force(file)):
-                entries = dict.fromkeys(sorted(limited), 0)
+            # Where the same versions were in force, every entry has asked.
+            known, before, now = register.questions(), _in_force(file), what_is_deployed(self.job.loaded)[0]
+            new = [
+                flow
+                for flow in sorted(limited)
+                if flow not in known or any(one[0] == flow for one in before.symmetric_difference(now))
+            ]
+            if new:
+                entries = dict.fromkeys(new, 0)
                 for label, counts in read_totals(self._totals(file, cut)).items():
                     flow, _ = of_label(label)
-                    if flow in limited:
+                    if flow in entries:
                         entries[flow] += counts.entered
                 register.count_from(entries)
             file.register = register.confirm()
         finally:
             register.close()
-
-    def _is_in_force(self, file: StateFile) -> bool:
-        """Tell whether the flows and rules in *file* are those of the job."""
-        deployed = frozenset((one.flow, one.version, one.content, one.state) for one in file.flows if one.in_force)
-        return (deployed, file.workspace) == what_is_deployed(self.job.loaded)
 
     # ---- after an unclean stop ---------------------------------------------------------------------------------
 
@@ -495,7 +496,7 @@ class Course:
         if not old:
             return False  # It died before anything was in force.
         job = self.job
-        same_flows = self._is_in_force(file)
+        same_flows = (_in_force(file), file.workspace) == what_is_deployed(job.loaded)
         same_end = file.run.ends == _ends_of(partitions) and file.run.until_ms == job.until_ms
         # What is in a partition that was added since, the run that died did not know when it decided.
         same_partitions = file.partitions == [one.key for one in partitions]
@@ -598,6 +599,11 @@ class Course:
             accept_difference=job.accept_difference,
             begins=file.flow_begins,
         )
+
+
+def _in_force(file: StateFile) -> frozenset[tuple[str, int, str, str]]:
+    """Return what `what_is_deployed` says of the flows that are, or were, in force."""
+    return frozenset((one.flow, one.version, one.content, one.state) for one in file.flows if one.in_force)
 
 
 def what_is_deployed(loaded: Loaded) -> tuple[frozenset[tuple[str, int, str, str]], str]:
