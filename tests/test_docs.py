@@ -17,6 +17,7 @@ import yaml
 from liquid import Environment
 
 from dataflow.cli import main
+from operators.language.workspace import Workspace
 from operators.templates.filters import filters_of
 from operators.templates.messages import FILE_TAGS
 from operators.templates.parse import parse_template
@@ -169,10 +170,14 @@ def test_every_whole_flow_is_right(block: Block, tmp_path: Path, capsys: pytest.
 
 
 class Mistake(NamedTuple):
-    """An example in the section of a problem, and where it stands in the flow `PLAIN`."""
+    """An example in the section of a problem, and where it stands: in the flow `PLAIN`, or in `nudge.yaml`."""
 
     code: str
     text: str
+
+    @property
+    def workspace(self) -> str:
+        return "".join(part for part in parts_of(self.text) if key_of(part) in Workspace.model_fields)
 
     @property
     def flow(self) -> str:
@@ -184,9 +189,19 @@ class Mistake(NamedTuple):
         elif self.text.startswith("vars:"):
             parts["steps"] += f"    {self.text}"
         else:
-            for part in re.split(r"^(?=\w)", self.text, flags=re.M)[1:]:
-                parts[re.findall(r"\w+", part)[0]] = part
+            for part in parts_of(self.text):
+                if key_of(part) not in Workspace.model_fields:
+                    parts[key_of(part)] = part
         return "".join(parts.values())
+
+
+def parts_of(text: str) -> list[str]:
+    """Return the keys of *text* with what is written behind each."""
+    return re.split(r"^(?=\w)", text, flags=re.M)[1:]
+
+
+def key_of(part: str) -> str:
+    return re.findall(r"\w+", part)[0]
 
 
 PLAIN: Final = {
@@ -218,6 +233,7 @@ def test_every_example_of_a_problem_has_it(
 ) -> None:
     file = tmp_path / "flow.yaml"
     file.write_text(mistake.flow)
+    (tmp_path / "nudge.yaml").write_text(mistake.workspace)
     main(["check", "--json", str(file)])
     assert mistake.code in [json.loads(line)["code"] for line in capsys.readouterr().out.splitlines()]
 
@@ -331,6 +347,9 @@ def faults(text: str) -> Iterator[str]:
     """Yield what Mermaid would choke on in a flowchart or a sequence diagram, as far as that shows without a parser."""
     lines = [line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("%%{")]
     kind = lines[0].split()[0]
+    if kind == "gantt":
+        yield from faults_of_times(lines[1:])
+        return
     if kind not in ("flowchart", "sequenceDiagram"):
         yield f"{kind}: not a kind of diagram that is used here"
         return
@@ -357,6 +376,18 @@ def faults(text: str) -> Iterator[str]:
             yield f"{line}: {open_now[-1]} is not closed"
     if depth:
         yield "a block is not closed"
+
+
+A_TIME: Final = r"2\d{3}-\d\d-\d\d \d\d:\d\d"
+
+
+def faults_of_times(lines: list[str]) -> Iterator[str]:
+    """Yield what Mermaid would choke on in a gantt chart."""
+    for line in lines:
+        if line.split()[0] in ("title", "dateFormat", "axisFormat", "tickInterval", "section"):
+            continue
+        if not re.fullmatch(rf"[^:#;]+ :((crit|done|active|milestone), )*{A_TIME}, ({A_TIME}|\d+[mhd])", line):
+            yield f"{line}: neither a span nor a section"
 
 
 def test_there_are_diagrams_to_check() -> None:
@@ -404,6 +435,8 @@ def test_the_picture_of_a_flow_shows_each_of_its_steps() -> None:
         'flowchart TB\n subgraph x ["X"]\n a --> b',
         "sequenceDiagram\n A->>B: first; second",
         "sequenceDiagram\n loop often\n A->>B: x",
+        "gantt\n dateFormat YYYY-MM-DD HH:mm\n 22:00 to 08:00 :crit, 2026-11-23 22:00, 10h",
+        "gantt\n a message :milestone, 22:00, 0m",
     ],
 )
 def test_a_wrong_diagram_is_noticed(text: str) -> None:

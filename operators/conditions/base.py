@@ -10,12 +10,14 @@ import orjson
 
 from operators.conditions.values import Json
 from operators.templates.template import Template
+from state.user import User
 
 
 class Context(Protocol):
     """What a condition may ask while it is judged. Conditions on events ask for values and templates only."""
 
     now: int
+    user: User
 
     def value(self, root: str, path: tuple[str, ...]) -> Json:
         """Return the value at *path* of `properties`, `profile` or `entry`, None when there is none."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final
 
-from operators.conditions.base import Clause, Condition
+from operators.conditions.base import Condition
+from operators.conditions.cap_left import CAP_LEFT
 from operators.conditions.did import DID, DID_NOT
 from operators.conditions.keyword import Keyword, Site
 from operators.conditions.local_time import LOCAL_TIME
-from operators.conditions.parse import Dialect, LeafParser, Resolve, parse_condition
+from operators.conditions.parse import Dialect, LeafParser, parse_condition
 from operators.language.problems import BadValue, Path, Problems, did_you_mean
 
 
@@ -29,7 +29,7 @@ KEYWORDS: Final[dict[str, Keyword]] = {
     "did": DID,
     "did_not": DID_NOT,
     "local_time": LOCAL_TIME,
-    "cap_left": _NOT_YET,
+    "cap_left": CAP_LEFT,
     "audience": _NOT_YET,
 }
 """The keys of `when` that are no fields of the user."""
@@ -50,20 +50,11 @@ def _user_field(key: str) -> tuple[str, tuple[str, ...]]:
     raise BadValue("unknown-key", f"'{key}' is not a field of the user", hint)
 
 
-def parse_when(
-    raw: object, path: Path, problems: Problems, *, note: Callable[[Clause], None], at_entry: bool, resolve: Resolve
-) -> Condition | None:
-    """Return the condition on the user that is written in *raw*, or None after noting why not.
-
-    Args:
-        note: called with every `did` found, so that its events are counted.
-        at_entry: before a journey exists: a `did` needs a window there.
-        resolve: says which moment is meant where one is written.
-    """
-    site = Site(note, at_entry, resolve)
+def parse_when(raw: object, path: Path, problems: Problems, site: Site) -> Condition | None:
+    """Return the condition on the user that is written in *raw*, or None after noting why not."""
 
     def bound(keyword: Keyword) -> LeafParser:
         return lambda value, place, problems: keyword.parse(value, place, problems, site)
 
     keywords = {name: bound(keyword) for name, keyword in KEYWORDS.items()}
-    return parse_condition(raw, path, problems, Dialect(_user_field, keywords=keywords, resolve=resolve))
+    return parse_condition(raw, path, problems, Dialect(_user_field, keywords=keywords, resolve=site.resolve))

@@ -19,7 +19,7 @@ from operators.ids import action_id
 from operators.language.localtime import zone_of
 from operators.limits import write_profile
 from operators.machine.outbox import Outbox
-from operators.machine.totals import SENT, SUPPRESSED, key_of
+from operators.machine.totals import POSTPONED, SENT, SUPPRESSED, key_of
 from operators.program.program import Program
 from operators.steps.base import Node
 from operators.templates.errors import TemplateFailed
@@ -297,6 +297,11 @@ class AtStep(InJourney):
                 cause=cause,
             )
         )
+
+    def postpone(self, channel: str, reason: SendReason, detail: dict[str, Any]) -> None:
+        """Journal that a message is not sent on *channel* yet, with what was compared."""
+        self.journal("postponed", reason=reason, detail={"channel": channel, **detail}, cause=self.cause())
+        self.tally(POSTPONED, channel)
 
     def suppress(self, channel: str, reason: SendReason, detail: dict[str, Any]) -> None:
         """Journal that a message is not sent on *channel*, with what was compared."""

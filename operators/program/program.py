@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from zoneinfo import ZoneInfo
 
@@ -47,7 +48,9 @@ class Program:
     `label` is what counts and reports call it: `<flow> 0x1F <version>`. `key_path` is where a trigger event has the
     entry key, None for a flow without one. `channels` are those that it sends to. `tallies` are what each journey
     counts; `tally_names` says which of them answers a clause. `windows` are the clauses that the user's rolling windows
-    answer. `wants` has every event that the flow wants, `hears` the names of those that an open journey may want.
+    answer. `cap_reaches` says how far back (ms) caps ask for messages, per channel and over all; it is the same for all
+    flows of a workspace. `wants` has every event that the flow wants, `hears` the names of those that an open journey
+    may want.
     `content` identifies what the flow does: title, owner and state aside. `content_in_utc` does, too, but takes moments
     without an offset for UTC, as they were read once; it is another one only where that makes a difference.
     """
@@ -69,6 +72,7 @@ class Program:
     nodes: dict[str, Node]
     wants: tuple[Wanted, ...]
     windows: tuple[tuple[Clause, Wanted], ...]
+    cap_reaches: Mapping[str, int]
     tallies: tuple[Tally, ...]
     tally_names: dict[Clause, str]
     hears: frozenset[str]
