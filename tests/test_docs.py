@@ -176,10 +176,6 @@ class Mistake(NamedTuple):
     text: str
 
     @property
-    def workspace(self) -> str:
-        return "".join(part for part in parts_of(self.text) if key_of(part) in Workspace.model_fields)
-
-    @property
     def flow(self) -> str:
         parts = dict(PLAIN)
         if self.text.startswith("- "):
@@ -189,19 +185,17 @@ class Mistake(NamedTuple):
         elif self.text.startswith("vars:"):
             parts["steps"] += f"    {self.text}"
         else:
-            for part in parts_of(self.text):
-                if key_of(part) not in Workspace.model_fields:
-                    parts[key_of(part)] = part
+            parts.update(self._parts(of_flow=True))
         return "".join(parts.values())
 
+    @property
+    def workspace(self) -> str:
+        """What of it belongs into `nudge.yaml`."""
+        return "".join(self._parts(of_flow=False).values())
 
-def parts_of(text: str) -> list[str]:
-    """Return the keys of *text* with what is written behind each."""
-    return re.split(r"^(?=\w)", text, flags=re.M)[1:]
-
-
-def key_of(part: str) -> str:
-    return re.findall(r"\w+", part)[0]
+    def _parts(self, *, of_flow: bool) -> dict[str, str]:
+        parts = {re.findall(r"\w+", part)[0]: part for part in re.split(r"^(?=\w)", self.text, flags=re.M)[1:]}
+        return {key: part for key, part in parts.items() if (key not in Workspace.model_fields) == of_flow}
 
 
 PLAIN: Final = {

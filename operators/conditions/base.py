@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 from zoneinfo import ZoneInfo
@@ -10,14 +11,22 @@ import orjson
 
 from operators.conditions.values import Json
 from operators.templates.template import Template
-from state.user import User
 
 
 class Context(Protocol):
     """What a condition may ask while it is judged. Conditions on events ask for values and templates only."""
 
     now: int
-    user: User
+
+    @property
+    def audiences(self) -> Mapping[str, Any]:
+        """The audiences that the user is in."""
+        ...
+
+    @property
+    def sends(self) -> Mapping[str, list[int]]:
+        """The times of the user's latest marketing messages, as `operators/caps.py` has them."""
+        ...
 
     def value(self, root: str, path: tuple[str, ...]) -> Json:
         """Return the value at *path* of `properties`, `profile` or `entry`, None when there is none."""

@@ -35,9 +35,8 @@ class CapLeft:
 
     def _against(self, context: Context) -> dict[str, Any] | None:
         """Return what stands against another message, None for nothing."""
-        user = context.user
-        found = against(self.caps, user.sends, context.now)
-        return None if any(name in user.audiences for name in self.exempt) else found
+        found = against(self.caps, context.sends, context.now)
+        return None if any(name in context.audiences for name in self.exempt) else found
 
 
 def _parse(raw: object, path: Path, problems: Problems, site: Site) -> Condition | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from operators.conditions.audience import AUDIENCE
 from operators.conditions.base import Condition
 from operators.conditions.cap_left import CAP_LEFT
 from operators.conditions.did import DID, DID_NOT
@@ -12,25 +13,12 @@ from operators.conditions.local_time import LOCAL_TIME
 from operators.conditions.parse import Dialect, LeafParser, parse_condition
 from operators.language.problems import BadValue, Path, Problems, did_you_mean
 
-
-def _not_yet(raw: object, path: Path, problems: Problems, site: Site) -> Condition | None:
-    problems.add(
-        path,
-        "not-yet-supported",
-        f"'{path[-1]}' is part of the language, but this version cannot run it yet",
-        at_key=True,
-    )
-    return None
-
-
-_NOT_YET: Final = Keyword(_not_yet, {"not": {}, "description": "not supported yet"})
-
 KEYWORDS: Final[dict[str, Keyword]] = {
     "did": DID,
     "did_not": DID_NOT,
     "local_time": LOCAL_TIME,
     "cap_left": CAP_LEFT,
-    "audience": _NOT_YET,
+    "audience": AUDIENCE,
 }
 """The keys of `when` that are no fields of the user."""
 
@@ -44,8 +32,7 @@ def _user_field(key: str) -> tuple[str, tuple[str, ...]]:
         hint = "write profile.<attribute> or entry.<property>"
     else:
         # Most who write another name mean an attribute: other products know them without a prefix.
-        words = [name for name, keyword in KEYWORDS.items() if keyword is not _NOT_YET]
-        near = did_you_mean(key, [*words, "any", "all", "not"])
+        near = did_you_mean(key, [*KEYWORDS, "any", "all", "not"])
         hint = near if near.startswith("did") else f"write profile.{key}, or entry.{key} for what came with the trigger"
     raise BadValue("unknown-key", f"'{key}' is not a field of the user", hint)
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Final
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, PrivateAttr, WithJsonSchema
+from pydantic_core import PydanticCustomError
 
 from operators.language.flowfile import read_document
 from operators.language.message_rules import Caps, Consent, Members, Quiet, check_caps, check_quiet, check_whole_day
-from operators.language.model import Model, NotYet, checked, sound_part
-from operators.language.problems import Path, Problem, Problems
-from operators.language.values import Name
+from operators.language.model import Model, checked, sound_part
+from operators.language.problems import BadValue, Document, Path, Problem, Problems
+from operators.language.values import Name, parse_name, shown
+from state.outgoing import NAME_PATTERN
 
 FILE: Final = "nudge.yaml"
 JOURNAL: Final = "journal"
@@ -22,6 +24,41 @@ OWN_TOPICS: Final = frozenset((JOURNAL, DEAD_LETTERS))
 _SETTINGS: Final = ("run", "kafka")  # They say how the job runs, not what it decides, and may hold secrets.
 
 
+def _audiences(value: Any) -> tuple[str, ...] | None:
+    """Return the names in a list of names, or of a mapping from names to what they are."""
+    if value is None:
+        return None
+    if not isinstance(value, list | dict):
+        hint = "write audiences: [vip, staff], or audiences: {vip: who bought for 1000 a year}"
+        raise PydanticCustomError(
+            "wrong-type", "{text}", {"text": f"a list is needed here, not {shown(value)}", "hint": hint}
+        )
+    for name, description in value.items() if isinstance(value, dict) else ():
+        if not isinstance(description, str | None):
+            text = f"a text is needed here, not {shown(description)}"
+            raise PydanticCustomError("wrong-type", "{text}", {"text": text, "hint": "", "path": (name,)})
+    for place, name in enumerate(value):
+        try:
+            parse_name(name)
+        except BadValue as bad:
+            at = place if isinstance(value, list) else name
+            raise PydanticCustomError(
+                "bad-name", "{text}", {"text": bad.message, "hint": bad.hint, "path": (at,)}
+            ) from None
+    return tuple(value)
+
+
+_NAME_SCHEMA: Final = {"type": "string", "pattern": NAME_PATTERN}
+_AUDIENCES_SCHEMA: Final = {
+    "anyOf": [
+        {"type": "array", "items": _NAME_SCHEMA},
+        {
+            "type": "object",
+            "patternProperties": {NAME_PATTERN: {"type": ["string", "null"]}},
+            "additionalProperties": False,
+        },
+    ]
+}
 _SHAPES: Final = {**Quiet.shapes, "caps": "caps: [{at_most: <n>, per: 1d}]"}
 
 
@@ -69,7 +106,15 @@ class Workspace(Model):
         list[Annotated[str, Field(min_length=1, strict=True)]] | None,
         Field(description="The templates that flows may name. Without this key they may name any."),
     ] = None
-    audiences: Annotated[NotYet, Field(description="The audiences that flows may name.")] = None
+    audiences: Annotated[
+        tuple[str, ...] | None,
+        BeforeValidator(_audiences),
+        WithJsonSchema(_AUDIENCES_SCHEMA),
+        Field(
+            description="The audiences that flows may name, beside those that they add users to: a list, or each "
+            "with what it is. Without this key any may be named."
+        ),
+    ] = None
     run: Annotated[
         dict[str, Any],
         Field(description="Settings of nudge run, such as processes: 2. Flags and the environment come first."),
@@ -78,6 +123,22 @@ class Workspace(Model):
         dict[str, Any],
         Field(description="Options of all Kafka clients, as librdkafka names them. Keep passwords out of Git."),
     ] = {}
+
+    _document: Document = PrivateAttr(default_factory=lambda: Document(FILE, {}))
+
+    @property
+    def document(self) -> Document:
+        """What it was read from, to tell problems that only the flows show."""
+        return self._document
+
+    def audiences_of_rules(self) -> Iterator[tuple[str, Path]]:
+        """Yield the audiences that message rules name, each with its place."""
+        for key, members in (("exempt", self.exempt), ("suppress", self.suppress)):
+            if members is not None:
+                path: Path = (key, "audience")
+                is_list = isinstance(self._document.value_at(path), list)
+                for index, name in enumerate(members.audience):
+                    yield name, (*path, index) if is_list else path
 
 
 def read_workspace(file: str, text: bytes) -> tuple[Workspace, list[Problem]]:
@@ -93,6 +154,7 @@ def read_workspace(file: str, text: bytes) -> tuple[Workspace, list[Problem]]:
             message = f"{channel.topic} is a topic of the job's own: a replay could not tell what is in it already"
             problems.add(("channels", name, "topic"), "reserved-topic", message, "choose another name")
     _check_rules(workspace, problems)
+    workspace._document = document
     return workspace, problems.found
 
 

@@ -19,6 +19,7 @@ from operators.language.localtime import zone_of
 from operators.language.model import checked, keys_of, sound_part
 from operators.language.problems import BadValue, Path, Problems
 from operators.language.workspace import Workspace
+from operators.program.audiences import KnownAudiences
 from operators.program.doubts import Doubts
 from operators.program.paths import check_paths
 from operators.program.program import EntryRules, Exit, Program, Tally
@@ -30,10 +31,13 @@ from operators.triggers import build_trigger
 _NOT_CONTENT: Final = ("flow", "version", "state", "title", "description", "owner", "labels")
 
 
-def compile_flow(problems: Problems, workspace: Workspace, doubts: Doubts | None = None) -> Program | None:
+def compile_flow(
+    problems: Problems, workspace: Workspace, audiences: KnownAudiences, doubts: Doubts | None = None
+) -> Program | None:
     """Return the program of the flow file behind *problems*, or None after noting every problem.
 
     Args:
+        audiences: told which ones the flow asks for and adds to.
         doubts: also notes what is allowed and most likely a mistake.
     """
     raw = problems.document.data
@@ -56,6 +60,7 @@ def compile_flow(problems: Problems, workspace: Workspace, doubts: Doubts | None
         problems.add(("active",), "impossible-condition", "'from' is not before 'until'", "nobody could ever enter")
     if not build.has_too_many and not problems.is_full:
         check_paths(first, build.nodes, problems, is_lost=build.is_lost)
+    audiences.note(problems, build.asked, build.added)
     if doubts is not None:
         doubts.look_at(problems, build.nodes.values(), active_from=active_from, active_until=active_until)
     if problems.has_errors:
@@ -83,22 +88,23 @@ def compile_flow(problems: Problems, workspace: Workspace, doubts: Doubts | None
         tallies=tuple(tallies),
         tally_names=tally_names,
         hears=frozenset(_heard_by(build.nodes.values(), exits, tallies)),
-        content=content_hash(raw, build.local_moments),
-        content_in_utc=content_hash(raw, {}),
+        content=content_hash(raw, {**build.local_moments, **build.orders}),
+        content_in_utc=content_hash(raw, build.orders),
         label=label_of(flow.flow, flow.version),
         is_paused=flow.state == "paused",
     )
 
 
-def content_hash(raw: dict[str, Any], local_moments: Mapping[Path, int]) -> str:
+def content_hash(raw: dict[str, Any], beside: Mapping[Path, int | list[str]]) -> str:
     """Return what identifies what a flow does: its data without the keys that are for people, and without its state.
 
     Args:
-        local_moments: what moments in it mean that would be others in UTC, by their paths.
+        beside: what the data does not say, by path: what moments mean that would be others in UTC, and the order of
+            keys where that says something.
     """
     kept: Any = {key: value for key, value in raw.items() if key not in _NOT_CONTENT}
-    if local_moments:
-        kept = [kept, {".".join(map(str, path)): moment_ms for path, moment_ms in local_moments.items()}]
+    if beside:
+        kept = [kept, {".".join(map(str, path)): said for path, said in beside.items()}]
     dumped = orjson.dumps(kept, option=orjson.OPT_SORT_KEYS, default=str)
     return hashlib.blake2b(dumped, digest_size=12).hexdigest()
 

@@ -7,6 +7,7 @@ and to count.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from decimal import Decimal
 from typing import Annotated, Any, ClassVar, Final
 from zoneinfo import ZoneInfo
 
@@ -14,6 +15,7 @@ from pydantic import Field
 
 from operators.caps import Cap
 from operators.conditions.arguments import parse_value_template
+from operators.conditions.audience import parse_audiences
 from operators.conditions.base import Clause, Condition, Where
 from operators.conditions.keyword import Site
 from operators.conditions.parse import parse_condition
@@ -26,6 +28,7 @@ from operators.language.problems import BadValue, Path, Problems, did_you_mean
 from operators.language.values import Moment, Name, shown
 from operators.language.workspace import Workspace
 from operators.rules.base import Category, Rules, rules_of
+from operators.shares import WHOLE
 from operators.steps.base import Node, Step
 from operators.templates.json_template import JsonTemplate
 from operators.templates.template import Template
@@ -108,8 +111,9 @@ class Build:
 
     Places are given relative to the step that is being built. `nodes` are the steps by id. `wants` has every event that
     somebody wants, `clauses` every `did` with the event that it counts, `channels` those that are sent to, by name,
-    `local_moments` the ms of the moments that would be others in UTC, by their paths. `is_lost` says that somewhere a
-    journey goes on at a step that is not known.
+    `asked` the audiences that somebody asks for, with their paths, `added` those that the flow adds users to,
+    `local_moments` the ms of the moments that would be others in UTC, by their paths, `orders` the keys of mappings in
+    which their order says something. `is_lost` says that somewhere a journey goes on at a step that is not known.
 
     Args:
         kinds: the models of the kinds of steps that there are.
@@ -130,7 +134,10 @@ class Build:
         self.wants: list[Wanted] = []
         self.clauses: list[tuple[Clause, Wanted]] = []
         self.channels: dict[str, Channel] = {}
+        self.asked: list[tuple[str, Path]] = []
+        self.added: set[str] = set()
         self.local_moments: dict[Path, int] = {}
+        self.orders: dict[Path, list[str]] = {}
         self.is_lost = False
         self._workspace = workspace
         self._kinds = kinds
@@ -159,8 +166,19 @@ class Build:
     def when(self, raw: object, *place: str | int, at_entry: bool = False) -> Condition | None:
         """Return a condition on the user."""
         path = (*self._path, *place)
-        site = Site(self._note_clause, at_entry, self._resolve, self._caps_left)
+        site = Site(self._note_clause, at_entry, self._ask_audience, self._resolve, self._caps_left)
         return parse_when(raw, path, self.problems, site)
+
+    def audiences(self, raw: object, *place: str | int) -> list[str]:
+        """Return the names of audiences, one or several, noted as ones that have to be known."""
+        return parse_audiences(raw, (*self._path, *place), self.problems, self._ask_audience)
+
+    def added_audiences(self, raw: object, *place: str | int) -> list[str]:
+        """Return the names of audiences that this flow adds users to, and which are known by that."""
+        return parse_audiences(raw, (*self._path, *place), self.problems, lambda name, _: self.added.add(name))
+
+    def _ask_audience(self, name: str, path: Path) -> None:
+        self.asked.append((name, path))
 
     def wanted(self, written: EventModel, *place: str | int, templates: bool = True) -> Wanted:
         """Return the event that *written* says, noted as one that this flow wants."""
@@ -231,6 +249,20 @@ class Build:
                 message = f"'{label}' is not a label of this step"
                 path = (*self._path, "then", label)
                 self.problems.add(path, "unknown-label", message, did_you_mean(label, labels), at_key=True)
+
+    def is_whole(self, shares: Mapping[str, Decimal], *place: str | int) -> bool:
+        """Tell whether *shares* come to 100 %; any other sum is a problem."""
+        total = sum(shares.values())
+        if total != WHOLE:
+            hint = f"{abs(WHOLE - total):f}% {'are missing' if total < WHOLE else 'too much'}"
+            self.problem("bad-sum", f"the shares come to {total:f}%, and not to 100%", hint, *place)
+        return total == WHOLE
+
+    def note_order(self, *place: str | int) -> None:
+        """Note that the order of the keys at *place* says something: other content has another one."""
+        path = (*self._path, *place)
+        written = self.problems.document.value_at(path)
+        self.orders[path] = [str(key) for key in written] if isinstance(written, dict) else []
 
     def arm(self, then: dict[str, Any], label: str) -> Node | None:
         """Return where the arm *label* begins; an arm that is not written goes on after the step."""
