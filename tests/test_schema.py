@@ -322,7 +322,6 @@ REFUSED = {
     "a when about anything else": START + "steps: [{branch: [{when: {tier: gold}}]}]",
     "a when about half a field": START + "steps: [{branch: [{when: {profile: gold}}]}]",
     "a when about nothing": START + "steps: [{branch: [{when: {}}]}]",
-    "a when about a cap, not supported yet": START + "steps: [{branch: [{when: {cap_left: sms}}]}]",
     "a when about no audience": START + "steps: [{branch: [{when: {audience: []}}]}]",
     "a when about an audience that is no name": START + "steps: [{branch: [{when: {audience: VIP}}]}]",
     "a when about a list of what is no name": START + "steps: [{branch: [{when: {audience: [5]}}]}]",
