@@ -68,6 +68,16 @@ def parse_duration(value: object, *, longest: int | None = None) -> int:
     return total
 
 
+def duration_text(duration_ms: int) -> str:
+    """Return a duration as an author may have written it: `1d12h`."""
+    parts = []
+    for unit in ("d", "h", "m", "s"):
+        number, duration_ms = divmod(duration_ms, UNITS[unit])
+        if number:
+            parts.append(f"{number}{unit}")
+    return "".join(parts)
+
+
 def parse_offset(value: object) -> int:
     """Return the milliseconds of a duration with an optional sign, such as `-3d`."""
     if isinstance(value, str) and value[:1] in ("-", "+"):
@@ -108,6 +118,13 @@ def parse_time_of_day(value: object) -> int:
     if not found:
         raise BadValue("bad-time-of-day", f"{shown(value)} is not a time of day", 'write "09:00" or "09:00:30", quoted')
     return int(found[1]) * 3600 + int(found[2]) * 60 + int(found[3] or 0)
+
+
+def time_of_day_text(time_of_day_s: int) -> str:
+    """Return a time of day as an author may have written it: `22:00`, with seconds where it has some."""
+    hours, rest = divmod(time_of_day_s, 3600)
+    minutes, seconds = divmod(rest, 60)
+    return f"{hours:02}:{minutes:02}" + (f":{seconds:02}" if seconds else "")
 
 
 def parse_percent(value: object) -> Decimal:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from zoneinfo import ZoneInfo
 
@@ -49,8 +50,9 @@ class Program:
     entry key, None for a flow without one. `alternatives` are the events that start journeys, `runs` what does
     over audiences, None for a flow that is started by events. `channels` are those that it sends to. `tallies` are what
     each journey counts; `tally_names` says which of them answers a clause. `windows` are the clauses that the user's
-    rolling windows answer. `wants` has every event that the flow wants, `hears` the names of those that an open journey
-    may want.
+    rolling windows answer. `cap_reaches` says how far back (ms) caps ask for messages, per channel and over all; it is
+    the same for all flows of a workspace. `wants` has every event that the flow wants, `hears` the names of those that
+    an open journey may want.
     `content` identifies what the flow does: title, owner and state aside. `content_in_utc` does, too, but takes moments
     without an offset for UTC, as they were read once; it is another one only where that makes a difference.
     """
@@ -73,6 +75,7 @@ class Program:
     nodes: dict[str, Node]
     wants: tuple[Wanted, ...]
     windows: tuple[tuple[Clause, Wanted], ...]
+    cap_reaches: Mapping[str, int]
     tallies: tuple[Tally, ...]
     tally_names: dict[Clause, str]
     hears: frozenset[str]

@@ -18,7 +18,7 @@ from operators.visit import Visit
 class Hold(Struct, frozen=True, gc=False):
     """Stand here until *until_ms* (stream time), or until `hear` moves the journey.
 
-    With *still* it stood here before, and the journal has it already.
+    With *still* the journal has it already: it stood here before, or another record says that it does.
     """
 
     until_ms: int

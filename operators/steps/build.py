@@ -13,9 +13,11 @@ from zoneinfo import ZoneInfo
 
 from pydantic import Field
 
+from operators.caps import Cap
 from operators.conditions.arguments import parse_value_template
 from operators.conditions.audience import parse_audiences
 from operators.conditions.base import Clause, Condition, Where
+from operators.conditions.keyword import Site
 from operators.conditions.parse import parse_condition
 from operators.conditions.wanted import Wanted, wanted
 from operators.conditions.when import parse_when
@@ -25,6 +27,7 @@ from operators.language.model import EventModel, M, Model, checked, sound_part
 from operators.language.problems import BadValue, Path, Problems, did_you_mean
 from operators.language.values import Moment, Name, shown
 from operators.language.workspace import Workspace
+from operators.rules.base import Category, Rules, rules_of
 from operators.shares import WHOLE
 from operators.steps.base import Node, Step
 from operators.templates.json_template import JsonTemplate
@@ -164,15 +167,8 @@ class Build:
     def when(self, raw: object, *place: str | int, at_entry: bool = False) -> Condition | None:
         """Return a condition on the user."""
         path = (*self._path, *place)
-        return parse_when(
-            raw,
-            path,
-            self.problems,
-            note=self._note_clause,
-            ask=self._ask_audience,
-            at_entry=at_entry,
-            resolve=self._resolve,
-        )
+        site = Site(self._note_clause, at_entry, self._ask_audience, self._resolve, self._caps_left)
+        return parse_when(raw, path, self.problems, site)
 
     def audiences(self, raw: object, *place: str | int) -> list[str]:
         """Return the names of audiences, one or several, noted as ones that have to be known."""
@@ -225,14 +221,21 @@ class Build:
 
     def channel(self, name: str, *place: str | int) -> Channel | None:
         """Return a channel, or None after noting that there is none of this name."""
-        channel = channel_of(name, self._workspace)
-        if channel is None:
-            hint = did_you_mean(name, [*DEFAULT_ADDRESSES, *self._workspace.channels])
-            hint = f"{hint}; other channels need an entry under 'channels' in nudge.yaml"
-            self.problem("unknown-channel", f"there is no channel '{name}'", hint, *place)
-        else:
+        channel = self._channel(name, (*self._path, *place))
+        if channel is not None:
             self.channels[name] = channel
         return channel
+
+    def rules(self, channel: str, category: Category) -> Rules:
+        """Return the message rules for what is sent on a channel."""
+        return rules_of(self._workspace, channel, category)
+
+    def known_template(self, name: str, *place: str | int) -> None:
+        """Note a template that is none of those that the workspace lists."""
+        known = self._workspace.templates
+        if known is not None and name not in known:
+            hint = f"{did_you_mean(name, known)}; nudge.yaml lists all of them under 'templates'".removeprefix("; ")
+            self.problem("unknown-template", f"there is no template {shown(name)}", hint, *place)
 
     def reference(self, name: str, *place: str | int) -> Reference:
         """Return a reference to the step *name*."""
@@ -420,6 +423,20 @@ class Build:
         if moment_ms != written.ms_in_utc():
             self.local_moments[path] = moment_ms
         return moment_ms
+
+    def _channel(self, name: str, path: Path) -> Channel | None:
+        channel = channel_of(name, self._workspace)
+        if channel is None:
+            hint = did_you_mean(name, [*DEFAULT_ADDRESSES, *self._workspace.channels])
+            hint = f"{hint}; other channels need an entry under 'channels' in nudge.yaml"
+            self.problems.add(path, "unknown-channel", f"there is no channel {shown(name)}", hint)
+        return channel
+
+    def _caps_left(self, channel: str, path: Path) -> tuple[tuple[Cap, ...], tuple[str, ...]] | None:
+        if self._channel(channel, path) is None:
+            return None
+        rules = self.rules(channel, "marketing")
+        return rules.caps, rules.exempt
 
     def _note_clause(self, clause: Clause) -> None:
         counted = wanted(clause.event, clause.where)
