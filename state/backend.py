@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -54,18 +55,29 @@ class MemoryBackend:
 
     def __init__(self) -> None:
         self.rows: dict[bytes, bytes] = {}
+        self._keys: list[bytes] | None = None  # In their order; None after a write.
 
     def get_many(self, keys: list[bytes]) -> list[bytes | None]:
         return [self.rows.get(key) for key in keys]
 
     def scan(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
-        yield from sorted((key, row) for key, row in self.rows.items() if start <= key < stop)
+        if self._keys is None or len(self._keys) != len(self.rows):
+            self._keys = sorted(self.rows)
+        keys = self._keys
+        for index in range(bisect_left(keys, start), len(keys)):
+            key = keys[index]
+            if key >= stop:
+                return
+            row = self.rows.get(key)
+            if row is not None:
+                yield key, row
 
     def changes(self) -> MemoryChanges:
         return MemoryChanges()
 
     def write(self, changes: Changes, *, sync: bool) -> None:
         assert isinstance(changes, MemoryChanges)
+        self._keys = None
         for key, value in changes.rows.items():
             if value is None:
                 self.rows.pop(key, None)
