@@ -76,6 +76,7 @@ def compile_flow(problems: Problems, workspace: Workspace, doubts: Doubts | None
         exits=tuple(exits),
         first=first,
         nodes=build.nodes,
+        lanes=tuple(build.lanes),
         wants=tuple(build.wants),
         windows=tuple((clause, wanted) for clause, wanted in build.clauses if clause.within is not None),
         tallies=tuple(tallies),
