@@ -12,7 +12,7 @@ from typing import IO, Final
 
 from connectors.file_source import FilePartition
 from dataflow.read.disorder import Disorder
-from dataflow.read.intake import Format, Intake, head_time
+from dataflow.read.intake import Counts, Format, Intake, head_time
 from dataflow.shard import Shard
 from operators.language.values import DAY
 from operators.machine.deployment import Deployment
@@ -55,7 +55,7 @@ class Simulation:
         self._instant: list[Input] = []
         self.records = 0
         self.dead: dict[str, int] = {}
-        self.unsupported = 0
+        self.counts = Counts()
         self.mistakes = 0
         self.first_dead: dict[str, DeadLetter] = {}
         """Of each reason the first."""
@@ -104,7 +104,7 @@ class Simulation:
         self._flush(None)
         self.records = intake.counts.records
         self.dead = intake.counts.dead
-        self.unsupported = intake.counts.unsupported
+        self.counts = intake.counts
 
     def _record(self, record: Input) -> None:
         if self._instant and record.now > self._instant[0].now:

@@ -36,8 +36,8 @@ class Outbox:
     """
 
     __slots__ = (
-        "actions", "counted", "duplicates", "ids_forgotten", "journal", "mistakes", "news", "parked", "too_large",
-        "totals",
+        "actions", "counted", "duplicates", "ids_forgotten", "journal", "memberships_cut", "mistakes", "news",
+        "parked", "too_large", "totals",
     )  # fmt: skip
 
     def __init__(
@@ -52,6 +52,7 @@ class Outbox:
         self.duplicates = 0
         self.mistakes: list[Mistake] = []
         self.ids_forgotten = 0  # How often a user had so many message ids within a day that the oldest had to go.
+        self.memberships_cut = 0  # Memberships of which something was left out, since it was too large or too many.
         self.too_large = 0  # Profile updates that would have made a profile too large.
 
     def count(self, flow: str, key: str) -> None:

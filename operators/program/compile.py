@@ -18,6 +18,7 @@ from operators.language.localtime import zone_of
 from operators.language.model import checked, keys_of, sound_part
 from operators.language.problems import BadValue, Path, Problems
 from operators.language.workspace import Workspace
+from operators.program.audiences import KnownAudiences
 from operators.program.doubts import Doubts
 from operators.program.paths import check_paths
 from operators.program.program import EntryRules, Exit, Program, Tally
@@ -29,10 +30,13 @@ from operators.triggers import build_trigger
 _NOT_CONTENT: Final = ("flow", "version", "state", "title", "description", "owner", "labels")
 
 
-def compile_flow(problems: Problems, workspace: Workspace, doubts: Doubts | None = None) -> Program | None:
+def compile_flow(
+    problems: Problems, workspace: Workspace, audiences: KnownAudiences, doubts: Doubts | None = None
+) -> Program | None:
     """Return the program of the flow file behind *problems*, or None after noting every problem.
 
     Args:
+        audiences: told which ones the flow asks for and adds to.
         doubts: also notes what is allowed and most likely a mistake.
     """
     raw = problems.document.data
@@ -55,6 +59,7 @@ def compile_flow(problems: Problems, workspace: Workspace, doubts: Doubts | None
         problems.add(("active",), "impossible-condition", "'from' is not before 'until'", "nobody could ever enter")
     if not build.has_too_many and not problems.is_full:
         check_paths(first, build.nodes, problems, is_lost=build.is_lost)
+    audiences.note(problems, build.asked, build.added)
     if doubts is not None:
         doubts.look_at(problems, build.nodes.values(), active_from=active_from, active_until=active_until)
     if problems.has_errors:

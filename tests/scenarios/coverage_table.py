@@ -22,6 +22,7 @@ SECTIONS = {
     "steps": "Steps",
     "send": "Steps: send",
     "set": "Steps: set",
+    "audience": "Steps: audience",
     "wait": "Steps: wait",
     "wait_for": "Steps: wait_for",
     "branch": "Steps: branch",
@@ -49,7 +50,7 @@ FINE_PRINT = [
     *(f"M{n}" for n in range(1, 11)),
     *(f"L{n}" for n in range(1, 8)),
     *(f"R{n}" for n in range(1, 10)),
-    *(f"U{n}" for n in range(1, 11)),
+    *(f"U{n}" for n in range(1, 13)),
     *(f"J{n}" for n in range(1, 9)),
     *(f"C{n}" for n in range(1, 9)),
 ]
@@ -78,7 +79,6 @@ NOT_COVERED = {
     "S3": _LATER + "quiet hours.",
     "S12": _LATER + "`result_of`.",
     "S16": _LATER + "`experiment`.",
-    "S22": _LATER + "audiences.",
     "S23": _LATER + "`result_of`.",
     "S24": _LATER + "`experiment`.",
     "M1": _LATER + "`exempt`.",
@@ -91,12 +91,12 @@ NOT_COVERED = {
     "M8": _LATER + "`templates` of nudge.yaml.",
     "M9": _LATER + "`suppress` and `exempt`.",
     **{f"R{n}": _LATER + "receipts." for n in range(2, 10)},
-    **{f"U{n}": _LATER + "audience triggers." for n in range(1, 11)},
+    **{f"U{n}": _LATER + "audience triggers." for n in (1, 2, 3, 5, 6, 7, 9, 10, 12)},
 }
 
 PARTLY = {
     "T5": "All reasons but `unknown_format`, which only other formats than `native` have.",
-    "T7": "That receipts and memberships are told apart from events; what they do comes with them.",
+    "T7": "All kinds; what receipts do comes with them.",
     "E2": "`reentry` and `concurrent`; `limit` comes later.",
     "E3": "Event triggers; audience rows come with audience triggers.",
     "O3": "Users, wake-ups and records; audience runs come with them.",
@@ -109,7 +109,7 @@ PARTLY = {
     "R1": "That a receipt of an unknown action is dropped.",
     "J2": "`wait`, `wait_for` and `times`.",
     "J3": "All but `result_of` and `experiment`.",
-    "J7": "`set`.",
+    "U4": "That completions are read; what they decide comes with audience triggers.",
     "J8": "By what wakes and what does not; the state itself is looked at by `audit`.",
     "C3": "Wake-ups and records; planned runs come with audience triggers.",
 }

@@ -28,7 +28,7 @@ PHASE_KEYS = {"flows", "events", "until", "refuses"}
 EXPECT_KEYS = {"actions", "journal", "journal_kinds", "dead_letters", "check", "totals", "topics"}
 EVENT_KEYS = {
     "at", "user", "event", "id", "own", "traits", "identify", "context", "properties",
-    "raw", "raw_parts", "raw_hex", "bom", "pad_to", "nest_to", "raised",
+    "joins", "leaves", "row", "updated", "raw", "raw_parts", "raw_hex", "bom", "pad_to", "nest_to", "raised",
 }  # fmt: skip
 
 JOURNAL_KINDS = {
@@ -138,8 +138,14 @@ def _record(row: dict[str, Any]) -> dict[str, Any]:
     record: dict[str, Any] = {}
     if "id" in row:
         record["message_id"] = row["id"]
-    record["user_id"] = row.get("user", "u1")
-    if "identify" in row:
+    if "updated" not in row or "user" in row:
+        record["user_id"] = row.get("user", "u1")
+    if "updated" in row:
+        record |= {"audience": row["updated"], "updated": True}
+    elif "joins" in row or "leaves" in row:
+        record |= {"audience": row["joins" if "joins" in row else "leaves"], "member": "joins" in row}
+        record |= {"row": row["row"]} if "row" in row else {}
+    elif "identify" in row:
         record |= {"type": "identify", "traits": row["identify"]}
     else:
         record["event"] = row["event"]
