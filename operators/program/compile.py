@@ -84,6 +84,7 @@ def compile_flow(
         exits=tuple(exits),
         first=first,
         nodes=build.nodes,
+        lanes=tuple(build.lanes),
         wants=tuple(build.wants),
         windows=tuple((clause, wanted) for clause, wanted in build.clauses if clause.within is not None),
         cap_reaches=reaches_of(workspace),
