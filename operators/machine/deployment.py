@@ -94,7 +94,8 @@ class Deployment:
         goals: dict[str, int] = {}
         for goal in (goal for program in running for goal in program.goals):
             goals[goal.experiment] = max(goal.within_ms, goals.get(goal.experiment, 0))
-        self.memory = Memory(running, self.entering_by_name, reaches, goals)
+        sends = {counts: reach for program in running for counts, reach in program.cap_reaches.items()}
+        self.memory = Memory(running, self.entering_by_name, reaches, sends, goals)
 
     def reaction(self, hits: Hits) -> Reaction:
         """Return what an event with these *hits* of the match index sets in motion."""
@@ -139,7 +140,9 @@ class Deployment:
         journeys = user.journeys
         if not journeys:
             day = user.day  # As `Memory.due`, without a call per event.
-            return day * DAY if day and (user.seen or user.windows or user.entries or user.trials) else NEVER
+            if not day:
+                return NEVER
+            return day * DAY if user.seen or user.windows or user.entries or user.sends or user.trials else NEVER
         due = NEVER
         for journey in journeys:
             if without and label_of(journey.flow, journey.version) in without:
