@@ -18,7 +18,7 @@ from operators.language.values import DAY
 from operators.machine.deployment import Deployment
 from operators.machine.order import in_one_instant, in_order_of_output
 from operators.machine.totals import Totals
-from state.backend import MemoryBackend
+from state.backend import OrderedBackend
 from state.iso import format_ms
 from state.outgoing import Action, DeadLetter, JournalRecord, dump
 from state.records import Input, unpacked
@@ -46,7 +46,7 @@ class Simulation:
         journal: Callable[[JournalRecord], None] = lambda _: None,
         dead_letter: Callable[[DeadLetter], None] = lambda _: None,
     ) -> None:
-        store = ShardStore(MemoryBackend(), cached_users=NO_LIMIT, changed_users=NO_LIMIT, keeps_undo=False)
+        store = ShardStore(OrderedBackend(), cached_users=NO_LIMIT, changed_users=NO_LIMIT, keeps_undo=False)
         self._shard = Shard(store, deployment, sources=1, in_order=True)
         self._deployment = deployment
         self._action = action

@@ -55,29 +55,18 @@ class MemoryBackend:
 
     def __init__(self) -> None:
         self.rows: dict[bytes, bytes] = {}
-        self._keys: list[bytes] | None = None  # In their order; None after a write.
 
     def get_many(self, keys: list[bytes]) -> list[bytes | None]:
         return [self.rows.get(key) for key in keys]
 
     def scan(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
-        if self._keys is None or len(self._keys) != len(self.rows):
-            self._keys = sorted(self.rows)
-        keys = self._keys
-        for index in range(bisect_left(keys, start), len(keys)):
-            key = keys[index]
-            if key >= stop:
-                return
-            row = self.rows.get(key)
-            if row is not None:
-                yield key, row
+        yield from sorted((key, row) for key, row in self.rows.items() if start <= key < stop)
 
     def changes(self) -> MemoryChanges:
         return MemoryChanges()
 
     def write(self, changes: Changes, *, sync: bool) -> None:
         assert isinstance(changes, MemoryChanges)
-        self._keys = None
         for key, value in changes.rows.items():
             if value is None:
                 self.rows.pop(key, None)
@@ -89,3 +78,27 @@ class MemoryBackend:
 
     def close(self) -> None:
         pass
+
+
+class OrderedBackend(MemoryBackend):
+    """A backend in a dict of which nobody else knows: it keeps the order of its keys from one write to the next."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._keys: list[bytes] | None = None
+
+    def scan(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
+        if self._keys is None:
+            self._keys = sorted(self.rows)
+        keys = self._keys
+        for index in range(bisect_left(keys, start), len(keys)):
+            key = keys[index]
+            if key >= stop:
+                return
+            row = self.rows.get(key)
+            if row is not None:
+                yield key, row
+
+    def write(self, changes: Changes, *, sync: bool) -> None:
+        self._keys = None
+        super().write(changes, sync=sync)
