@@ -172,7 +172,11 @@ def _check_state(world: SimulatedWorld, expected: Expected) -> None:
     assert expected.store is not None
     for user_id, user in expected.store.scan_users():
         mine = users.pop(user_id, User())
-        if (mine.seq, mine.profile, mine.journeys) != (user.seq, user.profile, user.journeys):
+        if _what_matters(mine) != _what_matters(user):
             raise Violation(f"{user_id} is {mine} instead of {user}")
     if users:
         raise Violation(f"nobody knows {sorted(users)}")
+
+
+def _what_matters(user: User) -> tuple[object, ...]:
+    return user.seq, user.profile, user.journeys, user.audiences
