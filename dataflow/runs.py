@@ -3,8 +3,8 @@
 A run goes through the shard's members in the order of their ids, some in each turn. How far it has come stands in the
 shard's own record, which is committed with the users, so a run that was interrupted goes on where it was. Whoever is
 handled for another reason before their turn has come takes part first, and gets a mark that says so. Whoever is no
-member at the planned time gets the mark, too: joining later, nobody is taken for one who was there. Marks go when no run
-asks for them, and of users who are in no audience.
+member at the planned time gets the mark, too: joining later, nobody is taken for one who was there. Marks go when no
+run asks for them, and with the last audience of a user.
 """
 
 from __future__ import annotations

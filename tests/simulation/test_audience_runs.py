@@ -24,7 +24,7 @@ from tests.simulation.oracle import Violation
 from tests.simulation.scenario import RUNS, START, Life, Scenario
 from tests.simulation.world import SimulatedWorld
 
-SEEDS = int(os.environ.get("NUDGE_SIMULATION_SEEDS", "3000")) // 10
+SEEDS = int(os.environ.get("NUDGE_SIMULATION_SEEDS", "3000")) // 30
 Patch = pytest.MonkeyPatch
 
 
