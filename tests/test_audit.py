@@ -41,6 +41,7 @@ FLOWS = {
     "  - wait: 30d\n  - {send: webhook, template: t}\n",
     "ask.yaml": "flow: ask\ntrigger: {event: start}\nsteps:\n  - wait_for: {yes: {event: other}}\n    timeout: 20d\n",
     "brief.yaml": "flow: brief\ntrigger: {event: start}\nsteps:\n  - {send: webhook, template: t}\n",
+    "yearly.yaml": "flow: yearly\ntrigger: {audience: vip, schedule: {cron: '0 0 1 1 *'}}\nsteps: [{end: x}]\n",
 }
 
 
@@ -258,6 +259,14 @@ DAMAGES: dict[str, tuple[Damage, set[str]]] = {
         changed_meta(lambda meta: setattr(meta, "inside", meta.inside + 1)),
         {"conservation"},
     ),
+    "a shard begins a schedule at another time": (
+        changed_meta(lambda meta: setattr(meta.planned["yearly\x1f1"], "begin_ms", 5)),
+        {"runs-differ"},
+    ),
+    "a shard has done a run that another skipped": (
+        changed_meta(lambda meta: setattr(meta.planned["yearly\x1f1"], "ran", 1)),
+        {"runs-differ"},
+    ),
     "undo of a commit that never was": (
         lambda state: rewrite(
             state, 1, (b"z" + (99).to_bytes(8, "big") + bytes(4), msgspec.msgpack.encode([None, []]))
@@ -463,7 +472,7 @@ def test_the_command_prints_a_table_per_flow_and_exits_with_0(state: Path) -> No
         ["brief", "v1", "11", "11", "0", "0", "0", "0"],
         ["wait", "v1", "11", "0", "1", "0", "10", "10"],
     ]
-    assert done.stdout.splitlines()[4].startswith("clean: 11 users, 11 timers, 1 memberships in 2 shards, as of epoch ")
+    assert done.stdout.splitlines()[5].startswith("clean: 11 users, 11 timers, 1 memberships in 2 shards, as of epoch ")
 
 
 def test_the_command_says_what_it_found_and_what_next_and_exits_with_1(state: Path) -> None:
@@ -483,7 +492,7 @@ def test_machines_get_one_object_per_line(state: Path) -> None:
     DAMAGES["a seq that went back"][0](state)
     done = nudge_audit("--state", state, "--json")
     objects = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [one["type"] for one in objects] == ["finding", "flow", "flow", "flow", "summary"]
+    assert [one["type"] for one in objects] == ["finding", "flow", "flow", "flow", "flow", "summary"]
     assert objects[0] == {
         "type": "finding",
         "code": "seq-too-low",
@@ -493,7 +502,7 @@ def test_machines_get_one_object_per_line(state: Path) -> None:
         "next": NEXT["seq-too-low"],
     }
     assert objects[3]["inside_by_users"] == 10
-    assert (objects[4]["clean"], objects[4]["findings"]) == (False, {"seq-too-low": 1})
+    assert (objects[-1]["clean"], objects[-1]["findings"]) == (False, {"seq-too-low": 1})
 
 
 def test_of_very_many_findings_a_person_sees_some_and_a_machine_all(state: Path) -> None:
