@@ -86,6 +86,31 @@ DEPLOYMENTS = (
 )
 PAUSED = len(DEPLOYMENTS)  # Nobody knows but the shards when what is parked there goes on, so no seed draws it.
 DEPLOYMENTS += ((CART_1, f"state: paused{VIEW}", HELLO, BYE, CLUB),)
+RUNS = len(DEPLOYMENTS)  # Triggers on audiences: test_audience_runs.py.
+PLAIN = """
+flow: plain
+priority: 1
+trigger: {audience: [vip, gold], schedule: {every: 20m, from: 2026-11-23T00:00:00}}
+entry: {concurrent: 3}
+steps: [{wait: 15m}, {send: one, template: plain, vars: {n: "{{ entry.n }}"}}, {wait: 30m}]
+"""
+PICKY = """
+flow: picky
+trigger: {audience: [vip, gold], schedule: {cron: "*/7 * * * *", runs: 9}, skip_unchanged: true}
+entry: {concurrent: 2}
+steps: [{send: two, template: picky}, {wait: 5m}]
+"""
+ONCE = """
+flow: once
+trigger: {audience: gold, schedule: {now: true}}
+steps: [{send: three, template: once}]
+"""
+GOLD = """
+flow: gold
+trigger: {event: view}
+steps: [{wait: 10m}, {audience: {add: [gold], remove: [vip]}}]
+"""
+DEPLOYMENTS += ((PLAIN, PICKY, ONCE, GOLD),)
 
 
 GIFT = """

@@ -231,6 +231,7 @@ class SimulatedWorld:
             [resumed.get(key, [0, -1])[0] for key in all_keys],
             min(still_read) if still_read else max(one[1] for one in resumed.values()),
         )
+        self.history.flow_begins = plan.begins
         is_exchange = self._is_exchange_due and not plan.finishes_a_run
         workers = [Worker(plan, index, _Silent(), SimulatedOutside(self)) for index in range(plan.processes)]  # type: ignore[arg-type]
         for worker in workers:
