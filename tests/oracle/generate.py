@@ -36,7 +36,7 @@ FEATURES = (
     "runs",  # Audience triggers.
 )
 # Those of FEATURES that the product has; random cases use them by default.
-IN_PRODUCT: frozenset[str] = frozenset({"split"})
+IN_PRODUCT: frozenset[str] = frozenset({"split", "audience", "runs"})
 
 # A zone, and the moment at which something happens to its clocks, or nothing.
 SCENES = [
@@ -221,6 +221,8 @@ class Maker:
         made = one()
         if self.chance(25):
             made |= one()
+        if "did" in made and made["did"] == made.get("did_not"):
+            del made["did_not"]  # Both could never hold.
         if depth < 2 and self.chance(20):
             name = self.rng.choice(["any", "all", "not"])
             if name == "not":
