@@ -96,6 +96,10 @@ class Visit(Context, Scope, Protocol):
         """Emit an action and journal it as `sent`."""
         ...
 
+    def postpone(self, channel: str, reason: SendReason, detail: dict[str, Any]) -> None:
+        """Journal that a message is not sent on *channel* yet, with what was compared."""
+        ...
+
     def suppress(self, channel: str, reason: SendReason, detail: dict[str, Any]) -> None:
         """Journal that a message is not sent on *channel*, with what was compared."""
         ...

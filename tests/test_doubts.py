@@ -80,12 +80,22 @@ TELLING: Final[dict[str, dict[str, list[str]]]] = {
         HEAD + "timezone: Asia/Shanghai\nactive: {until: 2026-11-23T16:00}\n" + STEPS: ["active.until"],
         with_steps("{wait: {until: 2026-11-23T16:00:00+08:00}}"): ["steps.0.wait.until"],
         with_steps("{wait: {until: 2026-11-22T20:00}}"): ["steps.0.wait.until"],
+        with_steps("{times: [{at: 2026-11-23T16:00:00+08:00}, {at: '07:00'}]}"): ["steps.0.times.0.at"],
+        with_steps("{parallel: [[], [{wait: {until: 2026-11-01}}]]}"): ["steps.0.parallel.1.0.wait.until"],
     },
     "profile-in-where": {
         "flow: f\ntrigger: {any: [{event: a}, {event: b, where: {profile.x: 1}}]}\n" + STEPS: [
             "trigger.any.1.where.profile.x"
         ],
         HEAD + "exit: [{event: b, where: {not: {entry.x: 1}}}]\n" + STEPS: ["exit.0.where.not.entry.x"],
+    },
+    "times-out-of-order": {
+        with_steps("{times: [{at: 2026-12-24}, {at: '09:00'}, {at: 2026-12-25T01:00Z}, {at: 2026-12-23}]}"): [
+            "steps.0.times.3.at"
+        ],
+        with_steps("{times: [{at: 2026-12-24T00:00Z}, {at: 2026-12-24T01:00+08:00}, {at: 2026-12-24T00:00Z}]}"): [
+            "steps.0.times.1.at"
+        ],
     },
     "shadowed-arm": {
         with_steps("{branch: [{when: {profile.x: {gte: 50}}}, {when: {profile.x: {gt: 50, lt: 9000}}}]}"): [
@@ -175,6 +185,7 @@ SILENT: Final = [
     with_steps("{branch: [{when: {did: {event: b, at_most: 2}}}, {when: {did: {event: b}}}]}"),
     with_steps("{branch: [{when: {profile.x: {ne: 1}}}, {when: {profile.x: {eq: '{{ entry.x }}'}}}]}"),
     with_steps("{wait_for: {a: {event: b, at_least: 2}, c: {event: b}}, timeout: 1h}"),
+    with_steps("{times: [{at: '20:00'}, {at: '08:00'}, {at: 2026-12-24T09:00Z}, {at: 2026-12-24}, {at: 2026-12-24}]}"),
 ]
 
 

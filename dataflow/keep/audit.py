@@ -49,6 +49,8 @@ _RESTORE: Final = "restore the whole state directory from one backup, or begin a
 _REPORT: Final = "keep a copy of the state and report it: this is a fault of nudge or of the disk"
 
 NEXT: Final[dict[str, str]] = {
+    "branch-misplaced": f"the branch goes on where it stands, and its journey may not end; {_REPORT}",
+    "branch-orphan": f"the journey may go on too early, or never end; {_REPORT}",
     "conservation": f"`nudge audit --json` names the users of other findings; {_REPORT}",
     "flow-not-deployed": "start the job with the file of that version, `state: ended` if nobody should enter any more; "
     "nudge.json has the text of every version that was deployed",

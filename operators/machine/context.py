@@ -20,7 +20,7 @@ from operators.language.localtime import zone_of
 from operators.limits import write_profile
 from operators.machine.membership import join
 from operators.machine.outbox import Outbox
-from operators.machine.totals import SENT, SUPPRESSED, key_of
+from operators.machine.totals import POSTPONED, SENT, SUPPRESSED, key_of
 from operators.program.program import Program
 from operators.steps.base import Node
 from operators.templates.errors import TemplateFailed
@@ -111,6 +111,10 @@ class Moment:
     @property
     def audiences(self) -> dict[str, dict[str, Any]]:
         return self.user.audiences
+
+    @property
+    def sends(self) -> dict[str, list[int]]:
+        return self.user.sends
 
     def value(self, root: str, path: tuple[str, ...]) -> Any:
         if root == "properties":
@@ -308,6 +312,11 @@ class AtStep(InJourney):
                 cause=cause,
             )
         )
+
+    def postpone(self, channel: str, reason: SendReason, detail: dict[str, Any]) -> None:
+        """Journal that a message is not sent on *channel* yet, with what was compared."""
+        self.journal("postponed", reason=reason, detail={"channel": channel, **detail}, cause=self.cause())
+        self.tally(POSTPONED, channel)
 
     def suppress(self, channel: str, reason: SendReason, detail: dict[str, Any]) -> None:
         """Journal that a message is not sent on *channel*, with what was compared."""

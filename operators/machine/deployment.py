@@ -80,7 +80,8 @@ class Deployment:
         reaches: dict[str, int | None] = {window.id: window.reach_ms for _, window in windows}
         for program in self.entering:
             reaches.update({alternative.counter: alternative.within for alternative in program.alternatives})
-        self.memory = Memory(running, self.entering_by_name, reaches)
+        sends = {counts: reach for program in running for counts, reach in program.cap_reaches.items()}
+        self.memory = Memory(running, self.entering_by_name, reaches, sends)
 
     def reaction(self, hits: Hits) -> Reaction:
         """Return what an event with these *hits* of the match index sets in motion."""
@@ -117,7 +118,7 @@ class Deployment:
         journeys = user.journeys
         if not journeys:
             day = user.day  # As `Memory.due`, without a call per event.
-            return day * DAY if day and (user.seen or user.windows or user.entries) else NEVER
+            return day * DAY if day and (user.seen or user.windows or user.entries or user.sends) else NEVER
         due = NEVER
         for journey in journeys:
             if without and label_of(journey.flow, journey.version) in without:

@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo
 
 import orjson
 
+from operators.caps import reaches_of
 from operators.conditions.base import Clause, identity
 from operators.conditions.wanted import Wanted
 from operators.conditions.where import where_field
@@ -83,8 +84,10 @@ def compile_flow(
         exits=tuple(exits),
         first=first,
         nodes=build.nodes,
+        lanes=tuple(build.lanes),
         wants=tuple(build.wants),
         windows=tuple((clause, wanted) for clause, wanted in build.clauses if clause.within is not None),
+        cap_reaches=reaches_of(workspace),
         tallies=tuple(tallies),
         tally_names=tally_names,
         hears=frozenset(_heard_by(build.nodes.values(), exits, tallies)),

@@ -227,6 +227,7 @@ class _Look:
             self._event(one, (*path, "wait_for", label), _JOURNEY, group=(*path, "wait_for"))
         for label, steps in _entries(step.get("then")):
             self._steps(steps, (*path, "then", label))
+        self._times(step.get("times"), (*path, "times"))
         for key in ("branch", "times"):
             for arm, at in _numbered(step.get(key), (*path, key)):
                 if isinstance(arm, dict):
@@ -277,17 +278,37 @@ class _Look:
                 self._problems.warn(at, "wait-beyond-active", said, hint)
 
     def _until(self, written: Any, path: Path) -> None:
-        moment = parse_local(written) if isinstance(written, str) else None
-        if moment is None:
-            return
-        until = Moment(*moment)
-        latest = until.ms_in_utc() if until.offset_ms is not None else until.local_ms + _FURTHEST_WEST
-        if latest <= self._now_ms:
-            said = f"{written} is past: nobody waits here"
-            self._problems.warn(path, "past-moment", said, "write a later one, or remove the step")
+        until = _moment(written)
+        if until is not None:
+            latest = until.ms_in_utc() if until.offset_ms is not None else until.local_ms + _FURTHEST_WEST
+            if latest <= self._now_ms:
+                said = f"{written} is past: nobody waits here"
+                self._problems.warn(path, "past-moment", said, "write a later one, or remove the step")
+
+    def _times(self, raw: Any, path: Path) -> None:
+        """Look at the moments of a `times`; those with an offset compare with one another, and so do the others."""
+        latest: dict[bool, tuple[int, str]] = {}
+        for branch, at in _numbered(raw, path):
+            written = branch.get("at") if isinstance(branch, dict) else None
+            self._until(written, (*at, "at"))
+            moment = _moment(written)
+            if moment is None:
+                continue
+            is_local = moment.offset_ms is None
+            before_ms, before = latest.get(is_local, (moment.ms_in_utc(), ""))
+            if moment.ms_in_utc() < before_ms:
+                said = f"{written} comes before {before}, which is written above it"
+                self._problems.warn((*at, "at"), "times-out-of-order", said, "write them in order of time")
+            else:
+                latest[is_local] = moment.ms_in_utc(), str(written)
 
 
 # ---- what is written -----------------------------------------------------------------------------------------------
+
+
+def _moment(written: Any) -> Moment | None:
+    moment = parse_local(written) if isinstance(written, str) else None
+    return None if moment is None else Moment(*moment)
 
 
 def _is_template(text: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from zoneinfo import ZoneInfo
 
@@ -9,7 +10,7 @@ from operators.conditions.base import Clause, Condition
 from operators.conditions.wanted import Wanted
 from operators.language.channels import Channel
 from operators.language.flow import ReentryAfter, ReentryAtMost
-from operators.steps.base import Node
+from operators.steps.base import Lane, Node
 from operators.triggers.audience import Runs
 from operators.triggers.event import Alternative
 
@@ -45,14 +46,15 @@ class Tally:
 class Program:
     """One version of one flow.
 
-    `label` is what counts and reports call it: `<flow> 0x1F <version>`. `key_path` is where a trigger event has the
-    entry key, None for a flow without one. `alternatives` are the events that start journeys, `runs` what does
-    over audiences, None for a flow that is started by events. `channels` are those that it sends to. `tallies` are what
-    each journey counts; `tally_names` says which of them answers a clause. `windows` are the clauses that the user's
-    rolling windows answer. `wants` has every event that the flow wants, `hears` the names of those that an open journey
-    may want.
-    `content` identifies what the flow does: title, owner and state aside. `content_in_utc` does, too, but takes moments
-    without an offset for UTC, as they were read once; it is another one only where that makes a difference.
+    `label` is what counts and reports call it: `<flow> 0x1F <version>`. `lanes` are known by their numbers. `key_path`
+    is where a trigger event has the entry key, None for a flow without one. `alternatives` are the events that start
+    journeys, `runs` what does over audiences, None for a flow that is started by events. `channels` are those that it
+    sends to. `tallies` are what each journey counts; `tally_names` says which of them answers a clause. `windows` are
+    the clauses that the user's rolling windows answer. `cap_reaches` says how far back (ms) caps ask for messages, per
+    channel and over all; it is the same for all flows of a workspace. `wants` has every event that the flow wants,
+    `hears` the names of those that an open journey may want. `content` identifies what the flow does: title, owner and
+    state aside. `content_in_utc` does, too, but takes moments without an offset for UTC, as they were read once; it is
+    another one only where that makes a difference.
     """
 
     name: str
@@ -71,8 +73,10 @@ class Program:
     exits: tuple[Exit, ...]
     first: Node | None
     nodes: dict[str, Node]
+    lanes: tuple[Lane, ...]
     wants: tuple[Wanted, ...]
     windows: tuple[tuple[Clause, Wanted], ...]
+    cap_reaches: Mapping[str, int]
     tallies: tuple[Tally, ...]
     tally_names: dict[Clause, str]
     hears: frozenset[str]

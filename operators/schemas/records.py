@@ -125,6 +125,7 @@ def journal_schema() -> Schema:
         "allOf": [
             of("refused", refused, {"properties": {"journey_id": digest}}),
             of("suppressed", {**reasons(SendReason), "required": ["step", "reason"]}),
+            of("postponed", {**reasons(SendReason), "required": ["step", "reason", "detail"]}),
             of("sent", {"required": ["step", "detail"], "properties": {"detail": sent}}),
             of("ended", {"required": ["step"]}),
         ],

@@ -12,7 +12,7 @@ from operators.machine.totals import Totals, read_totals
 from state.store import ShardStore
 from state.user import NEVER, User
 from tests.simulation.disk import SimulatedBackend
-from tests.simulation.oracle import Expected, Violation
+from tests.simulation.oracle import Expected, Violation, check_members
 from tests.simulation.scenario import Scenario, loaded, scenario, scenario_of_two_builds
 from tests.simulation.world import OTHER_JOB, SimulatedWorld
 
@@ -151,7 +151,8 @@ def _check_state(world: SimulatedWorld, expected: Expected) -> None:
     file = read_state_file(world.files)
     assert file is not None
     for number, rows in world.rows.items():
-        store = ShardStore(SimulatedBackend(rows, world.fate), due_of=due_of)
+        backend = SimulatedBackend(rows, world.fate)
+        store = ShardStore(backend, due_of=due_of)
         store.roll_back(cut.shards.get(file.keys.names[number], [0])[0])
         for flow, counts in store.totals.items():
             kept = totals.setdefault(flow, {})
@@ -163,6 +164,7 @@ def _check_state(world: SimulatedWorld, expected: Expected) -> None:
         should = Counter((user_id, due_of(user)) for user_id, user in here.items() if due_of(user) < NEVER)
         if timers != should:
             raise Violation(f"timers {timers} instead of {should}")
+        check_members(backend)
     if totals != expected.totals:
         raise Violation(f"totals {totals} instead of {expected.totals}")
     open_journeys = Counter(f"{one.flow}\x1f{one.version}" for user in users.values() for one in user.journeys)
@@ -172,7 +174,12 @@ def _check_state(world: SimulatedWorld, expected: Expected) -> None:
     assert expected.store is not None
     for user_id, user in expected.store.scan_users():
         mine = users.pop(user_id, User())
-        if (mine.seq, mine.profile, mine.journeys) != (user.seq, user.profile, user.journeys):
+        if _compared(mine) != _compared(user):
             raise Violation(f"{user_id} is {mine} instead of {user}")
     if users:
         raise Violation(f"nobody knows {sorted(users)}")
+
+
+def _compared(user: User) -> object:
+    """Return what a world must not change of a user."""
+    return user.seq, user.profile, user.journeys, user.audiences

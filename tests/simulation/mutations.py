@@ -77,6 +77,14 @@ def undo_users_without_their_counts(patch: Patch) -> None:
     )
 
 
+def undo_users_without_their_audiences(patch: Patch) -> None:
+    """The list of an audience's members stays as it is."""
+    load = undoing.load_undo
+    patch.setattr(
+        undoing, "load_undo", lambda row: {key: before for key, before in load(row).items() if key[:1] != b"a"}
+    )
+
+
 def spill_without_undo(patch: Patch) -> None:
     put_changes = ShardStore._put_changes
 
@@ -351,6 +359,7 @@ MUTATIONS: list[Mutation] = [
     drop_undo_too_early,
     undo_users_without_their_timers,
     undo_users_without_their_counts,
+    undo_users_without_their_audiences,
     spill_without_undo,
     forget_who_was_still_to_be_woken,
     forget_held_records_at_a_checkpoint,

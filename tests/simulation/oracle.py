@@ -9,9 +9,11 @@ import msgspec
 from dataflow.job.ports import Parcel
 from dataflow.shard import Shard
 from operators.machine.totals import Totals
-from state.backend import MemoryBackend
+from state.backend import Backend, MemoryBackend
 from state.records import Input, unpacked
+from state.rows import membership_rows, user_rows
 from state.store import ShardStore
+from state.user import load_user
 from tests.outgoing import actions_of, journal_of
 from tests.simulation.scenario import OTHER_BUILD, loaded
 
@@ -21,6 +23,14 @@ _unpack = msgspec.msgpack.Decoder(Input).decode
 
 class Violation(AssertionError):
     """A promise was broken."""
+
+
+def check_members(backend: Backend) -> None:
+    """Check that the list of each audience's members says the same as the users."""
+    members = set(membership_rows(backend))
+    wanted = {(name.encode(), user_id) for user_id, row in user_rows(backend) for name in load_user(row).audiences}
+    if members != wanted:
+        raise Violation(f"the members {sorted(members)} instead of {sorted(wanted)}")
 
 
 @dataclass

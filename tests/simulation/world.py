@@ -18,6 +18,7 @@ from dataflow.job.plan import Plan
 from dataflow.job.worker import Worker
 from dataflow.keep.decidedby import DecidedBy
 from dataflow.keep.recovery import Cut, forget_from, read_cut
+from dataflow.keep.statedir import read_state_file
 from dataflow.read.clock import SteadyClock
 from dataflow.read.discovery import PartitionPlan
 from dataflow.readback import DecidedOtherwise
@@ -26,6 +27,7 @@ from operators.language.values import HOUR, MINUTE
 from operators.machine.deployment import Deployment
 from state.backend import Backend
 from state.errors import Refused
+from state.undo import AsOf
 from tests.simulation.broker import (
     Clock,
     SimulatedReader,
@@ -37,8 +39,8 @@ from tests.simulation.broker import (
 from tests.simulation.disk import Rows, SimulatedBackend, SimulatedFolder
 from tests.simulation.engine import Execution, Recovery
 from tests.simulation.fate import Fate, Killed
-from tests.simulation.oracle import History
-from tests.simulation.scenario import DEPLOYMENTS, OTHER_BUILD, START, Life, Scenario, loaded
+from tests.simulation.oracle import History, check_members
+from tests.simulation.scenario import DEPLOYMENTS, OTHER_BUILD, START, WITH_AUDIENCES, Life, Scenario, loaded
 
 OTHER_JOB = "another-job"
 
@@ -274,6 +276,7 @@ class SimulatedWorld:
             if life is self.scenario.lives[-1]:
                 self.clock.now_ms += self.scenario.lasts_ms  # By the last one all records are there.
             self.live(life)
+            self._look_at_members()
             self.clock.now_ms += life.pause_ms
 
     def live(self, life: Life) -> None:
@@ -316,6 +319,16 @@ class SimulatedWorld:
                 self.live(replace(life, flows=self.history.flows, exchange_flows=self.history.flows))
             return
         self._meet_another_job()
+
+    def _look_at_members(self) -> None:
+        """A run over an audience sees its members as of the cut that the next life goes on from."""
+        if self.scenario.seed % 5 not in WITH_AUDIENCES:
+            return
+        self.fate.next_life(None)
+        file, cut = read_state_file(self.files), read_cut([self.recovery.database])
+        for number, rows in self.rows.items() if file is not None else ():
+            commit = cut.shards.get(file.keys.names[number], [0])[0]
+            check_members(AsOf(SimulatedBackend(rows, self.fate), commit))
 
     def _bury(self, life: Life) -> None:
         for sink in self._sinks:
