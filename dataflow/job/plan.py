@@ -18,7 +18,8 @@ class Plan(msgspec.Struct):
 
     `users_in_memory` is how many users a shard may keep there between checkpoints. `finishes_a_run` tells whether it is
     only the rest of a run that was interrupted. A draft is there to load and
-    compile what it needs; the plan itself follows when it is this process's turn.
+    compile what it needs; the plan itself follows when it is this process's turn. `begins` says when versions of flows
+    begin whose runs are planned, see `operators/machine/planning.py`.
     """
 
     state: str
@@ -49,6 +50,7 @@ class Plan(msgspec.Struct):
     finishes_a_run: bool = False
     is_draft: bool = False
     accept_difference: bool = False
+    begins: dict[str, int] = {}
 
     @property
     def sink_url(self) -> SinkUrl:

@@ -64,9 +64,9 @@ class Moment:
 
     @property
     def heard_cause(self) -> Cause:
-        """The event that is being handled, as a cause."""
+        """The event that is being handled, as a cause; a run over audiences has no name."""
         assert self.record is not None, "nothing is heard at a wake-up"
-        return Cause(self.record.message_id, self.record.name)
+        return Cause(self.record.message_id, self.record.name or None)
 
     @property
     def journey_id(self) -> str | None:

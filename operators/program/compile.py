@@ -27,6 +27,7 @@ from operators.steps import KINDS, NOT_YET
 from operators.steps.base import Node
 from operators.steps.build import Build
 from operators.triggers import build_trigger
+from operators.triggers.audience import Runs
 
 _NOT_CONTENT: Final = ("flow", "version", "state", "title", "description", "owner", "labels")
 
@@ -49,7 +50,7 @@ def compile_flow(
     zone = zone_of(flow.timezone) or ZoneInfo("UTC")
     build = Build(workspace, problems, KINDS, NOT_YET, zone)
     first = build.flow_steps(flow.steps)
-    alternatives = build_trigger(flow, build)
+    triggers = build_trigger(flow, build)
     rules = _entry_rules(flow.entry, build)
     exits = [Exit(build.wanted(rule, "exit", index), rule.goal, rule.label) for index, rule in _exit_rules(flow, raw)]
     active_from, active_until = (
@@ -78,7 +79,8 @@ def compile_flow(
         key_path=_key_path(flow.entry),
         entry_rules=rules,
         channels=tuple(build.channels.values()),
-        alternatives=tuple(alternatives),
+        alternatives=() if isinstance(triggers, Runs) else tuple(triggers),
+        runs=triggers if isinstance(triggers, Runs) else None,
         exits=tuple(exits),
         first=first,
         nodes=build.nodes,

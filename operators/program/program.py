@@ -11,6 +11,7 @@ from operators.conditions.wanted import Wanted
 from operators.language.channels import Channel
 from operators.language.flow import ReentryAfter, ReentryAtMost
 from operators.steps.base import Node
+from operators.triggers.audience import Runs
 from operators.triggers.event import Alternative
 
 
@@ -46,11 +47,12 @@ class Program:
     """One version of one flow.
 
     `label` is what counts and reports call it: `<flow> 0x1F <version>`. `key_path` is where a trigger event has the
-    entry key, None for a flow without one. `channels` are those that it sends to. `tallies` are what each journey
-    counts; `tally_names` says which of them answers a clause. `windows` are the clauses that the user's rolling windows
-    answer. `cap_reaches` says how far back (ms) caps ask for messages, per channel and over all; it is the same for all
-    flows of a workspace. `wants` has every event that the flow wants, `hears` the names of those that an open journey
-    may want.
+    entry key, None for a flow without one. `alternatives` are the events that start journeys, `runs` what does
+    over audiences, None for a flow that is started by events. `channels` are those that it sends to. `tallies` are what
+    each journey counts; `tally_names` says which of them answers a clause. `windows` are the clauses that the user's
+    rolling windows answer. `cap_reaches` says how far back (ms) caps ask for messages, per channel and over all; it is
+    the same for all flows of a workspace. `wants` has every event that the flow wants, `hears` the names of those that
+    an open journey may want.
     `content` identifies what the flow does: title, owner and state aside. `content_in_utc` does, too, but takes moments
     without an offset for UTC, as they were read once; it is another one only where that makes a difference.
     """
@@ -67,6 +69,7 @@ class Program:
     entry_rules: EntryRules
     channels: tuple[Channel, ...]
     alternatives: tuple[Alternative, ...]
+    runs: Runs | None
     exits: tuple[Exit, ...]
     first: Node | None
     nodes: dict[str, Node]

@@ -113,7 +113,8 @@ class Build:
     somebody wants, `clauses` every `did` with the event that it counts, `channels` those that are sent to, by name,
     `asked` the audiences that somebody asks for, with their paths, `added` those that the flow adds users to,
     `local_moments` the ms of the moments that would be others in UTC, by their paths, `orders` the keys of mappings in
-    which their order says something. `is_lost` says that somewhere a journey goes on at a step that is not known.
+    which their order says something. `zone` is that of the flow. `is_lost` says that somewhere a journey goes on at a
+    step that is not known.
 
     Args:
         kinds: the models of the kinds of steps that there are.
@@ -142,7 +143,7 @@ class Build:
         self._workspace = workspace
         self._kinds = kinds
         self._not_yet = not_yet
-        self._zone = zone
+        self.zone = zone
         self._references: list[Reference] = []
         self._lists: dict[Path, Node | None] = {}
         self._steps = 0
@@ -418,7 +419,7 @@ class Build:
         return raw
 
     def _resolve(self, written: Moment, path: Path) -> int:
-        moment_ms = written.ms_in(self._zone)
+        moment_ms = written.ms_in(self.zone)
         if moment_ms != written.ms_in_utc():
             self.local_moments[path] = moment_ms
         return moment_ms

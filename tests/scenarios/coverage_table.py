@@ -66,12 +66,11 @@ COMMAND_TESTS = {  # By functions of test_scenarios.py, where the command itself
 
 _LATER = "Not there yet: "
 NOT_COVERED = {
-    "X1": _LATER + "`limit`, `experiment`, `skip_unchanged`.",
+    "X1": _LATER + "`limit`, `experiment`.",
     "T16": "Promises nothing that a test could find missing; scenarios give different records different ids.",
     "T17": "Needs more than one input topic; a scenario has one file.",
     "T18": "A file has no tombstones; tests/test_tombstones.py has them on Kafka.",
     "V10": "A warning; tests/test_doubts.py has it for `split`. `experiment` comes later.",
-    "E6": _LATER + "audience triggers.",
     "S12": _LATER + "`result_of`.",
     "S14": _LATER + "`times`.",
     "S16": _LATER + "`experiment`.",
@@ -79,29 +78,23 @@ NOT_COVERED = {
     "S23": _LATER + "`result_of`.",
     "S24": _LATER + "`experiment`.",
     **{f"R{n}": _LATER + "receipts." for n in range(2, 10)},
-    **{f"U{n}": _LATER + "audience triggers." for n in (1, 2, 3, 5, 6, 7, 9, 10, 12)},
 }
 
 PARTLY = {
     "T5": "All reasons but `unknown_format`, which only other formats than `native` have.",
     "T7": "All kinds; what receipts do comes with them.",
     "E2": "`reentry` and `concurrent`; `limit` comes later.",
-    "E3": "Event triggers; audience rows come with audience triggers.",
-    "O3": "Users, wake-ups and records; audience runs come with them.",
     "O4": "Journeys of one branch; `parallel` comes later.",
-    "O5": "Triggers and `wait_for`; receipts and audience rows come later.",
+    "O5": "Triggers, audience rows and `wait_for`; receipts come later.",
     "O6": "The order of the stages; branches of one journey come with `parallel`.",
     "S13": "`split`; `experiment` comes later.",
     "S18": "Nested lists; the border of `parallel` and `times` comes with them.",
     "W8": "All places but goals of experiments.",
     "W16": "`live`, outside the active period, and `paused`.",
-    "L4": "All but the rows of audiences.",
     "R1": "That a receipt of an unknown action is dropped.",
     "J2": "`wait` and `wait_for`.",
     "J3": "`branch`, `wait_for`, `split`, `goto` and `wait`.",
-    "U4": "That completions are read; what they decide comes with audience triggers.",
     "J8": "By what wakes and what does not; the state itself is looked at by `audit`.",
-    "C3": "Wake-ups and records; planned runs come with audience triggers.",
 }
 
 

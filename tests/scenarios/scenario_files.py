@@ -27,8 +27,9 @@ DEPLOYMENT_KEYS = {"name", "spec", "phases", "expect"}
 PHASE_KEYS = {"flows", "config", "events", "until", "refuses"}
 EXPECT_KEYS = {"actions", "journal", "journal_kinds", "dead_letters", "check", "totals", "topics"}
 EVENT_KEYS = {
+    "audience", "member", "row", "updated",
     "at", "user", "event", "id", "own", "traits", "identify", "context", "properties",
-    "joins", "leaves", "row", "updated", "raw", "raw_parts", "raw_hex", "bom", "pad_to", "nest_to", "raised",
+    "joins", "leaves", "raw", "raw_parts", "raw_hex", "bom", "pad_to", "nest_to", "raised",
 }  # fmt: skip
 
 JOURNAL_KINDS = {
@@ -147,6 +148,10 @@ def _record(row: dict[str, Any]) -> dict[str, Any]:
         record |= {"row": row["row"]} if "row" in row else {}
     elif "identify" in row:
         record |= {"type": "identify", "traits": row["identify"]}
+    elif "audience" in row:
+        record |= {key: row[key] for key in ("audience", "member", "row", "updated") if key in row}
+        if "updated" in row:
+            del record["user_id"]
     else:
         record["event"] = row["event"]
     if "own" in row:
