@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import orjson
 
@@ -164,6 +165,11 @@ def _check_topics(world: SimulatedWorld, expected: Expected) -> None:
             raise Violation(f"the journal of {user} has gaps: {sorted(numbers)}")
 
 
+def remembered(user: User) -> tuple[Any, ...]:
+    """Return what is known of *user* whatever has happened to the job."""
+    return user.seq, user.profile, user.journeys, user.sends, user.audiences
+
+
 def _check_dead_letters(world: SimulatedWorld) -> None:
     found: Counter[tuple[str, int, int]] = Counter()
     for partition in world.topics.topics.get("dead-letters", []):
@@ -212,12 +218,7 @@ def _check_state(world: SimulatedWorld, expected: Expected) -> None:
     assert expected.store is not None
     for user_id, user in expected.store.scan_users():
         mine = users.pop(user_id, User())
-        if _compared(mine) != _compared(user):
+        if remembered(mine) != remembered(user):
             raise Violation(f"{user_id} is {mine} instead of {user}")
     if users:
         raise Violation(f"nobody knows {sorted(users)}")
-
-
-def _compared(user: User) -> object:
-    """Return what a world must not change of a user."""
-    return user.seq, user.profile, user.journeys, user.audiences
