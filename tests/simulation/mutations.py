@@ -24,6 +24,8 @@ from dataflow.read.partition import Partition
 from dataflow.read.progress import ProgressLog
 from dataflow.readback import Decided, ReadBack
 from dataflow.shard import Shard
+from operators.machine import journey
+from operators.machine.context import AtStep
 from state import undo as undoing
 from state.store import ShardStore
 from tests.simulation import world
@@ -336,6 +338,16 @@ def do_not_wait_for_the_last_epoch_in_an_exchange(patch: Patch) -> None:
     patch.setattr(Course, "_has_caught_up", lambda self, file: True)
 
 
+def let_nobody_go_on_where_branches_rejoin(patch: Patch) -> None:
+    """The last branch of a fork vanishes as the others do."""
+
+    def vanish(visit: AtStep) -> None:
+        branches = visit.journey.branches
+        del branches[branches.index(visit.branch)]
+
+    patch.setattr(journey, "_join", vanish)
+
+
 OF_TWO_BUILDS: list[Mutation] = [
     do_not_compare_what_was_read_back,
 ]
@@ -374,4 +386,5 @@ MUTATIONS: list[Mutation] = [
     let_a_new_partition_begin_before_all_time,
     forget_where_a_new_partition_began,
     do_not_wait_for_the_last_epoch_in_an_exchange,
+    let_nobody_go_on_where_branches_rejoin,
 ]

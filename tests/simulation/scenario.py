@@ -65,14 +65,34 @@ steps:
   - wait: 20m
   - {send: one, template: bye}
 """
+FORK = """
+flow: fork
+trigger: {event: view, where: {n: {lte: 2}}}
+exit: [{event: buy}]
+steps:
+  - id: top
+    parallel:
+      - - wait: 5m
+        - parallel:
+            - [{wait_for: {cart: {event: cart}}, timeout: 1h}, {send: two, template: asked}]
+            - [{times: [{at: "13:00", steps: [{send: one, template: daily}]}, {at: 2026-11-23T12:30, steps: []}]}]
+            - [{wait: {for: 20m, without: {event: hello}}}]
+        - {send: three, template: inner}
+      - - wait_for: {bye: {event: bye}}
+          timeout: 40m
+          then: {bye: [{branch: [{when: {profile.tier: gold}, steps: [{end: gold}]}]}]}
+      - []
+  - {send: one, template: joined}
+  - branch: [{when: {did: {event: bye}}, steps: [{goto: top}]}]
+"""
 DEPLOYMENTS = (
-    (CART_1, VIEW, HELLO, BYE),
-    (CART_1_ENDED, CART_2, VIEW, BYE),
-    (CART_1_ENDED, CART_2, VIEW, HELLO),
+    (CART_1, VIEW, HELLO, BYE, FORK),
+    (CART_1_ENDED, CART_2, VIEW, BYE, FORK),
+    (CART_1_ENDED, CART_2, VIEW, HELLO, FORK),
     (CART_1, VIEW),
 )
 PAUSED = len(DEPLOYMENTS)  # Nobody knows but the shards when what is parked there goes on, so no seed draws it.
-DEPLOYMENTS += ((CART_1, f"state: paused{VIEW}", HELLO, BYE),)
+DEPLOYMENTS += ((CART_1, f"state: paused{VIEW}", HELLO, BYE, f"state: paused{FORK}"),)
 
 
 AS_OTHER_BUILD = {
