@@ -145,7 +145,7 @@ def _check_dead_letters(world: SimulatedWorld) -> None:
 
 
 def _check_invariants(users: dict[str, User], meta: Meta, deployment: Deployment) -> None:
-    """What `nudge audit` asks of every user: a wake-up or subscription per branch, and branches that belong together."""
+    """What `nudge audit` asks of every user: a wake-up or subscription per branch, all of the same forks."""
     invariants = UserInvariants(deployment, meta.fired_ms, parking={*meta.paused, *meta.resumed})
     for user_id, user in users.items():
         for found in invariants.look_at(user, invariants.due(user)):
