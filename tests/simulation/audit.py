@@ -9,7 +9,10 @@ import orjson
 
 from dataflow.keep.recovery import read_cut
 from dataflow.keep.statedir import read_state_file
+from operators.machine.deployment import Deployment
+from operators.machine.invariants import UserInvariants
 from operators.machine.totals import Totals, read_totals
+from state.meta import Meta
 from state.store import ShardStore
 from state.user import NEVER, User
 from tests.simulation.disk import SimulatedBackend
@@ -185,6 +188,14 @@ def _check_dead_letters(world: SimulatedWorld) -> None:
         raise Violation(f"dead letters {sorted(found.elements())} instead of {sorted(should)}")
 
 
+def _check_invariants(users: dict[str, User], meta: Meta, deployment: Deployment) -> None:
+    """What `nudge audit` asks of every user: a wake-up or subscription per branch, all of the same forks."""
+    invariants = UserInvariants(deployment, meta.fired_ms, parking={*meta.paused, *meta.resumed})
+    for user_id, user in users.items():
+        for found in invariants.look_at(user, invariants.due(user)):
+            raise Violation(f"{user_id}: {found.code}: {found.text}")
+
+
 def _check_state(world: SimulatedWorld, expected: Expected) -> None:
     """Conservation, one wake-up per user who waits, and users as they should be."""
     cut = read_cut([world.recovery.database])
@@ -203,6 +214,7 @@ def _check_state(world: SimulatedWorld, expected: Expected) -> None:
             for what, count in counts.items():
                 kept[what] = kept.get(what, 0) + count
         here = dict(store.scan_users())
+        _check_invariants(here, store.meta, loaded(world.history.flows).deployment)
         users.update(here)
         timers = Counter((key[9:].decode(), int.from_bytes(key[1:9], "big")) for key in rows.now if key[:1] == b"t")
         should = Counter((user_id, due_of(user)) for user_id, user in here.items() if due_of(user) < NEVER)
