@@ -28,6 +28,7 @@ from operators.machine.pause import resumer
 from operators.machine.totals import Totals, inside_by
 from operators.machine.wakeup import on_due, postpone
 from state.records import Input
+from state.register import Register
 from state.store import ShardStore, Slot
 from state.user import NEVER, User
 
@@ -76,6 +77,7 @@ class Shard:
         news: where what is counted from now on is counted once more.
         begins: when versions of flows begin whose runs are planned, see `operators/machine/planning.py`.
         in_order: what is due goes strictly in order of time, then user: nothing overtakes a run that takes long.
+        register: answers what no single user decides; None where no flow asks.
     """
 
     def __init__(
@@ -90,10 +92,11 @@ class Shard:
         news: Totals | None = None,
         begins: Mapping[str, int] = _NO_BEGINS,
         in_order: bool = False,
+        register: Register | None = None,
     ) -> None:
         self.store = store
         self.deployment = deployment
-        self.out = Outbox(store.totals, store.counted, news)
+        self.out = Outbox(store.totals, store.counted, news, register)
         self.time_ms = store.meta.time_ms
         self.newest_ms = store.meta.newest_ms
         self.is_behind = True
@@ -163,6 +166,8 @@ class Shard:
                 elif slot.due <= now:
                     self._fire(user_id, user, now)
                 on_record(deployment, user, record, out)
+                if runs is not None and user.runs:
+                    runs.forget(user)
             except Exception as error:  # What is not contained closer to its cause is here: nobody else has to wait.
                 out.mistakes.append(Mistake("record", "", error, record.source, record.offset))
                 postpone(deployment, user, now)
@@ -215,12 +220,11 @@ class Shard:
         """Fire the wake-ups of a user that are due at *due*, and let the user take part in all runs by then."""
         user, runs = slot.user, self._runs
         try:
-            if runs is not None:
-                if runs.pending:
-                    runs.catch_up(user_id, user, due)
-                else:
-                    runs.forget(user)
+            if runs is not None and runs.pending:
+                runs.catch_up(user_id, user, due)
             self._fire(user_id, user, due)
+            if runs is not None:
+                runs.forget(user)
         except Exception as error:
             self.out.mistakes.append(Mistake("wake-up", "", error))
             postpone(self.deployment, user, due)

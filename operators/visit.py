@@ -13,6 +13,7 @@ from operators.conditions.wanted import Wanted
 from operators.templates.scope import Scope
 from operators.templates.template import Template
 from state.outgoing import Cause, JournalKind, SendReason
+from state.register import Decide
 from state.user import Branch, Journey, User
 
 
@@ -62,6 +63,15 @@ class Visit(Context, Scope, Protocol):
 
     def cause(self) -> Cause:
         """Return what the journey is at its place because of."""
+        ...
+
+    def try_out(self, arm: str, most: int, decide: Decide, *, keeps_fields: bool) -> str:
+        """Let the user be among the first *most* in the experiment at this step, with *arm*; return the arm to take.
+
+        Args:
+            decide: says which arm has won, once they are complete.
+            keeps_fields: whether the goal asks for what happened to the journey.
+        """
         ...
 
     def write_profile(self, changes: dict[str, Any]) -> bool:

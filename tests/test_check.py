@@ -152,7 +152,11 @@ OFFERED = [
     flow("entry: {when: {audiences: vip}}\n"),
     flow("entry: {when: {cap_lft: sms}}\n"),
     flow("", "[{send: sms, template: t, postpon: true}]"),
-    flow("", "[{paralel: [[end], [end]]}]"),
+    flow(
+        "",
+        "[{id: x, experimnt: {arms: {a: 50%, b: 50%}, goal: {event: g, within: 1d}, stop_after: 9, winner: best}, "
+        "then: {a: [], b: []}}]",
+    ),
     flow("", "[{wait: {for: 1d, untill: '09:00'}}]"),
     flow("", "[{wait: {until: '09:00', fro: 1d}}]"),
     flow("entry: {when: {did: {event: x, within: 1d, sinc: entry}}}\n"),
@@ -176,7 +180,7 @@ def test_no_hint_offers_a_key_that_is_refused_next(text: str) -> None:
         assert mended != text
         rules = Workspace.model_validate({"caps": [{"at_most": 1, "per": "1d"}], "quiet": {"holidays": [A_DAY]}})
         assert compile_texts([FlowText("f.yaml", mended)], rules).problems == []
-    for name in ("limit", "parallel"):
+    for name in ("result_of", "receipts"):
         assert f"'{name}'?" not in found.hint
 
 
@@ -223,7 +227,9 @@ def test_a_step_with_a_name_may_be_the_one_that_was_meant(broken: str) -> None:
         "{branch: [{when: {profile.a: 1}, then: [INSIDE]}]}",
         "{branch: [{when: {}, steps: [INSIDE]}]}",
         "{branch: [{when: {profile.a: 1}, steps: [], more: [INSIDE]}]}",
-        "{parallel: [[INSIDE], []]}",
+        "{parallel: [[INSIDE], 5]}",
+        "{times: [{at: 9:00, steps: [INSIDE]}]}",
+        "{split: {a: 50, b: 50}, then: {a: [INSIDE]}}",
         "{if: {profile.a: 1}, steps: [INSIDE]}",
     ],
 )

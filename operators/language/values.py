@@ -127,6 +127,20 @@ def time_of_day_text(time_of_day_s: int) -> str:
     return f"{hours:02}:{minutes:02}" + (f":{seconds:02}" if seconds else "")
 
 
+def parse_time_of_day_or_moment(value: object) -> int | Moment:
+    """Return the seconds of a time of day, or a moment."""
+    if isinstance(value, str) and value[2:3] == ":":
+        return parse_time_of_day(value)
+    try:
+        return parse_moment(value)
+    except BadValue as bad:
+        raise BadValue(
+            bad.code,
+            f"{shown(value)} is neither moment nor time of day",
+            'write "09:00", quoted, or 2026-11-01T00:00:00+08:00',
+        ) from None
+
+
 def parse_percent(value: object) -> Decimal:
     """Return a percentage such as `12.5%` as an exact number from 0 to 100."""
     found = _PERCENT.fullmatch(value) if isinstance(value, str) else None
@@ -212,6 +226,14 @@ TimeOfDay = Annotated[
     validated(parse_time_of_day),
     _text_schema(TIME_OF_DAY_PATTERN, "local time of day, quoted"),
 ]
+TimeOfDayOrMoment = Annotated[
+    Any,
+    validated(parse_time_of_day_or_moment),
+    WithJsonSchema(
+        {"anyOf": [{"type": "string", "pattern": TIME_OF_DAY_PATTERN}, {"type": "string", "format": "date-time"}]}
+    ),
+]
+"""The seconds of a time of day, or a `Moment`."""
 Percent = Annotated[Decimal, validated(parse_percent), _text_schema(r"^[0-9]{1,3}(\.[0-9]+)?%$", "such as 12.5%")]
 Name = Annotated[str, validated(parse_name), _text_schema(NAME_PATTERN, "a-z 0-9 _ . -, at most 64")]
 Zone = Annotated[str, validated(parse_zone), _text_schema(r"^[A-Za-z]", "IANA time zone such as Asia/Shanghai")]

@@ -15,7 +15,7 @@ from msgspec import UNSET, UnsetType
 from operators.conditions.base import Clause
 from operators.conditions.values import dig, equal
 from operators.conditions.wanted import Wanted
-from operators.ids import action_id
+from operators.ids import action_id, experiment_name
 from operators.language.localtime import zone_of
 from operators.limits import write_profile
 from operators.machine.membership import join
@@ -29,7 +29,8 @@ from operators.templates.template import Template
 from state.iso import format_ms
 from state.outgoing import Action, Cause, JournalKind, JournalRecord, SendReason
 from state.records import Input
-from state.user import Branch, Journey, User
+from state.register import Decide, Register
+from state.user import Branch, Journey, Trial, User
 
 NOTHING: Final[frozenset[str]] = frozenset()
 
@@ -72,6 +73,12 @@ class Moment:
     def journey_id(self) -> str | None:
         """The id of the journey, None before there is one."""
         return None
+
+    @property
+    def register(self) -> Register:
+        """What answers questions that this user alone cannot."""
+        assert self.out.register is not None, "where flows ask, there is a register"
+        return self.out.register
 
     # ---- the scope of templates --------------------------------------------------------------------------------
 
@@ -256,6 +263,25 @@ class AtStep(InJourney):
         assert self.record is not None, "nothing is heard at a wake-up"
         self.journey.event = self.heard
         self.journey.cause = (self.record.message_id, self.record.name)
+
+    def try_out(self, arm: str, most: int, decide: Decide, *, keeps_fields: bool) -> str:
+        """Let the user be in the experiment at this step, and return the arm to take: the winner's, if there is one."""
+        user, journey = self.user, self.journey
+        name = experiment_name(journey.flow, self.node.id)
+        winner = self.register.join(name, self.user_id, user.seq, arm, most, decide)
+        taken = arm if winner is None else winner
+        if name not in user.trials:
+            user.trials[name] = Trial(
+                self.now,
+                taken,
+                journey.version,
+                journey=journey.id,
+                key=journey.key,
+                cause=journey.cause,
+                entry=journey.entry if keeps_fields else None,
+                event=journey.event if keeps_fields else None,
+            )
+        return taken
 
     def write_profile(self, changes: dict[str, Any]) -> bool:
         """Write attributes of the profile, null removes; tell whether they were written: nothing too large is."""

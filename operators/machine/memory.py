@@ -56,19 +56,24 @@ class Memory:
         entering: dict[str, Program],
         reaches: dict[str, int | None],
         sends: Mapping[str, int],
+        goals: Mapping[str, int],
     ) -> None:
         self._entering = entering
         self._reaches = reaches
         self._sends = sends
+        self._goals = goals
         horizons = [_horizon(program) for program in programs]
-        ends = [*reaches.values(), *sends.values(), *horizons]
+        ends = [*reaches.values(), *sends.values(), *goals.values(), *horizons]
         longest = max([REPEAT_MS, *(reach for reach in ends if reach is not None)])
         self.days = -(-longest // DAY) + 1
 
     @staticmethod
     def due(user: User) -> int:
         """Return when *user*, who has no open journey, is to be looked through, or `NEVER`."""
-        return user.day * DAY if user.day and (user.seen or user.windows or user.entries or user.sends) else NEVER
+        if not user.day:
+            return NEVER
+        is_left = user.seen or user.windows or user.entries or user.sends or user.trials
+        return user.day * DAY if is_left else NEVER
 
     def forget(self, user: User, now: int) -> None:
         """Drop what nobody can ask for at *now* or later; what stays and has an end is looked at again."""
@@ -88,7 +93,7 @@ class Memory:
             drop(times, now - self._sends.get(counts, 0))  # One that no cap asks for any more goes.
             if not times:
                 del user.sends[counts]
-        ends |= bool(user.sends) | self.forget_entries(user, now)
+        ends |= bool(user.sends) | self.forget_entries(user, now) | self.forget_trials(user, now)
         user.day = now // DAY + self.days if ends else 0
 
     def forget_ids(self, user: User, now: int) -> None:
@@ -110,6 +115,22 @@ class Memory:
                 continue
             if user.entries[name][-1] <= now - horizon:
                 del user.entries[name]
+            else:
+                ends = True
+        return ends
+
+    def forget_trials(self, user: User, now: int) -> bool:
+        """Keep of a trial in which the user cannot convert any more only that there was one.
+
+        Another passage is not a first one, however late it comes, so that much stays: there are only as many as
+        experiments. Returns whether trials are left that are not over.
+        """
+        ends = False
+        for name, trial in user.trials.items():
+            if trial.is_over:
+                continue
+            if now >= trial.begun_ms + self._goals.get(name, 0):
+                user.trials[name] = trial.over()
             else:
                 ends = True
         return ends

@@ -6,6 +6,7 @@ from typing import Final, Literal, NamedTuple, get_args
 
 from operators.machine.totals import Totals
 from state.outgoing import Action, JournalRecord
+from state.register import Register
 
 Place = Literal["step", "tally", "exit", "entry", "trigger", "window", "record", "wake-up", "run"]
 """What was being done when a mistake of ours showed."""
@@ -33,21 +34,27 @@ class Outbox:
         totals: the counts to go on from; shared with whoever keeps them.
         counted: the labels whose counts have changed; shared with whoever keeps them.
         news: what is counted from now on; several outboxes may share it.
+        register: answers what no single user decides; None where no flow asks.
     """
 
     __slots__ = (
         "actions", "counted", "duplicates", "ids_forgotten", "journal", "memberships_cut", "mistakes", "news",
-        "parked", "too_large", "totals",
+        "parked", "register", "too_large", "totals",
     )  # fmt: skip
 
     def __init__(
-        self, totals: Totals | None = None, counted: set[str] | None = None, news: Totals | None = None
+        self,
+        totals: Totals | None = None,
+        counted: set[str] | None = None,
+        news: Totals | None = None,
+        register: Register | None = None,
     ) -> None:
         self.actions: list[Action] = []
         self.journal: list[JournalRecord] = []
         self.totals: Totals = {} if totals is None else totals
         self.counted: set[str] = set() if counted is None else counted
         self.news: Totals = {} if news is None else news
+        self.register = register
         self.parked: list[tuple[str, str]] = []  # Label of a paused flow, and a user of whom a wake-up fell due there.
         self.duplicates = 0
         self.mistakes: list[Mistake] = []

@@ -29,11 +29,13 @@ from operators.language.values import Moment, Name, shown
 from operators.language.workspace import Workspace
 from operators.rules.base import Category, Rules, rules_of
 from operators.shares import WHOLE
-from operators.steps.base import Node, Step
+from operators.steps.base import Lane, Node, Step
+from operators.steps.fork import ForkStep
 from operators.templates.json_template import JsonTemplate
 from operators.templates.template import Template
 
 STEPS_MAX: Final = 10_000  # Of one flow; all of them are looked at together.
+BRANCHES_MAX: Final = 100  # Of one journey at once; an event may ask each of them, and all are in the user's row.
 _MISTAKEN_KINDS: Final = {
     **dict.fromkeys(("when", "if", "condition"), "write branch: [{when: {profile.tier: gold}, steps: [..]}]"),
     **dict.fromkeys(("delay", "sleep", "pause"), "write wait: 2h"),
@@ -66,13 +68,18 @@ class StepModel(Model):
 
 
 class Reference:
-    """A step that is named by another one; known once all steps are built."""
+    """A step that is named by another one; known once all steps are built.
 
-    __slots__ = ("name", "node", "path")
+    Args:
+        lane: the lane in which it must be, None for any.
+    """
 
-    def __init__(self, name: str, path: Path) -> None:
+    __slots__ = ("lane", "name", "node", "path")
+
+    def __init__(self, name: str, path: Path, lane: Lane | None) -> None:
         self.name = name
         self.path = path
+        self.lane = lane
         self.node: Node | None = None
 
 
@@ -109,12 +116,12 @@ class _BrokenWait(_Broken):
 class Build:
     """What the steps of one flow ask for while they are built.
 
-    Places are given relative to the step that is being built. `nodes` are the steps by id. `wants` has every event that
-    somebody wants, `clauses` every `did` with the event that it counts, `channels` those that are sent to, by name,
-    `asked` the audiences that somebody asks for, with their paths, `added` those that the flow adds users to,
-    `local_moments` the ms of the moments that would be others in UTC, by their paths, `orders` the keys of mappings in
-    which their order says something. `zone` is that of the flow. `is_lost` says that somewhere a journey goes on at a
-    step that is not known.
+    Places are given relative to the step that is being built. `nodes` are the steps by id, `lanes` the lanes by
+    number. `wants` has every event that somebody wants, `clauses` every `did` with the event that it counts, `channels`
+    those that are sent to, by name, `asked` the audiences that somebody asks for, with their paths, `added` those that
+    the flow adds users to, `local_moments` the ms of the moments that would be others in UTC, by their paths, `orders`
+    the keys of mappings in which their order says something. `zone` is that of the flow. `is_lost` says that somewhere
+    a journey goes on at a step that is not known.
 
     Args:
         kinds: the models of the kinds of steps that there are.
@@ -139,6 +146,7 @@ class Build:
         self.added: set[str] = set()
         self.local_moments: dict[Path, int] = {}
         self.orders: dict[Path, list[str]] = {}
+        self.lanes: list[Lane] = []
         self.is_lost = False
         self._workspace = workspace
         self._kinds = kinds
@@ -149,6 +157,7 @@ class Build:
         self._steps = 0
         self._path: Path = ()
         self._after: Node | None = None
+        self._lane = Lane(None)
         self._ids: dict[str, Path] = {}  # Every id that is taken: a step with one of its own keeps its path, too.
         self._own_ids: dict[str, Path] = {}
 
@@ -239,7 +248,13 @@ class Build:
 
     def reference(self, name: str, *place: str | int) -> Reference:
         """Return a reference to the step *name*."""
-        reference = Reference(name, (*self._path, *place))
+        return self._refer(Reference(name, (*self._path, *place), None))
+
+    def jump(self, name: str, *place: str | int) -> Reference:
+        """Return a reference to the step *name*, at which the branch that stands here goes on: it is in its lane."""
+        return self._refer(Reference(name, (*self._path, *place), self._lane))
+
+    def _refer(self, reference: Reference) -> Reference:
         self._references.append(reference)
         return reference
 
@@ -269,6 +284,14 @@ class Build:
         """Return where the arm *label* begins; an arm that is not written goes on after the step."""
         return self.steps(then[label], "then", label) if label in then else self._after
 
+    def lane(self, raw: list[Any], *place: str | int) -> Lane:
+        """Return a nested list of steps as a lane of its own, down which a branch goes beside others."""
+        lane = Lane(self._lane)
+        outer, self._lane = self._lane, lane
+        lane.first = self._list(raw, (*self._path, *place), None)
+        self._lane = outer
+        return lane
+
     def steps(self, raw: list[Any], *place: str | int) -> Node | None:
         """Return where a nested list of steps begins; it rejoins after the step that is being built."""
         return self._list(raw, (*self._path, *place), self._after)
@@ -285,10 +308,39 @@ class Build:
         for reference in self._references:
             if self.problems.is_full:
                 break
-            reference.node = self.nodes.get(reference.name)
+            node = reference.node = self.nodes.get(reference.name)
             if reference.name not in self._own_ids:
                 self._unknown_step(reference)
+            elif node is not None and reference.lane not in (None, node.lane):
+                self._across_a_border(reference, node)
+        self._number_lanes(self._lane)
         return first
+
+    def _across_a_border(self, reference: Reference, node: Node) -> None:
+        self.is_lost = True
+        reference.node = None
+        message = f"'{node.id}' is not in the same branch of a 'parallel' or 'times' as this step"
+        hint = "what comes after that step runs when all of its branches have finished; or end the journey here"
+        self.problems.add(reference.path, "crosses-border", message, hint)
+
+    def _number_lanes(self, lane: Lane) -> int:
+        """Number *lane* and all inside it, and return how many branches can be in it at once.
+
+        By path and not by place in the file: the same content has the same numbers, however it is laid out.
+        """
+        lane.number = len(self.lanes)
+        self.lanes.append(lane)
+        most = 1
+        for fork in sorted(lane.forks, key=lambda node: [(isinstance(part, str), part) for part in node.path]):
+            assert isinstance(fork.step, ForkStep)
+            at_once = sum(self._number_lanes(inner) for inner in fork.step.lanes)
+            if at_once > BRANCHES_MAX:
+                message = f"a journey may have {BRANCHES_MAX} branches at once, here it could have {at_once}"
+                self.problems.add(fork.path, "too-many", message, "make several flows of it")
+                at_once = 1  # What is around it needs no message, too.
+            most = max(most, at_once)
+        lane.last = len(self.lanes) - 1
+        return most
 
     @property
     def has_too_many(self) -> bool:
@@ -363,8 +415,12 @@ class Build:
         return self._node(step, model.id, path, after)
 
     def _node(self, step: Step, id: str | None, path: Path, after: Node | None) -> Node:
-        node = Node(step, id or ".".join(str(part) for part in path), path, after)
+        node = Node(step, id or ".".join(str(part) for part in path), path, self._lane, after)
         self.nodes.setdefault(node.id, node)
+        if isinstance(step, ForkStep):
+            self._lane.forks.append(node)
+            for lane in step.lanes:
+                lane.fork = node
         return node
 
     def _broken(

@@ -27,6 +27,9 @@ SECTIONS = {
     "wait_for": "Steps: wait_for",
     "branch": "Steps: branch",
     "split": "Steps: split",
+    "experiment": "Steps: experiment",
+    "parallel": "Steps: parallel",
+    "times": "Steps: times",
     "goto": "Steps: goto",
     "end": "Steps: end",
     "message-rules": "Message rules: channels and addresses",
@@ -66,34 +69,23 @@ COMMAND_TESTS = {  # By functions of test_scenarios.py, where the command itself
 
 _LATER = "Not there yet: "
 NOT_COVERED = {
-    "X1": _LATER + "`limit`, `experiment`.",
     "T16": "Promises nothing that a test could find missing; scenarios give different records different ids.",
     "T17": "Needs more than one input topic; a scenario has one file.",
     "T18": "A file has no tombstones; tests/test_tombstones.py has them on Kafka.",
-    "V10": "A warning; tests/test_doubts.py has it for `split`. `experiment` comes later.",
+    "V10": "A warning; tests/test_doubts.py has it.",
     "S12": _LATER + "`result_of`.",
-    "S14": _LATER + "`times`.",
-    "S16": _LATER + "`experiment`.",
-    "S17": _LATER + "`parallel`.",
     "S23": _LATER + "`result_of`.",
-    "S24": _LATER + "`experiment`.",
     **{f"R{n}": _LATER + "receipts." for n in range(2, 10)},
 }
 
 PARTLY = {
     "T5": "All reasons but `unknown_format`, which only other formats than `native` have.",
     "T7": "All kinds; what receipts do comes with them.",
-    "E2": "`reentry` and `concurrent`; `limit` comes later.",
-    "O4": "Journeys of one branch; `parallel` comes later.",
     "O5": "Triggers, audience rows and `wait_for`; receipts come later.",
-    "O6": "The order of the stages; branches of one journey come with `parallel`.",
-    "S13": "`split`; `experiment` comes later.",
-    "S18": "Nested lists; the border of `parallel` and `times` comes with them.",
-    "W8": "All places but goals of experiments.",
     "W16": "`live`, outside the active period, and `paused`.",
     "R1": "That a receipt of an unknown action is dropped.",
-    "J2": "`wait` and `wait_for`.",
-    "J3": "`branch`, `wait_for`, `split`, `goto` and `wait`.",
+    "J2": "`wait`, `wait_for` and `times`.",
+    "J3": "All but `result_of`.",
     "J8": "By what wakes and what does not; the state itself is looked at by `audit`.",
 }
 

@@ -26,6 +26,7 @@ from dataflow.readback import Decided, ReadBack
 from dataflow.shard import Shard
 from state import store
 from state import undo as undoing
+from state.registerfile import RegisterFile, ShardRegister
 from state.store import ShardStore
 from state.user import NEVER, User, dump_user, load_user
 from tests.simulation import world
@@ -81,6 +82,14 @@ def undo_users_without_their_counts(patch: Patch) -> None:
     load = undoing.load_undo
     patch.setattr(
         undoing, "load_undo", lambda row: {key: before for key, before in load(row).items() if key[:1] != b"c"}
+    )
+
+
+def undo_users_without_their_audiences(patch: Patch) -> None:
+    """The list of an audience's members stays as it is."""
+    load = undoing.load_undo
+    patch.setattr(
+        undoing, "load_undo", lambda row: {key: before for key, before in load(row).items() if key[:1] != b"a"}
     )
 
 
@@ -244,6 +253,42 @@ def call_every_stop_clean(patch: Patch) -> None:
     patch.setattr(Worker, "has_due", False)
 
 
+def ask_the_register_anew_in_a_replay(patch: Patch) -> None:
+    patch.setattr(ShardRegister, "_was_told", lambda self, *_: False)
+
+
+def go_by_what_is_known_before_what_was_said(patch: Patch) -> None:
+    """What is full is full, and who has won has won, whatever a user was told before."""
+    was_told = RegisterFile.was_told
+
+    def unless_it_is_over(self: RegisterFile, question: str, user_id: str, seq: int) -> bool:
+        known = self.questions().get(question)
+        is_over = known is not None and (known.winner is not None or known.taken >= 2)
+        return not is_over and was_told(self, question, user_id, seq)
+
+    patch.setattr(RegisterFile, "was_told", unless_it_is_over)
+
+
+def forget_what_was_said_with_the_next_commit(patch: Patch) -> None:
+    forget = RegisterFile.forget
+    patch.setattr(
+        RegisterFile, "forget", lambda self, commits: forget(self, {key: number + 3 for key, number in commits.items()})
+    )
+
+
+def send_before_the_answer_is_on_disk(patch: Patch) -> None:
+    patch.setattr(RegisterFile, "confirm", lambda self: self._confirmed)
+
+
+def let_who_is_held_out_take_a_place(patch: Patch) -> None:
+    patch.setattr(ShardRegister, "look", ShardRegister.enter)
+
+
+def decide_the_winner_anew_in_every_process(patch: Patch) -> None:
+    question = RegisterFile._question
+    patch.setattr(RegisterFile, "_question", lambda self, name: (question(self, name)[0], None))
+
+
 def leave_out_processes_that_have_noted_nothing(patch: Patch) -> None:
     def resume_epoch(connections: Any) -> int:
         (connection,) = connections
@@ -388,8 +433,18 @@ OF_TWO_BUILDS: list[Mutation] = [
 """Those that show only where another build has decided."""
 
 
+OF_THE_REGISTER: list[Mutation] = [
+    ask_the_register_anew_in_a_replay,
+    go_by_what_is_known_before_what_was_said,
+    forget_what_was_said_with_the_next_commit,
+    send_before_the_answer_is_on_disk,
+    let_who_is_held_out_take_a_place,
+    decide_the_winner_anew_in_every_process,
+]
+
 MUTATIONS: list[Mutation] = [
     *OF_TWO_BUILDS,
+    *OF_THE_REGISTER,
     never_wait_for_an_acknowledgement,
     do_not_sync_a_commit,
     do_not_roll_back,
@@ -397,6 +452,7 @@ MUTATIONS: list[Mutation] = [
     drop_undo_too_early,
     undo_users_without_their_timers,
     undo_users_without_their_counts,
+    undo_users_without_their_audiences,
     spill_without_undo,
     forget_who_was_still_to_be_woken,
     forget_held_records_at_a_checkpoint,

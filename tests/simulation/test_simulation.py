@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.simulation.audit import run_scenario, run_seed, run_two_builds
-from tests.simulation.scenario import scenario
+from tests.simulation.audit import run_asking, run_scenario, run_seed, run_two_builds
+from tests.simulation.scenario import PLACES, scenario
 from tests.simulation.world import SimulatedWorld
 
 SEEDS = int(os.environ.get("NUDGE_SIMULATION_SEEDS", "3000"))
@@ -28,6 +28,16 @@ def test_no_fault_loses_repeats_or_changes_anything(group: int) -> None:
 def test_two_builds_that_decide_differently_lose_and_repeat_nothing() -> None:
     differed = [seed for seed in range(SEEDS // 10) if run(seed, run_two_builds).differed]
     assert len(differed) > SEEDS // 1000, "else this shows nothing"
+
+
+def test_flows_that_ask_the_register_let_in_as_many_as_they_say_and_have_one_winner() -> None:
+    full = won = 0
+    for seed in range(SEEDS // 5):
+        asked = run(seed, run_asking).history.expected().asked
+        assert asked is not None
+        full += any(number > PLACES for number in asked.asked.values())
+        won += bool(asked.winners)
+    assert min(full, won) > SEEDS // 50, "else this shows nothing"
 
 
 @pytest.mark.parametrize("name", NAMED)
