@@ -72,6 +72,11 @@ class Simulation:
         return self._shard.out.totals
 
     @property
+    def has_planned(self) -> bool:
+        """Whether something is still due, or planned, beyond where time ran on to."""
+        return self._shard.next_due() is not None
+
+    @property
     def duplicates(self) -> int:
         return self._shard.out.duplicates
 
@@ -96,7 +101,7 @@ class Simulation:
                 for letter in dead:
                     self._dead_letter(letter)
                     self.first_dead.setdefault(letter.reason, letter)
-                self.disorder.look(batch, {letter.offset for letter in dead})
+                self.disorder.look(batch, {letter.offset for letter in dead}, records.times)
                 for record in unpacked(found.get(0, [])):
                     self._record(record)
         finally:

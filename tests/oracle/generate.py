@@ -36,7 +36,7 @@ FEATURES = (
     "runs",  # Audience triggers.
 )
 # Those of FEATURES that the product has; random cases use them by default.
-IN_PRODUCT: frozenset[str] = frozenset({"split", "audience", "runs"})
+IN_PRODUCT: frozenset[str] = frozenset({"split", "parallel", "times", "rules", "audience", "runs"})
 
 # A zone, and the moment at which something happens to its clocks, or nothing.
 SCENES = [

@@ -24,6 +24,8 @@ from dataflow.read.partition import Partition
 from dataflow.read.progress import ProgressLog
 from dataflow.readback import Decided, ReadBack
 from dataflow.shard import Shard
+from operators.machine import journey
+from operators.machine.context import AtStep
 from state import store
 from state import undo as undoing
 from state.registerfile import RegisterFile, ShardRegister
@@ -394,8 +396,8 @@ def lose_postponed_messages_with_the_user_from_memory(patch: Patch) -> None:
     def without_wake_ups(user: User) -> bytes:
         row = dump_user(user)
         held = load_user(row)
-        for journey in held.journeys:
-            for branch in journey.branches:
+        for one in held.journeys:
+            for branch in one.branches:
                 if branch.step in SENDS:
                     branch.wake_ms = NEVER
         return dump_user(held)
@@ -425,6 +427,16 @@ def let_other_message_rules_take_over_at_once(patch: Patch) -> None:
         return finish(self, file, *arguments)
 
     patch.setattr(Course, "_finish_the_last_run", with_the_new_ones)
+
+
+def let_nobody_go_on_where_branches_rejoin(patch: Patch) -> None:
+    """The last branch of a fork vanishes as the others do."""
+
+    def vanish(visit: AtStep) -> None:
+        branches = visit.journey.branches
+        del branches[branches.index(visit.branch)]
+
+    patch.setattr(journey, "_join", vanish)
 
 
 OF_TWO_BUILDS: list[Mutation] = [
@@ -479,4 +491,5 @@ MUTATIONS: list[Mutation] = [
     lose_postponed_messages_with_the_user_from_memory,
     forget_what_caps_have_counted,
     let_other_message_rules_take_over_at_once,
+    let_nobody_go_on_where_branches_rejoin,
 ]

@@ -91,14 +91,34 @@ steps:
       - else: [{send: one, template: guest}]
   - audience: {remove: new}
 """
+FORK = """
+flow: fork
+trigger: {event: view, where: {n: {lte: 2}}}
+exit: [{event: buy}]
+steps:
+  - id: top
+    parallel:
+      - - wait: 5m
+        - parallel:
+            - [{wait_for: {cart: {event: cart}}, timeout: 1h}, {send: two, template: asked}]
+            - [{times: [{at: "13:00", steps: [{send: one, template: daily}]}, {at: 2026-11-23T12:30, steps: []}]}]
+            - [{wait: {for: 20m, without: {event: hello}}}]
+        - {send: three, template: inner}
+      - - wait_for: {bye: {event: bye}}
+          timeout: 40m
+          then: {bye: [{branch: [{when: {profile.tier: gold}, steps: [{end: gold}]}]}]}
+      - []
+  - {send: one, template: joined}
+  - branch: [{when: {did: {event: bye}}, steps: [{goto: top}]}]
+"""
 DEPLOYMENTS = (
-    (CART_1, VIEW, HELLO, BYE, CLUB),
-    (CART_1_ENDED, CART_2, VIEW, BYE, CLUB),
-    (CART_1_ENDED, CART_2, VIEW, HELLO, CLUB),
+    (CART_1, VIEW, HELLO, BYE, CLUB, FORK),
+    (CART_1_ENDED, CART_2, VIEW, BYE, CLUB, FORK),
+    (CART_1_ENDED, CART_2, VIEW, HELLO, CLUB, FORK),
     (CART_1, VIEW, CLUB),
 )
 PAUSED = len(DEPLOYMENTS)  # Nobody knows but the shards when what is parked there goes on, so no seed draws it.
-DEPLOYMENTS += ((CART_1, f"state: paused{VIEW}", HELLO, BYE, CLUB),)
+DEPLOYMENTS += ((CART_1, f"state: paused{VIEW}", HELLO, BYE, CLUB, f"state: paused{FORK}"),)
 RUNS = len(DEPLOYMENTS)  # Triggers on audiences: test_audience_runs.py.
 PLAIN = """
 flow: plain
@@ -290,7 +310,7 @@ def scenario(seed: int) -> Scenario:
     last = chance.randrange(PAUSED) if changes_flows else flows
     made.lives.append(Life(last, chance.randint(1, most), stop_at_end=True, until_ms=END))
     exchange_processes(made, later, changes_flows)
-    if seed % 5 in WITH_AUDIENCES and seed // 5 % 2:
+    if seed % 5 in (0, 2):
         put_under_message_rules(made, changes_flows)
     if made.keyed:
         made.from_start = later.random() < 0.3
