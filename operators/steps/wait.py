@@ -29,7 +29,7 @@ from operators.steps.build import Build, StepModel
 from operators.templates.missing import MISSING
 from operators.templates.template import Template
 from operators.visit import Visit
-from state.iso import parse_local, parse_time_value
+from state.iso import TIME_MS_MAX, parse_local, parse_time_value
 
 _FORM: Final = {"anyOf": [{"type": "string", "pattern": DURATION_PATTERN}, {"$ref": "#/$defs/WaitForm"}]}
 
@@ -379,7 +379,7 @@ class WaitWithout(_Waiting):
 
     def wake(self, visit: Visit) -> Outcome:
         latest: int = visit.branch.memo
-        until = latest + self._for_ms
+        until = min(latest + self._for_ms, TIME_MS_MAX)  # At the end of time nobody waits any longer.
         return Hold(until, memo=latest, still=True) if until > visit.now else GO_ON
 
     def has_lost_its_memo(self, memo: Any) -> bool:
