@@ -166,6 +166,8 @@ class Shard:
                 elif slot.due <= now:
                     self._fire(user_id, user, now)
                 on_record(deployment, user, record, out)
+                if runs is not None and user.runs:
+                    runs.forget(user)
             except Exception as error:  # What is not contained closer to its cause is here: nobody else has to wait.
                 out.mistakes.append(Mistake("record", "", error, record.source, record.offset))
                 postpone(deployment, user, now)
@@ -218,12 +220,11 @@ class Shard:
         """Fire the wake-ups of a user that are due at *due*, and let the user take part in all runs by then."""
         user, runs = slot.user, self._runs
         try:
-            if runs is not None:
-                if runs.pending:
-                    runs.catch_up(user_id, user, due)
-                else:
-                    runs.forget(user)
+            if runs is not None and runs.pending:
+                runs.catch_up(user_id, user, due)
             self._fire(user_id, user, due)
+            if runs is not None:
+                runs.forget(user)
         except Exception as error:
             self.out.mistakes.append(Mistake("wake-up", "", error))
             postpone(self.deployment, user, due)

@@ -72,6 +72,11 @@ class Simulation:
         return self._shard.out.totals
 
     @property
+    def has_planned(self) -> bool:
+        """Whether something is still due, or planned, beyond where time ran on to."""
+        return self._shard.next_due() is not None
+
+    @property
     def duplicates(self) -> int:
         return self._shard.out.duplicates
 

@@ -23,7 +23,7 @@ from operators.language.workspace import Workspace, read_workspace
 from operators.program.flows import FlowText, compile_texts
 from operators.schemas import SCHEMAS
 from operators.steps import KINDS
-from state.records import Reject
+from state.records import MEMBERSHIP, UPDATED, Reject
 from tests.oracle.generate import random_case
 from tests.scenarios.scenario_files import load
 
@@ -37,6 +37,7 @@ def validator(name: str) -> Draft202012Validator:
 
 
 FLOW, WORKSPACE, EVENT = validator("flow"), validator("workspace"), validator("event")
+MEMBERSHIPS = validator("membership")
 
 
 def read(text: str) -> Any:
@@ -524,6 +525,31 @@ EVENTS: list[Any] = [
 def test_the_schema_of_events_takes_what_the_job_reads(record: Any) -> None:
     found = decode(orjson.dumps(record))
     assert (complaints(EVENT, record) == []) == (not isinstance(found, Reject)), found
+
+
+IN = {"audience": "vip", "user_id": "u", "member": True}
+DONE = {"audience": "vip", "updated": True}
+MEMBERS: list[Any] = [
+    IN,
+    DONE,
+    {**IN, "member": False},
+    {**IN, "updated": True},
+    *({**IN, "row": row} for row in ({}, {"a": [{}]}, None, [], "r")),
+    *({**IN, "member": member} for member in (None, "true", 1)),
+    *({**IN, "user_id": user_id} for user_id in ("", None, 5, "u" * (USER_ID_CHARACTERS_MAX + 1))),
+    *({**DONE, "user_id": user_id} for user_id in ("u", "", None, 5)),
+    *({**DONE, "updated": updated} for updated in (False, None, 1, "true")),
+    *({**one, "audience": name} for one in (IN, DONE) for name in (None, 5, "", "n" * 128, "n" * 129)),
+    *({**one, field: value} for one in (IN, DONE) for field in ("message_id", "timestamp") for value in VALUES[field]),
+    [],
+]
+
+
+@pytest.mark.parametrize("record", MEMBERS, ids=lambda record: json.dumps(record)[:60])
+def test_the_schema_of_memberships_takes_what_the_job_takes_for_one(record: Any) -> None:
+    found = decode(orjson.dumps(record))
+    is_one = not isinstance(found, Reject) and found.kind in (MEMBERSHIP, UPDATED)
+    assert (complaints(MEMBERSHIPS, record) == []) == is_one, found
 
 
 def simulated(folder: Path, *arguments: str | Path) -> tuple[list[Any], list[Any]]:

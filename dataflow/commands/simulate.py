@@ -174,6 +174,9 @@ def print_simulation(simulation: Simulation, deployment: Deployment, *, as_json:
     if is_open and inside:
         days = RUN_ON_MS // DAY
         console.print(f"time ran on for {days} days after the last record, and {inside} inside still wait; see --until")
+    elif is_open and simulation.has_planned:
+        days = RUN_ON_MS // DAY
+        console.print(f"time ran on for {days} days after the last record, and more runs are planned; see --until")
     elif is_open and simulation.ran_on_to_ms is not None:
         console.print(f"time ran on after the last record until nobody waited: {format_ms(simulation.ran_on_to_ms)}")
     if simulation.mistakes:

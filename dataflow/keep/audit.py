@@ -8,7 +8,7 @@ up one by one.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -25,7 +25,7 @@ from operators.machine.totals import Totals, add_totals
 from state.backend import Backend
 from state.errors import NewerFormatError, StateRefused, StoreError
 from state.iso import format_ms
-from state.meta import read_meta
+from state.meta import Planned, read_meta
 from state.records import Input
 from state.registerfile import RegisterView, look_at_register
 from state.rows import (
@@ -65,6 +65,7 @@ NEXT: Final[dict[str, str]] = {
     "recovery-unreadable": _RESTORE,
     "register-outdated": _RESTORE,
     "register-unreadable": _RESTORE,
+    "runs-differ": f"some members may have been left out of a run, or taken into one that was skipped; {_REPORT}",
     "seq-too-low": f"a crash could now repeat records of this user; {_REPORT}",
     "shard-missing": _RESTORE,
     "shard-unknown": "it is not looked at; remove it if it came from elsewhere",
@@ -139,6 +140,7 @@ class Audit:
         self.epoch = view.cut.epoch
         deployment, shards = view.deployment(), view.file.shards
         totals: Totals = {}
+        planned: dict[int, dict[str, Planned]] = {}
         inside = Counter({program.label: 0 for program in deployment.programs.values()})
         yield from _strange_shards(view)
         for number in range(shards):
@@ -150,9 +152,11 @@ class Audit:
             shard = ShardAudit(view.shard(number), deployment, number, shards, self.seen, self._tell)
             yield from shard.findings()
             add_totals(totals, shard.totals)
+            planned[number] = shard.planned
             inside.update(shard.inside)
             self.seen.shards += 1
             self._tell(self.seen)
+        yield from runs_that_differ(planned)
         self.balances = balances(totals, inside)
         yield from self._of_register(view, deployment, complete=self.seen.shards == shards)
 
@@ -179,6 +183,31 @@ class Audit:
             if program.entry_rules.limit is not None and entered[program.name] > taken:
                 text = f"{program.name}: {entered[program.name]} have entered, but only {taken} places are taken"
                 yield Finding("places-exceeded", None, None, text)
+
+
+def runs_that_differ(planned: Mapping[int, Mapping[str, Planned]]) -> Iterator[Finding]:
+    """Yield the shards that have decided otherwise than others about runs over audiences.
+
+    Args:
+        planned: by shard, then by the label of the flow version.
+    """
+    begins: dict[str, tuple[int, int]] = {}
+    decided: dict[tuple[str, int], tuple[int, tuple[int, int]]] = {}
+    for number, by_label in planned.items():
+        for label, one in by_label.items():
+            if one.begin_ms < 0 or one.is_idle:
+                continue
+            name = " v".join(of_label(label))
+            other, begin_ms = begins.setdefault(label, (number, one.begin_ms))
+            if begin_ms != one.begin_ms:
+                here, there = format_ms(one.begin_ms), format_ms(begin_ms)
+                text = f"{name} begins at {here} here, and at {there} in shard {other:02d}"
+                yield Finding("runs-differ", number, None, text)
+            # A shard may be ahead of another; what both have decided is the same.
+            other, found = decided.setdefault((label, one.done_ms), (number, (one.ran, one.last_ms)))
+            if found != (one.ran, one.last_ms):
+                text = f"{one.ran} runs of {name} have taken place here, and {found[0]} in shard {other:02d}"
+                yield Finding("runs-differ", number, None, text)
 
 
 def _strange_shards(view: StateView) -> Iterator[Finding]:
@@ -238,6 +267,8 @@ class ShardAudit:
         meta = self._meta = read_meta(backend)
         self.totals: Totals = counts_of(backend, meta)
         """What the shard has counted."""
+        self.planned = meta.planned
+        """What it knows of runs over audiences, by the label of the flow version."""
         is_old = meta.format == 1
         self._users = UserInvariants(
             deployment,

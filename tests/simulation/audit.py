@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from typing import Any
 
 import orjson
 
 from dataflow.keep.recovery import read_cut
 from dataflow.keep.statedir import read_state_file
+from operators.machine.deployment import Deployment
+from operators.machine.invariants import UserInvariants
 from operators.machine.totals import Totals, read_totals
+from state.meta import Meta
 from state.registerfile import Question
 from state.store import ShardStore
 from state.user import NEVER, User
@@ -165,6 +169,11 @@ def _check_topics(world: SimulatedWorld, expected: Expected) -> None:
             raise Violation(f"the journal of {user} has gaps: {sorted(numbers)}")
 
 
+def remembered(user: User) -> tuple[Any, ...]:
+    """Return what is known of *user* whatever has happened to the job."""
+    return user.seq, user.profile, user.journeys, user.sends, user.audiences
+
+
 def _check_dead_letters(world: SimulatedWorld) -> None:
     found: Counter[tuple[str, int, int]] = Counter()
     for partition in world.topics.topics.get("dead-letters", []):
@@ -178,6 +187,14 @@ def _check_dead_letters(world: SimulatedWorld) -> None:
               if offset >= begins.get(f"{topic}-{number}", (0, 0))[0]]  # fmt: skip
     if found != Counter(should):
         raise Violation(f"dead letters {sorted(found.elements())} instead of {sorted(should)}")
+
+
+def _check_invariants(users: dict[str, User], meta: Meta, deployment: Deployment) -> None:
+    """What `nudge audit` asks of every user: a wake-up or subscription per branch, all of the same forks."""
+    invariants = UserInvariants(deployment, meta.fired_ms, parking={*meta.paused, *meta.resumed})
+    for user_id, user in users.items():
+        for found in invariants.look_at(user, invariants.due(user)):
+            raise Violation(f"{user_id}: {found.code}: {found.text}")
 
 
 def _check_state(world: SimulatedWorld, expected: Expected) -> None:
@@ -198,6 +215,7 @@ def _check_state(world: SimulatedWorld, expected: Expected) -> None:
             for what, count in counts.items():
                 kept[what] = kept.get(what, 0) + count
         here = dict(store.scan_users())
+        _check_invariants(here, store.meta, loaded(world.history.flows).deployment)
         users.update(here)
         timers = Counter((key[9:].decode(), int.from_bytes(key[1:9], "big")) for key in rows.now if key[:1] == b"t")
         should = Counter((user_id, due_of(user)) for user_id, user in here.items() if due_of(user) < NEVER)
@@ -213,12 +231,7 @@ def _check_state(world: SimulatedWorld, expected: Expected) -> None:
     assert expected.store is not None
     for user_id, user in expected.store.scan_users():
         mine = users.pop(user_id, User())
-        if _compared(mine) != _compared(user):
+        if remembered(mine) != remembered(user):
             raise Violation(f"{user_id} is {mine} instead of {user}")
     if users:
         raise Violation(f"nobody knows {sorted(users)}")
-
-
-def _compared(user: User) -> object:
-    """Return what a world must not change of a user."""
-    return user.seq, user.profile, user.journeys, user.audiences

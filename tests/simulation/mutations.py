@@ -24,14 +24,23 @@ from dataflow.read.partition import Partition
 from dataflow.read.progress import ProgressLog
 from dataflow.readback import Decided, ReadBack
 from dataflow.shard import Shard
+from operators.machine import journey
+from operators.machine.context import AtStep
+from state import store
 from state import undo as undoing
 from state.registerfile import RegisterFile, ShardRegister
 from state.store import ShardStore
+from state.user import NEVER, User, dump_user, load_user
 from tests.simulation import world
 from tests.simulation.broker import SimulatedSink
 from tests.simulation.disk import SimulatedBackend
 from tests.simulation.engine import Execution
+from tests.simulation.scenario import PAUSED, RULED, loaded
 
+SENDS = frozenset(
+    id for number in range(RULED + PAUSED) for program in loaded(number).deployment.programs.values()
+    for id, node in program.nodes.items() if node.step.kind == "send"
+)  # fmt: skip
 Patch = pytest.MonkeyPatch
 Mutation = Callable[[Patch], None]
 
@@ -381,6 +390,55 @@ def do_not_wait_for_the_last_epoch_in_an_exchange(patch: Patch) -> None:
     patch.setattr(Course, "_has_caught_up", lambda self, file: True)
 
 
+def lose_postponed_messages_with_the_user_from_memory(patch: Patch) -> None:
+    """Who is written down while a message of theirs is held is read again with nothing that would ever wake them."""
+
+    def without_wake_ups(user: User) -> bytes:
+        row = dump_user(user)
+        held = load_user(row)
+        for one in held.journeys:
+            for branch in one.branches:
+                if branch.step in SENDS:
+                    branch.wake_ms = NEVER
+        return dump_user(held)
+
+    patch.setattr(store, "dump_user", without_wake_ups)
+
+
+def forget_what_caps_have_counted(patch: Patch) -> None:
+    """The times of messages live as long as the user stays in memory."""
+
+    def without_times(user: User) -> bytes:
+        kept, user.sends = user.sends, {}
+        try:
+            return dump_user(user)
+        finally:
+            user.sends = kept
+
+    patch.setattr(store, "dump_user", without_times)
+
+
+def let_other_message_rules_take_over_at_once(patch: Patch) -> None:
+    """What a dead run had begun is finished under the new rules, if only these have changed."""
+    finish = Course._finish_the_last_run
+
+    def with_the_new_ones(self: Course, file: Any, *arguments: Any) -> bool:
+        file.workspace = self.job.loaded.workspace_text
+        return finish(self, file, *arguments)
+
+    patch.setattr(Course, "_finish_the_last_run", with_the_new_ones)
+
+
+def let_nobody_go_on_where_branches_rejoin(patch: Patch) -> None:
+    """The last branch of a fork vanishes as the others do."""
+
+    def vanish(visit: AtStep) -> None:
+        branches = visit.journey.branches
+        del branches[branches.index(visit.branch)]
+
+    patch.setattr(journey, "_join", vanish)
+
+
 OF_TWO_BUILDS: list[Mutation] = [
     do_not_compare_what_was_read_back,
 ]
@@ -430,4 +488,8 @@ MUTATIONS: list[Mutation] = [
     let_a_new_partition_begin_before_all_time,
     forget_where_a_new_partition_began,
     do_not_wait_for_the_last_epoch_in_an_exchange,
+    lose_postponed_messages_with_the_user_from_memory,
+    forget_what_caps_have_counted,
+    let_other_message_rules_take_over_at_once,
+    let_nobody_go_on_where_branches_rejoin,
 ]

@@ -128,6 +128,10 @@ class History:
     """Everything that shards were told, in whichever life, and what follows from it."""
 
     def __init__(self) -> None:
+        self.flow_begins: dict[str, int] = {}
+        """When versions of flows begin, as far as that was settled at their deployment."""
+        self._firsts: dict[int, int] = {}
+        self._updates: set[tuple[str, int]] = set()
         self._told: dict[tuple[int, int], tuple[int, int, bytes]] = {}
         self._turns: list[_Turn] = []
         self._numbers: list[int] = []
@@ -159,6 +163,9 @@ class History:
         Raises:
             Violation: a record comes at another time, or under other flows, than in an earlier life.
         """
+        if parcel.first_ms >= 0:
+            self._firsts.setdefault(self._numbers[parcel.source], parcel.first_ms)
+        self._updates.update(parcel.updates)
         records = parcel[4]
         for record in unpacked(records):
             place = (self._numbers[record.source], record.offset)
@@ -188,10 +195,14 @@ class History:
                     shard.store.meta_changed = True  # Its time goes on, also where nothing else has changed.
                     shard.store.commit()
                 store = ShardStore(backend, due_of=deployment.due_of)
-                shard = Shard(store, deployment, sources=1, register=made.asked)
+                shard = Shard(store, deployment, sources=1, begins=self.flow_begins, register=made.asked)
+                if self._firsts:
+                    shard.hear(0, min(self._firsts.values()), sorted(self._updates), is_over=False)
             assert shard is not None
             until = self._turns[number + 1].positions if number + 1 < len(self._turns) else None
             for record in self._between(turn.positions, until, past):
+                if deployment.scheduled:
+                    shard.advance_to(record.now)
                 shard.handle(record)
             _collect(shard, made)
         assert shard is not None

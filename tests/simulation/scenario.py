@@ -18,7 +18,20 @@ from tests.simulation.broker import SourcePartition, SourceRecord
 START = 1_795_435_200_000
 END = START + 200 * HOUR  # Up to here time runs on at the very end: nothing waits any more.
 
-WORKSPACE = json.dumps({"channels": {name: {"topic": f"actions.{name}"} for name in ("one", "two", "three")}})
+CHANNELS = {name: {"topic": f"actions.{name}"} for name in ("one", "two", "three")}
+WORKSPACE = json.dumps({"channels": CHANNELS})
+RULES = json.dumps(
+    {
+        "channels": {
+            "one": {**CHANNELS["one"], "caps": [{"at_most": 1, "per": "3h"}]},
+            "two": {**CHANNELS["two"], "quiet": {"from": "13:00", "until": "15:00"}},
+            "three": {**CHANNELS["three"], "quiet": {"from": "12:01", "until": "12:20"}},
+        },
+        "caps": [{"at_most": 4, "per": "1d"}],
+        "quiet": {"from": "12:40", "until": "13:20", "holidays": [{"from": "2026-11-24", "until": "2026-11-24"}]},
+    }
+)
+"""Message rules: a world begins at noon."""
 
 CART = """
 flow: cart
@@ -78,14 +91,59 @@ steps:
       - else: [{send: one, template: guest}]
   - audience: {remove: new}
 """
+FORK = """
+flow: fork
+trigger: {event: view, where: {n: {lte: 2}}}
+exit: [{event: buy}]
+steps:
+  - id: top
+    parallel:
+      - - wait: 5m
+        - parallel:
+            - [{wait_for: {cart: {event: cart}}, timeout: 1h}, {send: two, template: asked}]
+            - [{times: [{at: "13:00", steps: [{send: one, template: daily}]}, {at: 2026-11-23T12:30, steps: []}]}]
+            - [{wait: {for: 20m, without: {event: hello}}}]
+        - {send: three, template: inner}
+      - - wait_for: {bye: {event: bye}}
+          timeout: 40m
+          then: {bye: [{branch: [{when: {profile.tier: gold}, steps: [{end: gold}]}]}]}
+      - []
+  - {send: one, template: joined}
+  - branch: [{when: {did: {event: bye}}, steps: [{goto: top}]}]
+"""
 DEPLOYMENTS = (
-    (CART_1, VIEW, HELLO, BYE, CLUB),
-    (CART_1_ENDED, CART_2, VIEW, BYE, CLUB),
-    (CART_1_ENDED, CART_2, VIEW, HELLO, CLUB),
+    (CART_1, VIEW, HELLO, BYE, CLUB, FORK),
+    (CART_1_ENDED, CART_2, VIEW, BYE, CLUB, FORK),
+    (CART_1_ENDED, CART_2, VIEW, HELLO, CLUB, FORK),
     (CART_1, VIEW, CLUB),
 )
 PAUSED = len(DEPLOYMENTS)  # Nobody knows but the shards when what is parked there goes on, so no seed draws it.
-DEPLOYMENTS += ((CART_1, f"state: paused{VIEW}", HELLO, BYE, CLUB),)
+DEPLOYMENTS += ((CART_1, f"state: paused{VIEW}", HELLO, BYE, CLUB, f"state: paused{FORK}"),)
+RUNS = len(DEPLOYMENTS)  # Triggers on audiences: test_audience_runs.py.
+PLAIN = """
+flow: plain
+priority: 1
+trigger: {audience: [vip, gold], schedule: {every: 20m, from: 2026-11-23T00:00:00}}
+entry: {concurrent: 3}
+steps: [{wait: 15m}, {send: one, template: plain, vars: {n: "{{ entry.n }}"}}, {wait: 30m}]
+"""
+PICKY = """
+flow: picky
+trigger: {audience: [vip, gold], schedule: {cron: "*/7 * * * *", runs: 9}, skip_unchanged: true}
+entry: {concurrent: 2}
+steps: [{send: two, template: picky}, {wait: 5m}]
+"""
+ONCE = """
+flow: once
+trigger: {audience: gold, schedule: {now: true}}
+steps: [{send: three, template: once}]
+"""
+GOLD = """
+flow: gold
+trigger: {event: view}
+steps: [{wait: 10m}, {audience: {add: [gold], remove: [vip]}}]
+"""
+DEPLOYMENTS += ((PLAIN, PICKY, ONCE, GOLD),)
 
 
 GIFT = """
@@ -122,6 +180,10 @@ DEPLOYMENTS += (
     (CART_1, GIFT_1, TRIAL_1_ENDED, TRIAL_2),
 )
 
+RULED = len(DEPLOYMENTS)
+"""Added to the number of a deployment that a seed draws: it, under message rules."""
+DEPLOYMENTS += DEPLOYMENTS[:PAUSED]
+
 WITH_AUDIENCES = (0, 2)
 """Of five seeds these: seeds that are known by their names are others, and so stay what they were."""
 
@@ -134,10 +196,16 @@ OTHER_BUILD = len(DEPLOYMENTS)
 """Added to the number of a deployment: it, as the other build decides it."""
 
 
+def workspace_of(number: int) -> str:
+    """Return the workspace of deployment *number*."""
+    return RULES if number % OTHER_BUILD >= RULED else WORKSPACE
+
+
 @lru_cache
 def loaded(number: int) -> Loaded:
     """Return deployment *number*, compiled."""
-    workspace, problems = read_workspace("nudge.yaml", WORKSPACE.encode())
+    text = workspace_of(number)
+    workspace, problems = read_workspace("nudge.yaml", text.encode())
     deployed = DEPLOYMENTS[number % OTHER_BUILD]
     if number >= OTHER_BUILD:
         deployed = tuple(AS_OTHER_BUILD.get(text, text) for text in deployed)
@@ -145,7 +213,7 @@ def loaded(number: int) -> Loaded:
     checked = compile_texts(texts, workspace)
     assert not checked.has_errors, checked.problems
     assert not problems
-    return Loaded(Deployment(checked.programs), checked, workspace, WORKSPACE, "")
+    return Loaded(Deployment(checked.programs), checked, workspace, text, "")
 
 
 @dataclass
@@ -242,11 +310,23 @@ def scenario(seed: int) -> Scenario:
     last = chance.randrange(PAUSED) if changes_flows else flows
     made.lives.append(Life(last, chance.randint(1, most), stop_at_end=True, until_ms=END))
     exchange_processes(made, later, changes_flows)
+    if seed % 5 in (0, 2):
+        put_under_message_rules(made, changes_flows)
     if made.keyed:
         made.from_start = later.random() < 0.3
         for life in made.lives[: later.randint(1, len(made.lives) - 1)]:
             life.topics = topics[:1]
     return made
+
+
+def put_under_message_rules(made: Scenario, changes_flows: bool) -> None:
+    """Let lives of *made* go by message rules: all of them, or some where their flows change as well."""
+    chance = Random(f"message rules of {made.seed}")
+    for life in made.lives:
+        if not changes_flows or chance.random() < 0.6:
+            life.flows += RULED
+        if not changes_flows or chance.random() < 0.6:
+            life.exchange_flows += RULED
 
 
 def add_partitions_later(made: Scenario, chance: Random, pace_ms: int) -> None:
@@ -282,6 +362,7 @@ def scenario_of_two_builds(seed: int) -> Scenario:
         ]
     for life in made.lives:
         life.flows, life.is_other_build = 0, is_one_topic and chance.random() < 0.5
+        life.exchange_flows %= RULED
     return made
 
 
@@ -298,8 +379,8 @@ def scenario_that_asks(seed: int) -> Scenario:
             for one in partition.records
         ]
     for life in made.lives:
-        life.flows += ASKING
-        life.exchange_flows += ASKING
+        life.flows = life.flows % RULED + ASKING
+        life.exchange_flows = life.exchange_flows % RULED + ASKING
     return made
 
 

@@ -41,7 +41,16 @@ from tests.simulation.disk import RegisterDisk, Rows, SimulatedBackend, Simulate
 from tests.simulation.engine import Execution, Recovery
 from tests.simulation.fate import Fate, Killed
 from tests.simulation.oracle import History, check_members
-from tests.simulation.scenario import DEPLOYMENTS, OTHER_BUILD, START, WITH_AUDIENCES, Life, Scenario, loaded
+from tests.simulation.scenario import (
+    DEPLOYMENTS,
+    OTHER_BUILD,
+    START,
+    WITH_AUDIENCES,
+    Life,
+    Scenario,
+    loaded,
+    workspace_of,
+)
 
 OTHER_JOB = "another-job"
 
@@ -61,7 +70,8 @@ class _CompiledPlan(Plan):
     @property
     def number(self) -> int:
         """The number of its deployment in `scenario.py`."""
-        number = [sorted(texts) for texts in DEPLOYMENTS].index(sorted(text for _, text in self.flows))
+        wanted = (sorted(text for _, text in self.flows), self.workspace)
+        number = [(sorted(texts), workspace_of(one)) for one, texts in enumerate(DEPLOYMENTS)].index(wanted)
         return number + OTHER_BUILD * self.is_other_build
 
     def deployment(self) -> Deployment:
@@ -231,6 +241,7 @@ class SimulatedWorld:
             [resumed.get(key, [0, -1])[0] for key in all_keys],
             min(still_read) if still_read else max(one[1] for one in resumed.values()),
         )
+        self.history.flow_begins = plan.begins
         is_exchange = self._is_exchange_due and not plan.finishes_a_run
         workers = [Worker(plan, index, _Silent(), SimulatedOutside(self)) for index in range(plan.processes)]  # type: ignore[arg-type]
         for worker in workers:
