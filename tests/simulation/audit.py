@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import Any
 
 import orjson
@@ -13,6 +13,7 @@ from operators.machine.deployment import Deployment
 from operators.machine.invariants import UserInvariants
 from operators.machine.totals import Totals, read_totals
 from state.meta import Meta
+from state.registerfile import Question
 from state.store import ShardStore
 from state.user import NEVER, User
 from tests.simulation.disk import SimulatedBackend
@@ -123,7 +124,7 @@ def _check_register(world: SimulatedWorld, expected: Expected) -> None:
     if answers.changed:
         raise Violation(f"the register: {answers.changed[:3]}")
     register = world.register(world.job_id, make=False)
-    known = {} if register is None else register.questions()
+    known = defaultdict(lambda: Question(0, None), {} if register is None else register.questions())
     for flow, number in asked.asked.items():
         entered, taken = asked.entered[flow], known[flow].taken
         if not entered == taken == min(PLACES, number):
