@@ -23,10 +23,13 @@ from operators.machine.deployment import Deployment
 from operators.machine.event import on_record
 from operators.machine.outbox import Mistake, Outbox
 from operators.machine.pause import resumer
+from operators.machine.receipt import KEPT_MS, on_receipt
 from operators.machine.totals import Totals, inside_by
 from operators.machine.wakeup import on_due, postpone
-from state.records import Input
-from state.store import ShardStore
+from state.errors import StoreError
+from state.records import RECEIPT, Input
+from state.sent import SentActions
+from state.store import ShardStore, Slot
 from state.user import NEVER
 
 OPEN: Final = 0
@@ -64,6 +67,7 @@ class Shard:
         until_ms: up to where time runs on once all sources are closed; None: to the newest record.
         keys: the keys of the source partitions, by number; empty where nobody changes them.
         news: where what is counted from now on is counted once more.
+        keeps_sent: whether it is kept what is sent, for the receipts that come.
     """
 
     def __init__(
@@ -76,10 +80,12 @@ class Shard:
         until_ms: int | None = None,
         keys: Sequence[str] = (),
         news: Totals | None = None,
+        keeps_sent: bool = True,
     ) -> None:
         self.store = store
         self.deployment = deployment
-        self.out = Outbox(store.totals, store.counted, news)
+        self.sent = SentActions(store, kept_ms=KEPT_MS, keeps=keeps_sent)
+        self.out = Outbox(store.totals, store.counted, news, self.sent if self.sent.has_some else None)
         self.time_ms = store.meta.time_ms
         self.newest_ms = store.meta.newest_ms
         self.is_behind = True
@@ -108,6 +114,7 @@ class Shard:
                 self._hold(records)
             self._marks[source] = max(mark, self._marks[source])
             self._phases[source] = phase
+        self.sent.forget(self.time_ms)
         if self.store.needs_spill:
             self.spill()
         self._move_time()
@@ -136,7 +143,13 @@ class Shard:
                     on_due(deployment, user_id, user, now, out)
                     if out.parked:
                         self._park()
-                on_record(deployment, user, record, out)
+                if record.kind == RECEIPT:
+                    if not self._handle_receipt(record, slot):
+                        continue
+                else:
+                    on_record(deployment, user, record, out)
+            except StoreError:
+                raise
             except Exception as error:  # What is not contained closer to its cause is here: nobody else has to wait.
                 out.mistakes.append(Mistake("record", "", error, record.source, record.offset))
                 postpone(deployment, user, now)
@@ -146,6 +159,16 @@ class Shard:
                 if due <= time_ms:  # At the end of time, where a wait cannot end later than it begins.
                     self.is_behind = True
         self.newest_ms = newest_ms
+
+    def _handle_receipt(self, record: Input, slot: Slot) -> bool:
+        """Handle a receipt; return whether the user may have changed: one of an unknown action leaves no trace."""
+        assert record.fields is not None, "a receipt has fields"
+        sent = self.sent.find(record.user_id, record.fields["action_id"], record.now)
+        if sent is None:
+            self.out.unknown_receipts += 1
+            return slot.due <= record.now  # Somebody was woken.
+        on_receipt(self.deployment, slot.user, record, sent.journey, sent.action, self.out)
+        return True
 
     def advance_to(self, time_ms: int) -> None:
         """Let the shard's time reach *time_ms*: fire what is due by then, in order of due time, then user."""

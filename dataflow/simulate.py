@@ -55,6 +55,7 @@ class Simulation:
         self._instant: list[Input] = []
         self.records = 0
         self.dead: dict[str, int] = {}
+        self.receipts = 0
         self.unsupported = 0
         self.mistakes = 0
         self.first_dead: dict[str, DeadLetter] = {}
@@ -72,6 +73,11 @@ class Simulation:
     @property
     def duplicates(self) -> int:
         return self._shard.out.duplicates
+
+    @property
+    def unknown_receipts(self) -> int:
+        """How many receipts were of actions that were not sent to that user, or too long ago."""
+        return self._shard.out.unknown_receipts
 
     def run(self, path: Path, records: Format, until_ms: int | None = None) -> None:
         """Read the events in *path* to their end and let time run on to *until_ms*, or until nothing waits."""
@@ -104,6 +110,7 @@ class Simulation:
         self._flush(None)
         self.records = intake.counts.records
         self.dead = intake.counts.dead
+        self.receipts = intake.counts.receipts
         self.unsupported = intake.counts.unsupported
 
     def _record(self, record: Input) -> None:

@@ -88,7 +88,7 @@ def test_a_sound_state_is_clean_and_everybody_is_accounted_for(state: Path) -> N
     assert ask.totals.balance() == {**nothing, "entered": 11, "inside": 11}
     assert brief.totals.balance() == {**nothing, "entered": 11, "ended": 11, "inside": 0}
     assert [one.inside_by_users for one in (wait, ask, brief)] == [10, 11, 0]
-    assert (audit.seen.users, audit.seen.timers, audit.seen.shards) == (11, 11, SHARDS)
+    assert (audit.seen.users, audit.seen.timers, audit.seen.sent, audit.seen.shards) == (11, 11, 11, SHARDS)
 
 
 def test_who_looks_leaves_every_file_alone(state: Path) -> None:
@@ -187,6 +187,20 @@ def held(now: int, user_id: str) -> list[Any]:
     return list(msgspec.to_builtins(Input(user_id, now, "x", "m", False, now, {}, None, (), 0, 1)))
 
 
+def rows_of(state: Path, user_id: str, kind: bytes) -> dict[bytes, bytes]:
+    """Return the rows of a user, and of nobody else, whose keys begin with *kind*."""
+    backend = RocksBackend(StateDir(state).shard(shard_of(user_id)), read_only=True)
+    found = {key: row for key, row in backend.scan(kind, bytes([kind[0] + 1])) if user_id.encode() + b"\x1f" in key}
+    backend.close()
+    assert found
+    return found
+
+
+def without_rows(kind: bytes) -> Damage:
+    """Return what removes the rows of u1 whose keys begin with *kind*."""
+    return lambda state: rewrite(state, shard_of("u1"), *((key, None) for key in rows_of(state, "u1", kind)))
+
+
 ELSEWHERE = next(f"x{n}" for n in range(99) if shard_of(f"x{n}") == 0)
 HERE = next(f"x{n}" for n in range(99) if shard_of(f"x{n}") == 1)
 
@@ -258,6 +272,12 @@ DAMAGES: dict[str, tuple[Damage, set[str]]] = {
         {"held-misplaced"},
     ),
     "a held record is garbage": (changed_meta(lambda meta: meta.held.append([1, "x"])), {"held-unreadable"}),
+    "what was sent by a journey that never was": (without_rows(b"j"), {"sent-orphan"}),
+    "what was sent and is never forgotten": (without_rows(b"x"), {"sent-orphan"}),
+    "what was sent is garbage": (
+        lambda state: rewrite(state, shard_of("u1"), *((key, b"\xc1") for key in rows_of(state, "u1", b"s"))),
+        {"sent-unreadable"},
+    ),
     "a shard is gone": (lambda state: shutil.rmtree(StateDir(state).shard(1)), {"shard-missing"}),
     "a shard is cut short": (
         lambda state: [path.write_bytes(b"") for path in StateDir(state).shard(1).glob("MANIFEST-*")],

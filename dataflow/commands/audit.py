@@ -59,6 +59,7 @@ def audit_command(state: Path, *, as_json: bool) -> int:
         seen = audit.seen
         _print_json(
             {**summary, "shards": seen.shards, "users": seen.users, "timers": seen.timers, "held": seen.held,
+             "sent": seen.sent,
              "seconds": round(time.monotonic() - began, 3)}
         )  # fmt: skip
     else:
@@ -137,5 +138,6 @@ def _print_for_people(audit: Audit, found: dict[str, int]) -> None:
     seen, total = audit.seen, sum(found.values())
     what = "clean" if not total else "1 finding" if total == 1 else f"{total:,} findings"
     held = f", {seen.held:,} records held" if seen.held else ""
+    held += f", {seen.sent:,} actions kept for receipts" if seen.sent else ""
     where = f"in {seen.shards} shards, as of epoch {audit.epoch}"
     console.print(f"{what}: {seen.users:,} users, {seen.timers:,} timers{held} {where}", soft_wrap=True)

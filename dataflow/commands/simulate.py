@@ -125,6 +125,8 @@ def print_simulation(simulation: Simulation, deployment: Deployment, *, as_json:
             "dead_letters": simulation.dead,
             "duplicates": simulation.duplicates,
             "raised": simulation.disorder.raised,
+            "receipts": simulation.receipts,
+            "unknown_receipts": simulation.unknown_receipts,
             "unsupported": simulation.unsupported,
             "internal_errors": simulation.mistakes,
             "flows": rows,
@@ -170,8 +172,12 @@ def print_simulation(simulation: Simulation, deployment: Deployment, *, as_json:
         console.print(f"time ran on after the last record until nobody waited: {format_ms(simulation.ran_on_to_ms)}")
     if simulation.mistakes:
         console.print(f"{simulation.mistakes} internal errors, each in one user's step: see 'failed' in the journal")
+    if simulation.receipts:
+        receipts = "1 receipt" if simulation.receipts == 1 else f"{simulation.receipts} receipts"
+        unknown = simulation.unknown_receipts
+        console.print(f"{receipts}, {unknown} of actions that were not sent to that user" if unknown else receipts)
     if simulation.unsupported:
-        console.print(f"{simulation.unsupported} receipts and memberships were left alone: not supported yet")
+        console.print(f"{simulation.unsupported} memberships were left alone: not supported yet")
 
 
 def _sample(raw: bytes) -> str:

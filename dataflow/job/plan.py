@@ -16,7 +16,7 @@ from operators.program.flows import FlowText, compile_texts
 class Plan(msgspec.Struct):
     """One execution of the job.
 
-    `users_in_memory` is how many users a shard may keep there between checkpoints. `finishes_a_run` tells whether it is
+    `keeps_sent` tells whether it is kept what is sent, for the receipts. `users_in_memory` is how many users a shard may keep there between checkpoints. `finishes_a_run` tells whether it is
     only the rest of a run that was interrupted. A draft is there to load and
     compile what it needs; the plan itself follows when it is this process's turn.
     """
@@ -49,6 +49,7 @@ class Plan(msgspec.Struct):
     finishes_a_run: bool = False
     is_draft: bool = False
     accept_difference: bool = False
+    keeps_sent: bool = False
 
     @property
     def sink_url(self) -> SinkUrl:

@@ -24,7 +24,8 @@ PREPARED: Final = b"prepared\n"  # What a process says, once and before its repo
 class Work(msgspec.Struct, frozen=True):
     """How much was done since the start: records by what became of them, and what was written.
 
-    `tombstones` are no records; `unsupported` are receipts and memberships; `too_large` are profile updates that would
+    `tombstones` are no records; `unsupported` are memberships; `unknown_receipts` are those of `receipts`
+    that are of no action known here; `too_large` are profile updates that would
     have made a profile so; `ids_forgotten` says how often ids of the day had to go; `skipped` is what a killed run had
     written already.
     """
@@ -32,6 +33,8 @@ class Work(msgspec.Struct, frozen=True):
     records: int = 0
     tombstones: int = 0
     relevant: int = 0
+    receipts: int = 0
+    unknown_receipts: int = 0
     unsupported: int = 0
     duplicates: int = 0
     too_large: int = 0
@@ -210,6 +213,8 @@ class Running:
             "actions": work.actions,
             "dead_letters": work.dead_letters,
             "duplicates": work.duplicates,
+            "receipts": work.receipts,
+            "unknown_receipts": work.unknown_receipts,
             "unsupported": work.unsupported,
             "tombstones": work.tombstones,
             "seconds": round(seconds, 3),

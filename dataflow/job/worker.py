@@ -133,6 +133,7 @@ class Worker:
             until_ms=self.plan.until_ms,
             keys=[one.key for one in self.plan.partitions],
             news=self._counted,
+            keeps_sent=self.plan.keeps_sent,
         )
         add_totals(self._opened_with, store.totals)
         self.shards[number] = shard
@@ -342,6 +343,8 @@ class Worker:
                 records=sum(one.records for one in read),
                 tombstones=sum(one.tombstones for one in read),
                 relevant=sum(one.relevant for one in read),
+                receipts=sum(one.receipts for one in read),
+                unknown_receipts=sum(out.unknown_receipts for out in outboxes),
                 unsupported=sum(one.unsupported for one in read),
                 duplicates=sum(out.duplicates for out in outboxes),
                 too_large=sum(out.too_large for out in outboxes),

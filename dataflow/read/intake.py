@@ -18,7 +18,7 @@ from dataflow.read.streamtime import StreamTime
 from operators.conditions.index import NO_HITS, MatchIndex
 from state.iso import TIME_MS_MAX
 from state.outgoing import RAW_KEPT_BYTES, DeadLetter
-from state.records import EVENT, IDENTIFY, Input, Inputs, Record, Reject, pack
+from state.records import EVENT, IDENTIFY, RECEIPT, Input, Inputs, Record, Reject, pack
 from state.shards import shard_of
 
 # Stamps in ns and the like. Taken for a time, a single one would let all waits end at once.
@@ -69,6 +69,7 @@ class Counts(msgspec.Struct):
     tombstones: int = 0
     relevant: int = 0
     dead: dict[str, int] = {}
+    receipts: int = 0
     unsupported: int = 0
 
 
@@ -154,6 +155,9 @@ class Intake:
                 return None
         elif record.kind == IDENTIFY:
             hits = NO_HITS
+        elif record.kind == RECEIPT:
+            hits = NO_HITS  # What it satisfies is known once it is known what it is about.
+            self.counts.receipts += 1
         else:
             self.counts.unsupported += 1
             return None
@@ -171,6 +175,8 @@ class Intake:
             hits,
             self._source,
             offset,
+            record.kind,
+            record.fields,
         )
 
     def _own_time(self, record: Record) -> int:

@@ -280,8 +280,18 @@ METRICS: Final = (
         ("place",),
     ),
     _counter(
+        "nudge_receipts_total",
+        "Receipts read: what channels say of actions.",
+        _one(lambda look: look.work.receipts),
+    ),
+    _counter(
+        "nudge_unknown_receipts_total",
+        "Receipts dropped since no such action is known to have been sent to that user.",
+        _one(lambda look: look.work.unknown_receipts),
+    ),
+    _counter(
         "nudge_unsupported_records_total",
-        "Receipts and memberships read; they have no effect yet.",
+        "Memberships read; they have no effect yet.",
         _one(lambda look: look.work.unsupported),
     ),
     _counter(

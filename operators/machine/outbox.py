@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal, NamedTuple, get_args
+from collections.abc import Sequence
+from typing import Final, Literal, NamedTuple, Protocol, get_args
 
 from operators.machine.totals import Totals
 from state.outgoing import Action, JournalRecord
@@ -26,6 +27,18 @@ class Mistake(NamedTuple):
     offset: int = -1
 
 
+class Keeper(Protocol):
+    """Keeps what was sent, for the receipts that say what became of it."""
+
+    def note(self, user_id: str, journey: int, action: Action) -> None:
+        """Note that *action* is sent by the user's journey number *journey*."""
+        ...
+
+    def close(self, user_id: str, journey: int, closed_ms: int, action_ids: Sequence[str]) -> None:
+        """Note that a journey has closed, which may have sent *action_ids* and nothing else."""
+        ...
+
+
 class Outbox:
     """Collects what users' steps emit, until whoever runs them takes it.
 
@@ -33,15 +46,20 @@ class Outbox:
         totals: the counts to go on from; shared with whoever keeps them.
         counted: the labels whose counts have changed; shared with whoever keeps them.
         news: what is counted from now on; several outboxes may share it.
+        keeper: keeps what was sent; None where no receipts come.
     """
 
     __slots__ = (
-        "actions", "counted", "duplicates", "ids_forgotten", "journal", "mistakes", "news", "parked", "too_large",
-        "totals",
+        "actions", "counted", "duplicates", "ids_forgotten", "journal", "keeper", "mistakes", "news", "parked",
+        "too_large", "totals", "unknown_receipts",
     )  # fmt: skip
 
     def __init__(
-        self, totals: Totals | None = None, counted: set[str] | None = None, news: Totals | None = None
+        self,
+        totals: Totals | None = None,
+        counted: set[str] | None = None,
+        news: Totals | None = None,
+        keeper: Keeper | None = None,
     ) -> None:
         self.actions: list[Action] = []
         self.journal: list[JournalRecord] = []
@@ -49,7 +67,9 @@ class Outbox:
         self.counted: set[str] = set() if counted is None else counted
         self.news: Totals = {} if news is None else news
         self.parked: list[tuple[str, str]] = []  # Label of a paused flow, and a user of whom a wake-up fell due there.
+        self.keeper = keeper
         self.duplicates = 0
+        self.unknown_receipts = 0  # Of actions that nobody knows to have been sent to that user.
         self.mistakes: list[Mistake] = []
         self.ids_forgotten = 0  # How often a user had so many message ids within a day that the oldest had to go.
         self.too_large = 0  # Profile updates that would have made a profile too large.

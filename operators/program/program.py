@@ -48,6 +48,8 @@ class Program:
     entry key, None for a flow without one. `channels` are those that it sends to. `tallies` are what each journey
     counts; `tally_names` says which of them answers a clause. `windows` are the clauses that the user's rolling windows
     answer. `wants` has every event that the flow wants, `hears` the names of those that an open journey may want.
+    `sends` are the ids of the steps that send, `asked` are those of them that others ask for results of, with the
+    statuses that these want to know.
     `content` identifies what the flow does: title, owner and state aside. `content_in_utc` does, too, but takes moments
     without an offset for UTC, as they were read once; it is another one only where that makes a difference.
     """
@@ -72,6 +74,8 @@ class Program:
     tallies: tuple[Tally, ...]
     tally_names: dict[Clause, str]
     hears: frozenset[str]
+    sends: tuple[str, ...]
+    asked: dict[str, frozenset[str]]
     content: str
     content_in_utc: str
     label: str

@@ -80,6 +80,11 @@ class SendStep(Step):
         self._channel = sending.channel
         self._checks = checks_of(sending)
 
+    @property
+    def channel(self) -> str:
+        """The name of the channel."""
+        return self._channel.name
+
     def enter(self, visit: Visit) -> Outcome:
         message = Message()
         for check in self._checks:
