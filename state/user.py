@@ -39,8 +39,8 @@ class Journey(msgspec.Struct, array_like=True, gc=False):
     `number` orders the journeys of a user by entry. `entry` holds the trigger event's properties; `event` those of
     the event that moved the journey last, None while that is the trigger. `cause` is (message_id, event name).
     `tallies` counts the events of each `did .. since: entry` clause, by its number in the program. `results` holds, for
-    each send step that a `result_of` asks about, what has become of its latest visit: the statuses in the order in which
-    they came.
+    each send step that a `result_of` asks about, what has become of its latest visit: the statuses in the order in
+    which they came.
     """
 
     flow: str

@@ -465,7 +465,9 @@ def test_the_command_prints_a_table_per_flow_and_exits_with_0(state: Path) -> No
         ["brief", "v1", "11", "11", "0", "0", "0", "0"],
         ["wait", "v1", "11", "0", "1", "0", "10", "10"],
     ]
-    assert done.stdout.splitlines()[4].startswith("clean: 11 users, 11 timers in 2 shards, as of epoch ")
+    assert done.stdout.splitlines()[4].startswith(
+        "clean: 11 users, 11 timers, 11 actions kept for receipts in 2 shards, as of epoch "
+    )
 
 
 def test_the_command_says_what_it_found_and_what_next_and_exits_with_1(state: Path) -> None:

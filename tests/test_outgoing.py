@@ -17,7 +17,7 @@ DOCS = (Path(__file__).parents[1] / "docs" / "records.md").read_text()
 AT = "2026-11-23T08:00:00.000Z"
 
 # Of kinds that only later versions write, and of reasons that only these give, the page does not speak yet.
-LATER_KINDS = {"postponed", "receipt", "audience", "migrated"}
+LATER_KINDS = {"postponed", "audience", "migrated"}
 LATER_REASONS = {"suppressed", "no_consent", "expired", "quiet", "cap"}
 
 

@@ -16,9 +16,10 @@ from operators.program.flows import FlowText, compile_texts
 class Plan(msgspec.Struct):
     """One execution of the job.
 
-    `keeps_sent` tells whether it is kept what is sent, for the receipts. `users_in_memory` is how many users a shard may keep there between checkpoints. `finishes_a_run` tells whether it is
-    only the rest of a run that was interrupted. A draft is there to load and
-    compile what it needs; the plan itself follows when it is this process's turn.
+    `keeps_sent` tells whether it is kept what is sent, for the receipts. `users_in_memory` is how many users a shard
+    may keep there between checkpoints. `finishes_a_run` tells whether it is only the rest of a run that was
+    interrupted. A draft is there to load and compile what it needs; the plan itself follows when it is this process's
+    turn.
     """
 
     state: str

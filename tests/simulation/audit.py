@@ -13,7 +13,7 @@ from state.store import ShardStore
 from state.user import NEVER, User
 from tests.simulation.disk import SimulatedBackend
 from tests.simulation.oracle import Expected, Violation
-from tests.simulation.scenario import Scenario, loaded, scenario, scenario_of_two_builds
+from tests.simulation.scenario import Scenario, loaded, scenario, scenario_of_receipts, scenario_of_two_builds
 from tests.simulation.world import OTHER_JOB, SimulatedWorld
 
 
@@ -50,6 +50,15 @@ def run_two_builds(seed: int) -> SimulatedWorld:
     else:
         audit(world)
     return world
+
+
+def run_receipts(seed: int) -> SimulatedWorld:
+    """Let *seed* happen with receipts of what is sent.
+
+    Raises:
+        Violation: a promise was broken.
+    """
+    return run_scenario(scenario_of_receipts(seed))
 
 
 def _check_nothing_comes_twice(world: SimulatedWorld) -> None:
@@ -147,9 +156,11 @@ def _check_state(world: SimulatedWorld, expected: Expected) -> None:
     totals: Totals = {}
     users: dict[str, User] = {}
     world.fate.next_life(None)
-    due_of = loaded(world.history.flows).deployment.due_of
+    deployment = loaded(world.history.flows).deployment
+    due_of = deployment.due_of
     file = read_state_file(world.files)
     assert file is not None
+    sent: dict[bytes, bytes] = {}
     for number, rows in world.rows.items():
         store = ShardStore(SimulatedBackend(rows, world.fate), due_of=due_of)
         store.roll_back(cut.shards.get(file.keys.names[number], [0])[0])
@@ -157,6 +168,7 @@ def _check_state(world: SimulatedWorld, expected: Expected) -> None:
             kept = totals.setdefault(flow, {})
             for what, count in counts.items():
                 kept[what] = kept.get(what, 0) + count
+        sent.update(_sent_in(store))
         here = dict(store.scan_users())
         users.update(here)
         timers = Counter((key[9:].decode(), int.from_bytes(key[1:9], "big")) for key in rows.now if key[:1] == b"t")
@@ -176,3 +188,11 @@ def _check_state(world: SimulatedWorld, expected: Expected) -> None:
             raise Violation(f"{user_id} is {mine} instead of {user}")
     if users:
         raise Violation(f"nobody knows {sorted(users)}")
+    if deployment.asks_for_receipts and sent != (should_be_sent := _sent_in(expected.store)):
+        differing = [key for key in sent | should_be_sent if sent.get(key) != should_be_sent.get(key)]
+        raise Violation(f"kept of what was sent differ {differing[:3]} of {len(should_be_sent)}")
+
+
+def _sent_in(store: ShardStore) -> dict[bytes, bytes]:
+    """Return all rows that are kept of what was sent."""
+    return {key: row for first in (b"j", b"s", b"x") for key, row in store.written.scan(first, bytes([first[0] + 1]))}

@@ -336,6 +336,39 @@ def do_not_wait_for_the_last_epoch_in_an_exchange(patch: Patch) -> None:
     patch.setattr(Course, "_has_caught_up", lambda self, file: True)
 
 
+def lose_what_was_sent_at_a_commit(patch: Patch) -> None:
+    put_changes = ShardStore._put_changes
+
+    def put(self: ShardStore, changes: Any, commit: int, before: Any) -> None:
+        if before:
+            self._rows = {key: row for key, row in self._rows.items() if key[:1] != b"s"}
+        put_changes(self, changes, commit, before)
+
+    patch.setattr(ShardStore, "_put_changes", put)
+
+
+def know_only_of_what_was_sent_before_the_last_commit(patch: Patch) -> None:
+    patch.setattr(ShardStore, "get_row", lambda self, key: self._backend.get_many([key])[0])
+
+
+def forget_what_kind_of_record_is_held(patch: Patch) -> None:
+    settle = Shard.settle
+
+    def as_events(self: Shard) -> None:
+        settle(self)
+        self.store.meta.held = [[*held[:11], 0, None] for held in self.store.meta.held]
+
+    patch.setattr(Shard, "settle", as_events)
+
+
+OF_RECEIPTS: list[Mutation] = [
+    lose_what_was_sent_at_a_commit,
+    know_only_of_what_was_sent_before_the_last_commit,
+    forget_what_kind_of_record_is_held,
+]
+"""Those that show only where receipts come."""
+
+
 OF_TWO_BUILDS: list[Mutation] = [
     do_not_compare_what_was_read_back,
 ]
@@ -344,6 +377,7 @@ OF_TWO_BUILDS: list[Mutation] = [
 
 MUTATIONS: list[Mutation] = [
     *OF_TWO_BUILDS,
+    *OF_RECEIPTS,
     never_wait_for_an_acknowledgement,
     do_not_sync_a_commit,
     do_not_roll_back,
