@@ -83,6 +83,10 @@ class FileSink:
         """Hand what is buffered to the operating system."""
         self._flush()
 
+    @property
+    def is_behind(self) -> bool:
+        return False
+
     def go_on(self) -> None:
         pass
 
@@ -140,6 +144,10 @@ class StdoutSink:
 
     def deliver(self, *, at_once: bool = False) -> None:
         self.confirm()
+
+    @property
+    def is_behind(self) -> bool:
+        return False
 
     def go_on(self) -> None:
         pass

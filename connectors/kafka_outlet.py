@@ -10,6 +10,7 @@ from confluent_kafka import Producer
 
 ROUND_MAX: Final = 20_000  # Records held back here at the most.
 OVERDUE_S: Final = 0.25
+BEHIND_S: Final = 0.05
 
 
 class Outlet:
@@ -40,6 +41,12 @@ class Outlet:
         self._patience_s = patience_s
         self._held: list[tuple[str, str, bytes, Sequence[tuple[str, bytes]]]] = []
         self._since_s = 0.0
+        self._handed_over_s = 0.0
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether the broker takes long to acknowledge the last round, so that what comes now has to wait for it."""
+        return bool(len(self._producer)) and self._monotonic_s() - self._handed_over_s > BEHIND_S
 
     def write(self, topic: str, key: str, value: bytes, headers: Sequence[tuple[str, bytes]]) -> None:
         """Put a record into the next round."""
@@ -64,6 +71,7 @@ class Outlet:
 
     def _hand_over(self) -> None:
         held, self._held = self._held, []
+        self._handed_over_s = self._monotonic_s()
         produce: Any = self._producer.produce
         for topic, key, value, headers in held:
             while True:

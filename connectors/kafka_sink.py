@@ -205,6 +205,10 @@ class KafkaSink:
     def go_on(self) -> None:
         self.deliver()
 
+    @property
+    def is_behind(self) -> bool:
+        return any(outlet.is_behind for outlet in self._outlets)
+
     def confirm(self) -> None:
         unconfirmed = sum(outlet.flush(self._confirm_timeout_s) for outlet in self._outlets)
         self._raise_refused()

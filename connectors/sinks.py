@@ -70,6 +70,11 @@ class Sink(Protocol):
         """Send more of what is queued, if it is time to; called in every turn, whether or not something was written."""
         ...
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether what was sent lately is acknowledged so late that more of it would keep others waiting."""
+        ...
+
     def confirm(self) -> None:
         """Return once everything written so far is acknowledged.
 

@@ -43,14 +43,25 @@ class Turns:
     Whoever reads a source begins the turns. Where nobody does, in a process without a source of its own or behind the
     end of all of them, a turn ends by itself after a while.
 
+    What the work sends must not keep others waiting either: while the sink is behind nothing is granted.
+
     Args:
         monotonic_s: says how long something took.
+        is_behind: tells whether the sink is.
         turn_s: how long mass work may take in one turn.
         users: how many users are granted at once.
     """
 
-    def __init__(self, monotonic_s: Callable[[], float], turn_s: float = TURN_S, users: int = USERS_AT_ONCE) -> None:
+    def __init__(
+        self,
+        monotonic_s: Callable[[], float],
+        turn_s: float = TURN_S,
+        users: int = USERS_AT_ONCE,
+        is_behind: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._monotonic_s = monotonic_s
+        self._is_behind = is_behind
+        self._hurries = False
         self._turn_s = turn_s
         self._users = users
         self._lasts_s = 2 * turn_s
@@ -61,9 +72,14 @@ class Turns:
         self._spent_s = 0.0
         self._granted = False
 
-    def begin(self) -> None:
-        """Begin a turn: whoever was waiting has been served."""
+    def begin(self, *, hurries: bool = False) -> None:
+        """Begin a turn: whoever was waiting has been served.
+
+        Args:
+            hurries: nobody else is waiting, so it does not matter whether the sink is behind.
+        """
         self._lasts_s = 5 * self._turn_s
+        self._hurries = hurries
         self._begin()
 
     def enter(self) -> None:
@@ -76,6 +92,8 @@ class Turns:
         self._spent_s += now_s - self._entered_s
         self._entered_s = now_s
         if self._granted and self._spent_s >= self._turn_s:
+            return 0
+        if not self._hurries and self._is_behind():
             return 0
         self._granted = True
         return self._users

@@ -49,7 +49,7 @@ class Delivery(NamedTuple):
     records: list[Input]
 
 
-WAKES_BETWEEN_SPILLS: Final = 500  # So the next checkpoint stays small, however many fall due together.
+WAKES_BETWEEN_SPILLS: Final = 100  # So the next checkpoint stays small, however many fall due together.
 _UNLIMITED: Final = Unlimited()
 
 _records_of: Final = attrgetter("records")

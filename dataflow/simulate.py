@@ -12,7 +12,7 @@ from typing import IO, Final
 
 from connectors.file_source import FilePartition
 from dataflow.read.disorder import Disorder
-from dataflow.read.intake import Format, Intake, head_time
+from dataflow.read.intake import Counts, Format, Intake, head_time
 from dataflow.shard import Shard
 from operators.language.values import DAY
 from operators.machine.deployment import Deployment
@@ -55,8 +55,7 @@ class Simulation:
         self._instant: list[Input] = []
         self.records = 0
         self.dead: dict[str, int] = {}
-        self.receipts = 0
-        self.unsupported = 0
+        self.counts = Counts()
         self.mistakes = 0
         self.first_dead: dict[str, DeadLetter] = {}
         """Of each reason the first."""
@@ -110,8 +109,7 @@ class Simulation:
         self._flush(None)
         self.records = intake.counts.records
         self.dead = intake.counts.dead
-        self.receipts = intake.counts.receipts
-        self.unsupported = intake.counts.unsupported
+        self.counts = intake.counts
 
     def _record(self, record: Input) -> None:
         if self._instant and record.now > self._instant[0].now:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from hashlib import blake2b
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
 from operators.limits import KEY_CHARACTERS_MAX
 
 Key = str | int | float | bool | None
+DRAWS: Final = 2**64
 
 
 def _digest(text: str) -> str:
@@ -63,7 +64,11 @@ def action_id(journey: str, step: str, visit: int) -> str:
     return _digest(f"{journey}\x1f{step}\x1f{visit}")
 
 
+def draw_of(flow: str, user_id: str, salt: str) -> int:
+    """Return where from 0 up to `DRAWS` a user falls for *salt*: `holdout`, or a step's id."""
+    return int.from_bytes(blake2b(f"{flow}\x1f{salt}\x1f{user_id}".encode(), digest_size=8).digest(), "big")
+
+
 def share_of(flow: str, user_id: str, salt: str) -> float:
-    """Return where in [0, 1) a user falls for *salt*: `holdout`, or a step's id."""
-    digest = blake2b(f"{flow}\x1f{salt}\x1f{user_id}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") / 2**64
+    """Return where in [0, 1] a user falls for *salt*, to the precision of a float."""
+    return draw_of(flow, user_id, salt) / DRAWS

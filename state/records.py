@@ -16,6 +16,8 @@ EVENT: Final = 0
 IDENTIFY: Final = 1
 RECEIPT: Final = 2
 MEMBERSHIP: Final = 3
+UPDATED: Final = 4
+"""An audience's update is complete; such a record is about no user."""
 
 
 class Record(msgspec.Struct, gc=False):
@@ -24,7 +26,7 @@ class Record(msgspec.Struct, gc=False):
     `message_id` is only what was sent: the default id (`<topic>-<partition>-<offset>`) is the reader's to add, since
     it takes no part in the dropping of duplicates. `at_ms` is the record's own `timestamp`, `received_ms` its
     `received_at`; None where it has none. `name` is the event's name, "" for other kinds. `fields` holds the whole
-    object for receipts and memberships, else None.
+    object for receipts, memberships and completed updates, else None. The last have `user_id` "".
     """
 
     kind: int

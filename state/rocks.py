@@ -50,6 +50,7 @@ class RocksBackend:
         options.set_write_buffer_size(8 * 2**20)
         options.set_max_write_buffer_number(3)
         options.set_max_total_wal_size(64 * 2**20)
+        options.set_wal_bytes_per_sync(256 * 2**10)  # On the way: else a checkpoint writes all of it out at once.
         options.set_keep_log_file_num(2)
         # Whoever only reads opens all files at once: the writer may delete any of them later.
         options.set_max_open_files(-1 if read_only else 64)

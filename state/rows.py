@@ -4,6 +4,8 @@ All keys are bytes:
 
     u <user_id>                 the user's row (state/user.py)
     t <due, 8 bytes> <user_id>  timer: the earliest moment at which the user has to be looked at
+    a <length, 2 bytes> <audience> <user_id>
+                                the user is in the audience; users in code-point order
     c <flow 0x1F version>       what was counted for a version of a flow (operators/machine/totals.py)
     p <flow 0x1F version> 0x1F <user_id>
                                 a wake-up of the user that fell due while the flow was paused, and waits for its resume
@@ -33,6 +35,7 @@ _COUNTS: Final = b"c"
 _COUNTS_END: Final = b"d"
 _SEPARATOR: Final = b"\x1f"
 _BEHIND_SEPARATOR: Final = b"\x20"
+_BEHIND_USERS: Final = b"\xff"  # Of no text in UTF-8.
 
 
 def timer_key(due: int, user_id: bytes) -> bytes:
@@ -101,6 +104,29 @@ def forgotten_rows(backend: Backend, start: bytes = b"x") -> Iterator[tuple[byte
 def of_forgotten_key(key: bytes) -> tuple[int, bytes, int]:
     """Return (due time, user id, number of the journey) of a key of these."""
     return int.from_bytes(key[1:9], "big"), key[9:-9], int.from_bytes(key[-8:], "big")
+
+
+def member_key(audience: str, user_id: bytes) -> bytes:
+    return _members(audience) + user_id
+
+
+def _members(audience: str) -> bytes:
+    name = audience.encode()  # Of any characters, so that no separator could keep it apart from the user.
+    return b"a" + len(name).to_bytes(2, "big") + name
+
+
+def member_rows(backend: Backend, audience: str, user_id: bytes = b"") -> Iterator[bytes]:
+    """Yield the id of every user in *audience*, from *user_id* on, in code-point order."""
+    prefix = _members(audience)
+    for key, _ in backend.scan(prefix + user_id, prefix + _BEHIND_USERS):
+        yield key[len(prefix) :]
+
+
+def membership_rows(backend: Backend) -> Iterator[tuple[bytes, bytes]]:
+    """Yield (audience, user id) of every member of every audience."""
+    for key, _ in backend.scan(b"a", b"b"):
+        end = 3 + int.from_bytes(key[1:3], "big")
+        yield key[3:end], key[end:]
 
 
 def are_there(backend: Backend, keys: list[bytes]) -> list[bool]:

@@ -8,7 +8,7 @@ crash still takes all of it back.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from heapq import heappop, heappush
 from itertools import filterfalse, islice
 from operator import itemgetter
@@ -24,6 +24,8 @@ from state.rows import (
     USER,
     counts_key,
     counts_rows,
+    member_key,
+    member_rows,
     parked_key,
     parked_rows,
     timer_key,
@@ -37,6 +39,8 @@ from state.user import NEVER, User, dump_user, load_user
 
 ROWS_AT_ONCE: Final = 1000
 
+_NONE: Final[frozenset[str]] = frozenset()
+
 _dump_counts = msgspec.msgpack.Encoder().encode
 _load_counts = msgspec.msgpack.Decoder(dict[str, int]).decode
 
@@ -44,10 +48,11 @@ _load_counts = msgspec.msgpack.Decoder(dict[str, int]).decode
 class Slot:
     """One user in the cache.
 
-    `row`, `row_due` and `row_journeys`, their number, are what the backend has of the user, `due` is what holds now.
+    `row`, `row_due`, `row_journeys`, their number, and `row_audiences`, their names, are what the backend has of the
+    user, `due` is what holds now.
     """
 
-    __slots__ = ("changed", "due", "row", "row_due", "row_journeys", "user")
+    __slots__ = ("changed", "due", "row", "row_audiences", "row_due", "row_journeys", "user")
 
     def __init__(self, user: User, row: bytes | None, due: int) -> None:
         self.user = user
@@ -55,6 +60,7 @@ class Slot:
         self.due = due
         self.row_due = due
         self.row_journeys = len(user.journeys)
+        self.row_audiences: Set[str] = frozenset(user.audiences) if user.audiences else _NONE
         self.changed = False
 
 
@@ -178,6 +184,14 @@ class ShardStore:
             slot.due = due
             if due < NEVER:
                 heappush(self._heap, (due, user_id))
+
+    def members(self, audience: str, user_id: str = "") -> Iterator[str]:
+        """Yield who is in *audience* by what is written, from *user_id* on, in code-point order.
+
+        What has changed since the last commit or spill is not seen.
+        """
+        for found in member_rows(self._backend, audience, user_id.encode()):
+            yield found.decode()
 
     def scan_users(self) -> Iterator[tuple[str, User]]:
         """Yield every user that the backend has: for deployments and audits, never on the hot path."""
@@ -368,6 +382,8 @@ class ShardStore:
             journeys = len(slot.user.journeys)
             entered += journeys - slot.row_journeys
             slot.row_journeys = journeys
+            if slot.user.audiences or slot.row_audiences:
+                _put_memberships(slot, key, changes, before)
             if slot.user.is_blank:
                 if slot.row is not None:
                     delete(row_key)
@@ -431,6 +447,22 @@ class ShardStore:
     def close(self) -> None:
         """Close the backend; what has changed since the last commit is gone."""
         self._backend.close()
+
+
+def _put_memberships(slot: Slot, user_id: bytes, changes: Changes, before: Rows) -> None:
+    """Put the rows of the audiences into *changes* that the user has come into or left, with the undo of it."""
+    audiences = slot.user.audiences.keys()
+    if audiences == slot.row_audiences:
+        return
+    for audience in audiences - slot.row_audiences:
+        key = member_key(audience, user_id)
+        before[key] = None
+        changes.put(key, b"")
+    for audience in slot.row_audiences - audiences:
+        key = member_key(audience, user_id)
+        before[key] = b""
+        changes.delete(key)
+    slot.row_audiences = frozenset(audiences)
 
 
 def earliest_wake(user: User) -> int:

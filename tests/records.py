@@ -110,7 +110,7 @@ ODD: Final = [
 ]
 KEYS: Final = [
     *b"user_id event message_id timestamp received_at properties traits type action_id status".split(),
-    *b"audience member row context x user\\u005fid \xc3\xa9".split(),
+    *b"audience member updated row context x user\\u005fid \xc3\xa9".split(),
 ]
 TYPICAL: Final = {
     b"user_id": [b'"u"', b'"u-17"'],
@@ -118,6 +118,7 @@ TYPICAL: Final = {
     b"timestamp": [b'"2026-11-23T08:00:00.123Z"', b'"2026-11-23 08:00:01+08:00"', b"1795420800123"],
     b"properties": [b"{}", b'{"sku":"A-1","amount":129.9}', b'{"items":[{"id":1},{"id":2}],"ok":true}'],
     b"member": [b"true", b"false"],
+    b"updated": [b"true", b"false"],
 }
 ANY: Final = [b'"t"', b"{}", b"null", b"7"]
 
@@ -146,7 +147,7 @@ def any_record(choices: Choices) -> bytes:
 
     keys = [b"user_id", b"event", *(choices.one(KEYS) for _ in range(choices.below(5)))]
     if choices.below(8) == 0:
-        keys += choices.one([[b"action_id", b"status"], [b"audience", b"member"]])
+        keys += choices.one([[b"action_id", b"status"], [b"audience", b"member"], [b"audience", b"updated"]])
     fields: list[bytes] = []
     for key in keys:
         field = [b'"', key, b'":', value(key), choices.one([b"", b"", b"", b" ", b"\n", b"\t"])]

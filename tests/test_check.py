@@ -152,7 +152,7 @@ OFFERED = [
     flow("entry: {when: {audiences: vip}}\n"),
     flow("entry: {when: {cap_lft: sms}}\n"),
     flow("", "[{send: sms, template: t, postpon: true}]"),
-    flow("", "[{splitt: {a: 50%, b: 50%}}]"),
+    flow("", "[{paralel: [[end], [end]]}]"),
     flow("", "[{wait: {for: 1d, untill: '09:00'}}]"),
     flow("", "[{wait: {until: '09:00', fro: 1d}}]"),
     flow("entry: {when: {did: {event: x, within: 1d, sinc: entry}}}\n"),
@@ -172,7 +172,7 @@ def test_no_hint_offers_a_key_that_is_refused_next(text: str) -> None:
         mended = text.replace(found.path.rpartition(".")[2] + ":", (offered[1] or offered[2]) + ":")
         assert mended != text
         assert compile_texts([FlowText("f.yaml", mended)], Workspace()).problems == []
-    for name in ("limit", "audience", "cap_left", "postpone", "split"):
+    for name in ("limit", "audience", "cap_left", "postpone", "parallel"):
         assert f"'{name}'?" not in found.hint
 
 

@@ -193,10 +193,9 @@ def test_a_name_that_is_written_otherwise_in_another_flow_is_told_with_the_place
     assert found[0].hint == "if it is the same event, write purchase_made"
 
 
-def test_a_split_without_id_is_told_beside_that_it_is_not_there_yet() -> None:
-    texts = [FlowText("f.yaml", with_steps("{split: {a: 50%, b: 50%}}", "{id: s, experiment: {}}"))]
-    found = compile_texts(texts, Workspace(), Doubts(NOW)).problems
-    assert [(one.code, one.path) for one in found if one.severity == "warning"] == [("missing-id", "steps.0")]
+def test_a_split_without_id_is_told() -> None:
+    flow = with_steps("{split: {a: 50%, b: 50%}}", "{id: s, split: {a: 50%, b: 50%}}")
+    assert [(one.code, one.path) for one in warnings(flow)] == [("missing-id", "steps.0")]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 
 from connectors.formats import native
 from connectors.formats.native import decode, parse_object, record_of
-from state.records import EVENT, IDENTIFY, MEMBERSHIP, RECEIPT, Record, Reject
+from state.records import EVENT, IDENTIFY, MEMBERSHIP, RECEIPT, UPDATED, Record, Reject
 from tests.records import AT, DEEP_64, DEEP_65, MIB, NOT_JSON, ODD, SAMPLE, Choices, any_record, line, raw_line, records
 
 
@@ -79,6 +79,13 @@ def test_the_membership_of_the_documentation() -> None:
     assert decode(orjson.dumps(fields)) == expected
 
 
+def test_the_completed_update_of_the_documentation_names_no_user_and_ignores_one() -> None:
+    fields = {"audience": "vip", "updated": True, "timestamp": "2026-11-23T08:00:00.123Z"}
+    for user in ({}, {"user_id": "u-17"}, {"user_id": 5}, {"user_id": "u" * 257}):
+        whole = fields | user
+        assert decode(orjson.dumps(whole)) == Record(UPDATED, "", "", None, AT, None, {}, None, whole)
+
+
 @pytest.mark.parametrize(
     ("fields", "kind"),
     [
@@ -90,6 +97,14 @@ def test_the_membership_of_the_documentation() -> None:
         ({"audience": "a", "member": True}, MEMBERSHIP),
         ({"audience": "a", "member": True, "type": "identify"}, MEMBERSHIP),
         ({"audience": "a", "member": None}, EVENT),
+        ({"audience": "a", "member": True, "updated": True}, MEMBERSHIP),
+        ({"audience": "a", "member": None, "updated": True}, UPDATED),
+        ({"audience": "a", "updated": True, "type": "identify"}, UPDATED),
+        ({"action_id": "a", "status": "s", "audience": "a", "updated": True}, RECEIPT),
+        ({"audience": "a", "updated": False}, EVENT),
+        ({"audience": "a", "updated": 1}, EVENT),
+        ({"audience": None, "updated": True}, EVENT),
+        ({"updated": True}, EVENT),
         ({"audience": None, "member": True}, EVENT),
         ({"audience": 5}, EVENT),
         ({"member": 5, "row": 5}, EVENT),
@@ -224,6 +239,7 @@ KINDS: list[dict[str, Any]] = [
     {"type": "identify"},
     {"action_id": "a", "status": "s"},
     {"audience": "a", "member": True},
+    {"audience": "a", "updated": True},
 ]
 REASONS: list[tuple[str, dict[str, Any]]] = [
     ("no_user", {"user_id": None}),
@@ -237,6 +253,9 @@ REASONS: list[tuple[str, dict[str, Any]]] = [
     ("bad_type", {"action_id": "a", "status": False}),
     ("bad_type", {"action_id": "a", "status": "s", "message_id": 1}),
     ("bad_type", {"audience": ["a"], "member": True}),
+    ("bad_type", {"audience": "a" * 129, "member": True}),
+    ("bad_type", {"audience": ["a"], "updated": True}),
+    ("bad_type", {"audience": "a" * 129, "updated": True}),
     ("bad_type", {"audience": "a", "member": 1}),
     ("bad_type", {"audience": "a", "member": "true"}),
     ("bad_type", {"audience": "a", "member": True, "row": []}),

@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connectors.kafka_outlet import OVERDUE_S, ROUND_MAX, Outlet
+from connectors.kafka_outlet import BEHIND_S, OVERDUE_S, ROUND_MAX, Outlet
 
 
 class Client:
@@ -117,3 +117,16 @@ def test_whatever_happens_all_come_once_and_in_their_order(steps: list[str], roo
         assert client.taken == written[: len(client.taken)]
     assert one.flush(1.0) == 0
     assert client.taken == written
+
+
+def test_an_outlet_is_behind_once_a_round_is_not_acknowledged_for_a_while() -> None:
+    client = Client()
+    one, clock = outlet(client)
+    one.write("t", "k", b"1", ())
+    one.deliver()
+    clock.s = BEHIND_S
+    assert not one.is_behind
+    clock.s += 0.001
+    assert one.is_behind
+    client.acknowledge()
+    assert not one.is_behind

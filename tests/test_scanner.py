@@ -90,12 +90,13 @@ def test_only_valid_events_that_nobody_wants_are_left_out() -> None:
         line(event="f", action_id="a"),
         line(event="f", action_id="a", status="s"),
         line(event="f", audience="a", member=True),
+        line(event="f", audience="a", updated=True),
         line(event="f", timestamp="2026-11-23", received_at=AT, properties={"a": [1e5]}),
         b"",
     ]
     dead, inputs = taken(INDEXES[0], values)
-    assert [one.offset for one in inputs] == [0, 3, 5]
-    assert [(one.offset, one.reason) for one in dead] == [(4, "bad_time"), (11, "not_json")]
+    assert [one.offset for one in inputs] == [0, 3, 5, 8, 9]
+    assert [(one.offset, one.reason) for one in dead] == [(4, "bad_time"), (12, "not_json")]
     same(values)
     for raw in values:
         same([raw])

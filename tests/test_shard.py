@@ -521,3 +521,16 @@ def test_what_is_spent_on_records_is_not_taken_from_what_may_be_spent_on_those_w
     turns.begin()
     turns.enter()
     assert turns.grant() == 1
+
+
+def test_while_the_sink_is_behind_nobody_is_woken_unless_nobody_else_waits() -> None:
+    is_behind = True
+    turns = Turns(lambda: 0.0, users=3, is_behind=lambda: is_behind)
+    turns.begin()
+    turns.enter()
+    assert turns.grant() == 0
+    turns.begin(hurries=True)
+    assert turns.grant() == 3
+    turns.begin()
+    is_behind = False
+    assert turns.grant() == 3

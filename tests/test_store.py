@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -119,10 +119,69 @@ def test_a_newer_format_is_refused(backend: Backend) -> None:
         ShardStore(backend)
 
 
+def in_audiences(store: ShardStore, user_id: str, audiences: Iterable[str]) -> None:
+    """Let *user_id* be in these audiences and no others."""
+    slot = store.slot(user_id)
+    slot.user.audiences = {audience: {"of": user_id} for audience in audiences}
+    store.touch(user_id, slot, slot.due)
+
+
+def test_members_come_in_code_point_order_from_any_user_on_and_of_one_audience_only(backend: Backend) -> None:
+    store = ShardStore(backend)
+    users = ["b", "a", "é", "a\x1f", "ab", "\U0001f600", "\uffff", "aa"]
+    for user_id in users:
+        in_audiences(store, user_id, ["vip", "vi", "vipp", "vip\x1f"])
+    in_audiences(store, "other", ["vipp", "v", "ip"])
+    assert list(store.members("vip")) == [], "nothing is written yet"
+    store.spill()
+    assert list(store.members("vip")) == sorted(users)
+    store.commit()
+    assert list(store.members("vip", "ab")) == [one for one in sorted(users) if one >= "ab"]
+    assert list(store.members("v")) == ["other"]
+    assert list(store.members("nobody")) == []
+
+
+def test_the_rows_of_audiences_go_with_the_membership_and_come_back_with_the_undo(backend: Backend) -> None:
+    store = ShardStore(backend)
+    in_audiences(store, "a", ["vip", "new"])
+    in_audiences(store, "b", ["vip"])
+    store.commit()
+    in_audiences(store, "a", ["new"])
+    store.spill()
+    in_audiences(store, "a", [])  # Nothing is left of the user, not even a row.
+    in_audiences(store, "c", ["vip"])
+    store.commit()
+    assert (list(store.members("vip")), list(store.members("new"))) == (["b", "c"], [])
+    store = ShardStore(backend)
+    store.roll_back(1)
+    assert (list(store.members("vip")), list(store.members("new"))) == (["a", "b"], ["a"])
+    in_audiences(store, "a", ["vip"])
+    store.commit()
+    assert (list(store.members("vip")), list(store.members("new"))) == (["a", "b"], [])
+
+
+def test_a_user_whose_audiences_stay_costs_no_row_of_them() -> None:
+    written: list[dict[bytes, bytes | None]] = []
+
+    class Backend(MemoryBackend):
+        def write(self, changes: Changes, *, sync: bool) -> None:
+            assert isinstance(changes, MemoryChanges)
+            written.append(changes.rows)
+            super().write(changes, sync=sync)
+
+    store = ShardStore(Backend())
+    in_audiences(store, "a", [f"audience-{number}" for number in range(100)])
+    store.commit()
+    waiting(store, "a", 7)
+    store.commit()
+    assert [key for key in written[-1] if key[:1] == b"a"] == []
+
+
 OPERATIONS = st.lists(
     st.one_of(
         st.tuples(st.just("wait"), st.sampled_from("abcdé"), st.integers(0, 30)),
         st.tuples(st.just("fire"), st.integers(0, 30), st.none()),
+        st.tuples(st.just("member"), st.sampled_from("abcdé"), st.frozensets(st.sampled_from(["x", "xa", "y"]))),
         st.tuples(st.just("commit"), st.none(), st.none()),
         st.tuples(st.just("spill"), st.none(), st.none()),
         st.tuples(st.just("crash"), st.integers(0, 2), st.none()),
@@ -134,7 +193,11 @@ OPERATIONS = st.lists(
 
 
 def other_rows(store: ShardStore, operation: str, first: object, second: object) -> None:
-    """Let a row of any other kind change, or the counts of a flow."""
+    """Let a row of any other kind change, or the counts of a flow, or the audiences of a user."""
+    if operation == "member":
+        assert isinstance(first, str)
+        assert isinstance(second, frozenset)
+        in_audiences(store, first, second)
     if operation == "row":
         assert isinstance(first, str)
         assert second is None or isinstance(second, bytes)
@@ -157,8 +220,9 @@ def test_a_store_behaves_like_a_dict_with_snapshots_whatever_is_spilled_undone_o
     model: dict[str, int] = {}
     others: dict[str, object] = {}
     counts: dict[str, int] = {}
-    Kept = tuple[dict[str, int], dict[str, object], dict[str, int]]
-    committed: dict[int, Kept] = {0: ({}, {}, {})}
+    audiences: dict[str, object] = {}
+    Kept = tuple[dict[str, int], dict[str, object], dict[str, int], dict[str, object]]
+    committed: dict[int, Kept] = {0: ({}, {}, {}, {})}
     for operation, first, second in operations:
         if operation == "wait":
             assert isinstance(first, str)
@@ -171,7 +235,7 @@ def test_a_store_behaves_like_a_dict_with_snapshots_whatever_is_spilled_undone_o
             assert drain(store, first) == expected
             model.update({user: NEVER for _, user in expected})
         elif operation == "commit":
-            committed[store.commit()] = (dict(model), dict(others), dict(counts))
+            committed[store.commit()] = (dict(model), dict(others), dict(counts), dict(audiences))
         elif operation == "spill":
             store.spill()
         elif operation == "crash":
@@ -179,18 +243,23 @@ def test_a_store_behaves_like_a_dict_with_snapshots_whatever_is_spilled_undone_o
             target = max(0, max(committed) - first)
             store = ShardStore(backend, cached_users=cached)
             store.roll_back(target)
-            model, others, counts = (dict(one) for one in committed[target])  # type: ignore[assignment]
+            model, others, counts, audiences = (dict(one) for one in committed[target])  # type: ignore[assignment]
             committed = {number: kept for number, kept in committed.items() if number <= target}
         else:
             other_rows(store, operation, first, second)
             if operation == "row":
                 others[str(first)] = second
+            elif operation == "member":
+                audiences[str(first)] = second
             else:
                 counts[str(first)] = counts.get(str(first), 0) + int(str(second))
     assert drain(store, 10_000) == sorted((due, user) for user, due in model.items() if due < NEVER)
     store.commit()
     rows = {key[1:].decode(): row for key, row in backend.scan(b"o", b"p")}
     assert rows == {key: row for key, row in others.items() if row is not None}
+    for audience in ("x", "xa", "y"):
+        members = [user for user, found in sorted(audiences.items()) if audience in found]  # type: ignore[operator]
+        assert list(store.members(audience)) == members
     assert ShardStore(backend).totals == {label: {"entered": number} for label, number in counts.items()}
 
 
@@ -220,6 +289,7 @@ def test_a_look_at_an_earlier_commit_shows_what_rolling_back_to_it_leaves(
     looked = AsOf(backend, commit)
     ranges = [
         (b"", b"\xff"),
+        (b"a", b"b"),
         (b"c", b"d"),
         (b"m", b"n"),
         (b"o", b"p"),
@@ -308,6 +378,8 @@ def test_the_open_journeys_are_counted_as_they_are_written(
             target = max(0, store.commit_number - first)
             store = ShardStore(backend, cached_users=cached)
             store.roll_back(target)
+        elif operation == "member":
+            other_rows(store, operation, first, second)
         elif operation == "commit":
             store.commit()
             assert store.meta.inside == sum(len(user.journeys) for _, user in store.scan_users())

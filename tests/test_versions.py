@@ -50,6 +50,19 @@ def test_a_template_and_a_local_wait_are_the_same_in_every_version() -> None:
     assert program.content == program.content_in_utc
 
 
+def test_the_arms_of_a_split_in_another_order_are_another_content() -> None:
+    """The order decides who takes which arm, though a mapping with its keys in another order is the same mapping."""
+
+    def of(split: str) -> str:
+        text = f"flow: f\ntrigger: {{event: a}}\nsteps:\n- {{id: s, split: {split}, then: {{}}}}"
+        (program,) = compile_texts([FlowText("f.yaml", text)], Workspace()).programs
+        assert program.content == program.content_in_utc
+        return program.content
+
+    assert of("{a: 50%, b: 50%}") == of("{a:  50%,  b:  50%}")
+    assert of("{a: 50%, b: 50%}") != of("{b: 50%, a: 50%}")
+
+
 def test_a_version_that_was_deployed_while_its_moments_were_utc_goes_on_and_is_named() -> None:
     now = checked(SHANGHAI, LOCAL)
     assert refuse_reused_versions(now, {LABEL: now.programs[0].content_in_utc}) == now.programs

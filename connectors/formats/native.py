@@ -11,7 +11,7 @@ import orjson
 
 from state.iso import looks_like_seconds, parse_time_value
 from state.outgoing import DeadReason
-from state.records import EVENT, IDENTIFY, MEMBERSHIP, RECEIPT, Record, Reject
+from state.records import EVENT, IDENTIFY, MEMBERSHIP, RECEIPT, UPDATED, Record, Reject
 
 BYTES_MAX: Final = 1_048_576  # Kafka itself takes no larger records unless told to.
 LEVELS_MAX: Final = 64  # Whoever walks through what was sent may recurse.
@@ -84,15 +84,23 @@ def _other_encoding(raw: bytes) -> str:
 def record_of(value: dict[str, Any]) -> Record | Reject:
     """Return the record that an object in the native shape is, or why it is none. *value* is not copied."""
     get = value.get
-    user_id = get("user_id")
-    if user_id.__class__ is not str or not 0 < len(user_id) <= USER_ID_CHARACTERS_MAX:
+    is_update = get("updated") is True and _is_update(value)
+    user_id = "" if is_update else get("user_id")
+    if is_update:
+        pass  # Whoever stands in it: it is about an audience.
+    elif user_id.__class__ is not str or not 0 < len(user_id) <= USER_ID_CHARACTERS_MAX:
         rejected = _bad_name("user_id", user_id, "no_user", USER_ID_CHARACTERS_MAX)
         if user_id is None and (hint := _of_another_format(value)):
             rejected.detail += f"; {hint}"
         return rejected
     name: Any = ""
     properties = traits = fields = None
-    if get("action_id") is not None and get("status") is not None:
+    if is_update:
+        kind = UPDATED
+        fields = value
+        if (bad := _bad_audience(value["audience"])) is not None:
+            return bad
+    elif get("action_id") is not None and get("status") is not None:
         kind = RECEIPT
         fields = value
         for field in ("action_id", "status"):
@@ -101,8 +109,8 @@ def record_of(value: dict[str, Any]) -> Record | Reject:
     elif get("audience") is not None and get("member") is not None:
         kind = MEMBERSHIP
         fields = value
-        if value["audience"].__class__ is not str:
-            return _bad_type("audience", value["audience"], "a text")
+        if (bad := _bad_audience(value["audience"])) is not None:
+            return bad
         if value["member"].__class__ is not bool:
             return _bad_type("member", value["member"], "a boolean")
         row = get("row")
@@ -142,6 +150,19 @@ def record_of(value: dict[str, Any]) -> Record | Reject:
     if properties is None:
         properties = {}
     return Record(kind, user_id, name, message_id or None, at_ms, received_ms, properties, traits, fields)
+
+
+def _is_update(value: dict[str, Any]) -> bool:
+    """Tell whether a record with `updated: true` says that an update of an audience is complete."""
+    get = value.get
+    is_receipt = get("action_id") is not None and get("status") is not None
+    return get("audience") is not None and get("member") is None and not is_receipt
+
+
+def _bad_audience(name: object) -> Reject | None:
+    if isinstance(name, str) and len(name) <= NAME_CHARACTERS_MAX:
+        return None
+    return _bad_name("audience", name, "bad_type", NAME_CHARACTERS_MAX)
 
 
 _IDS_OF_OTHERS: Final = {

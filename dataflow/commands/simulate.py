@@ -119,15 +119,17 @@ def print_simulation(simulation: Simulation, deployment: Deployment, *, as_json:
         is_open: time ran on until nothing waited, within a bound, and not to a moment that somebody named.
     """
     rows = counts_by_flow(simulation.totals, deployment)
+    counts = simulation.counts
     if as_json:
         summary = {
             "events": simulation.records,
             "dead_letters": simulation.dead,
             "duplicates": simulation.duplicates,
             "raised": simulation.disorder.raised,
-            "receipts": simulation.receipts,
+            "receipts": counts.receipts,
             "unknown_receipts": simulation.unknown_receipts,
-            "unsupported": simulation.unsupported,
+            "memberships": counts.memberships,
+            "audience_updates": counts.updates,
             "internal_errors": simulation.mistakes,
             "flows": rows,
         }
@@ -156,6 +158,9 @@ def print_simulation(simulation: Simulation, deployment: Deployment, *, as_json:
     dead = ", ".join(f"{reason} {number}" for reason, number in sorted(simulation.dead.items())) or "none"
     repeats = "1 duplicate" if simulation.duplicates == 1 else f"{simulation.duplicates} duplicates"
     console.print(f"{simulation.records} records, {repeats}, dead letters: {dead}")
+    others = {"receipts": counts.receipts, "memberships": counts.memberships, "updates of audiences": counts.updates}
+    if found := ", ".join(f"{what} {number}" for what, number in others.items() if number):
+        console.print(f"among them {found}")
     for reason, letter in sorted(simulation.first_dead.items()):
         line = f"  {reason}, first in line {letter.offset}: {letter.detail}: {_sample(letter.raw)}"
         console.print(line, markup=False, soft_wrap=True)
@@ -172,12 +177,10 @@ def print_simulation(simulation: Simulation, deployment: Deployment, *, as_json:
         console.print(f"time ran on after the last record until nobody waited: {format_ms(simulation.ran_on_to_ms)}")
     if simulation.mistakes:
         console.print(f"{simulation.mistakes} internal errors, each in one user's step: see 'failed' in the journal")
-    if simulation.receipts:
-        receipts = "1 receipt" if simulation.receipts == 1 else f"{simulation.receipts} receipts"
+    if counts.receipts:
+        receipts = "1 receipt" if counts.receipts == 1 else f"{counts.receipts} receipts"
         unknown = simulation.unknown_receipts
         console.print(f"{receipts}, {unknown} of actions that were not sent to that user" if unknown else receipts)
-    if simulation.unsupported:
-        console.print(f"{simulation.unsupported} memberships were left alone: not supported yet")
 
 
 def _sample(raw: bytes) -> str:

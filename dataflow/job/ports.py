@@ -5,13 +5,15 @@ Both take and return plain values, so another engine, or a simulation of one, ca
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from dataflow.job.worker import Worker
 from dataflow.read.partition import Parcel
 from dataflow.shard import OPEN, Delivery, Shard
 from state.records import packed, unpacked
 from state.shards import ShardKeys
+
+GOADED_AT_ONCE: Final = 8  # Shards: the allowance of a turn is spent on fewer, and each costs time even so.
 
 
 class PartitionPort:
@@ -52,9 +54,12 @@ class PartitionPort:
 
     def _goad(self, addressed: set[int]) -> list[Parcel]:
         """Return parcels for the shards that have more to do that is due: nothing else might come for them."""
-        behind = self.worker.take_behind()
+        if self.worker.sink_is_behind:
+            self._goads = False
+            return []
+        behind = self.worker.take_behind(GOADED_AT_ONCE)
         self._goads = bool(behind)
-        return [Parcel(shard, self._number, -1, OPEN, [], []) for shard in sorted(behind - addressed)]
+        return [Parcel(shard, self._number, -1, OPEN, [], []) for shard in behind if shard not in addressed]
 
     def snapshot(self) -> list[Any]:
         """Return where to go on, `[next offset, stream time]`, at the end of an epoch."""

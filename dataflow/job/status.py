@@ -24,10 +24,10 @@ PREPARED: Final = b"prepared\n"  # What a process says, once and before its repo
 class Work(msgspec.Struct, frozen=True):
     """How much was done since the start: records by what became of them, and what was written.
 
-    `tombstones` are no records; `unsupported` are memberships; `unknown_receipts` are those of `receipts`
-    that are of no action known here; `too_large` are profile updates that would
-    have made a profile so; `ids_forgotten` says how often ids of the day had to go; `skipped` is what a killed run had
-    written already.
+    `tombstones` are no records; `unknown_receipts` are those of `receipts` that are about nothing that is known to have
+    been sent; `updates` say that an update of an audience is complete; `too_large` are profile updates that would have
+    made a profile so; `memberships_cut` are memberships of which something was left out; `ids_forgotten` says how often
+    ids of the day had to go; `skipped` is what a killed run had written already.
     """
 
     records: int = 0
@@ -35,9 +35,11 @@ class Work(msgspec.Struct, frozen=True):
     relevant: int = 0
     receipts: int = 0
     unknown_receipts: int = 0
-    unsupported: int = 0
+    memberships: int = 0
+    updates: int = 0
     duplicates: int = 0
     too_large: int = 0
+    memberships_cut: int = 0
     ids_forgotten: int = 0
     actions: int = 0
     journal: int = 0
@@ -215,7 +217,8 @@ class Running:
             "duplicates": work.duplicates,
             "receipts": work.receipts,
             "unknown_receipts": work.unknown_receipts,
-            "unsupported": work.unsupported,
+            "memberships": work.memberships,
+            "audience_updates": work.updates,
             "tombstones": work.tombstones,
             "seconds": round(seconds, 3),
             "events_per_second": round(work.records / seconds) if seconds > 0 else 0,

@@ -63,7 +63,7 @@ class Worker:
         self._replays = any(one.end is not None and not one.closes for one in plan.partitions)
         self._opened_with: Totals = {}
         self._counted: Totals = {}  # Since the start, in all shards together.
-        self.turns = Turns(outside.monotonic_s)
+        self.turns = Turns(outside.monotonic_s, is_behind=lambda: self.sink_is_behind)
         self._behind: set[int] = set()
         self._wait_until = [-1] * plan.shards  # Of a shard of another process nobody here knows.
         self.partitions: dict[str, Partition] = {}
@@ -152,7 +152,7 @@ class Worker:
         self._held += shard.held - held
         self.emit(shard)
         while shard.is_behind and shard.is_over and not self.stopping.is_set():
-            self.turns.begin()
+            self.turns.begin(hurries=True)
             shard.drain(self.turns)
             self.emit(shard)
         if shard.is_behind:
@@ -163,10 +163,16 @@ class Worker:
         """Return the shards that may have something to do once time has come to *time_ms*."""
         return [number for number, until_ms in enumerate(self._wait_until) if until_ms <= time_ms]
 
-    def take_behind(self) -> set[int]:
-        """Return the shards that have more to do that is due, and forget them: they say so again."""
-        behind, self._behind = self._behind, set()
+    def take_behind(self, most: int) -> list[int]:
+        """Return the first *most* shards that have more to do that is due, and forget them: they say so again."""
+        behind = sorted(self._behind)[:most]
+        self._behind.difference_update(behind)
         return behind
+
+    @property
+    def sink_is_behind(self) -> bool:
+        """Whether mass work has to wait for the sink."""
+        return self.outside.sink.is_behind
 
     @property
     def has_due(self) -> bool:
@@ -345,9 +351,11 @@ class Worker:
                 relevant=sum(one.relevant for one in read),
                 receipts=sum(one.receipts for one in read),
                 unknown_receipts=sum(out.unknown_receipts for out in outboxes),
-                unsupported=sum(one.unsupported for one in read),
+                memberships=sum(one.memberships for one in read),
+                updates=sum(one.updates for one in read),
                 duplicates=sum(out.duplicates for out in outboxes),
                 too_large=sum(out.too_large for out in outboxes),
+                memberships_cut=sum(out.memberships_cut for out in outboxes),
                 ids_forgotten=sum(out.ids_forgotten for out in outboxes),
                 actions=self.emitter.actions,
                 journal=self.emitter.journal,

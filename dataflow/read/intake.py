@@ -6,7 +6,7 @@ comes from the transport (a Kafka record's timestamp), else from `received_at`, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -18,7 +18,7 @@ from dataflow.read.streamtime import StreamTime
 from operators.conditions.index import NO_HITS, MatchIndex
 from state.iso import TIME_MS_MAX
 from state.outgoing import RAW_KEPT_BYTES, DeadLetter
-from state.records import EVENT, IDENTIFY, RECEIPT, Input, Inputs, Record, Reject, pack
+from state.records import EVENT, MEMBERSHIP, RECEIPT, UPDATED, Input, Inputs, Record, Reject, pack
 from state.shards import shard_of
 
 # Stamps in ns and the like. Taken for a time, a single one would let all waits end at once.
@@ -63,14 +63,18 @@ class Format(Protocol):
 
 
 class Counts(msgspec.Struct):
-    """What one source partition has read since the process started. Tombstones are no records."""
+    """What one source partition has read since the process started. Tombstones are no records.
+
+    `updates` are the records which say that an update of an audience is complete.
+    """
 
     records: int = 0
     tombstones: int = 0
     relevant: int = 0
     dead: dict[str, int] = {}
     receipts: int = 0
-    unsupported: int = 0
+    memberships: int = 0
+    updates: int = 0
 
 
 class Intake:
@@ -82,6 +86,7 @@ class Intake:
         time: the partition's stream time, which the records move on.
         is_file: default message ids are `<name>-<line>` instead of `<topic>-<partition>-<offset>`.
         head_ms: the stream time of records without any, before the first that has one.
+        watched: the audiences of which somebody wants to know when they were updated.
     """
 
     def __init__(
@@ -96,6 +101,7 @@ class Intake:
         time: StreamTime | None = None,
         is_file: bool = False,
         head_ms: int = 0,
+        watched: Collection[str] = (),
     ) -> None:
         self._matchers = index.matchers
         self._decode = records.decode
@@ -108,6 +114,9 @@ class Intake:
         self._scanner = records.scanner(prefix=self._prefix, source=source, shards=shards, head_ms=head_ms)
         self.time = time or StreamTime()
         self.counts = Counts()
+        self._watched = watched
+        self.updated: dict[str, int] = {}
+        """When each watched audience was last updated, by the stream time of its newest membership or completion."""
 
     def take(self, batch: Batch) -> tuple[dict[int, Inputs], list[DeadLetter]]:
         """Return what each shard gets of *batch*, and what could not be read."""
@@ -148,19 +157,21 @@ class Intake:
             dead.append(self._dead_letter(offset, raw, record))  # It does not move time.
             return None
         now = self.time.reach(self._own_time(record) if arrived_ms is None else arrived_ms)
-        if record.kind == EVENT:
+        kind, hits = record.kind, NO_HITS
+        if kind == EVENT:
             matcher = self._matchers.get(record.name)
             hits = NO_HITS if matcher is None else matcher(record.properties)
             if not hits and not record.traits:
                 return None
-        elif record.kind == IDENTIFY:
-            hits = NO_HITS
-        elif record.kind == RECEIPT:
-            hits = NO_HITS  # What it satisfies is known once it is known what it is about.
-            self.counts.receipts += 1
-        else:
-            self.counts.unsupported += 1
-            return None
+        elif kind == MEMBERSHIP:
+            self.counts.memberships += 1
+            self._note_update(record, now)
+        elif kind == UPDATED:
+            self.counts.updates += 1
+            self._note_update(record, now)
+            return None  # All that it says is said to whoever watches the audience, and it is about no user.
+        elif kind == RECEIPT:
+            self.counts.receipts += 1  # What it satisfies is known once it is known what it is about.
         self.counts.relevant += 1
         message_id = record.message_id
         return Input(
@@ -175,9 +186,16 @@ class Intake:
             hits,
             self._source,
             offset,
-            record.kind,
+            kind,
             record.fields,
         )
+
+    def _note_update(self, record: Record, now: int) -> None:
+        if self._watched:
+            assert record.fields is not None, "it names an audience"
+            audience = record.fields["audience"]
+            if audience in self._watched:
+                self.updated[audience] = now
 
     def _own_time(self, record: Record) -> int:
         """Return when *record* says that it came; without a word, with the one before it."""

@@ -290,9 +290,19 @@ METRICS: Final = (
         _one(lambda look: look.work.unknown_receipts),
     ),
     _counter(
-        "nudge_unsupported_records_total",
-        "Memberships read; they have no effect yet.",
-        _one(lambda look: look.work.unsupported),
+        "nudge_memberships_total",
+        "Memberships in audiences read.",
+        _one(lambda look: look.work.memberships),
+    ),
+    _counter(
+        "nudge_audience_updates_total",
+        "Records read which say that an update of an audience is complete.",
+        _one(lambda look: look.work.updates),
+    ),
+    _counter(
+        "nudge_memberships_cut_total",
+        "Memberships of which something was left out: the row was too large, or the user is in too many audiences.",
+        _one(lambda look: look.work.memberships_cut),
     ),
     _counter(
         "nudge_dead_letters_total",

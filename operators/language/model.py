@@ -33,6 +33,11 @@ def _not_yet(value: Any) -> Any:
 
 RawSteps = Annotated[list[Any], WithJsonSchema({"type": "array", "items": {"$ref": "#/$defs/Step"}})]
 """A list of steps as it was read: each kind of step has a model of its own, found by `operators/steps/build.py`."""
+RawArms = Annotated[
+    dict[str, RawSteps],
+    WithJsonSchema({"type": "object", "additionalProperties": {"type": "array", "items": {"$ref": "#/$defs/Step"}}}),
+]
+"""Lists of steps by label: what a `then` has."""
 RawWhere = Annotated[Any, WithJsonSchema({"$ref": "#/$defs/Where"})]
 RawWhen = Annotated[Any, WithJsonSchema({"$ref": "#/$defs/When"})]
 NotYet = Annotated[Any, BeforeValidator(_not_yet), WithJsonSchema({"not": {}, "description": "not supported yet"})]

@@ -1,8 +1,8 @@
-"""An event or profile update of one user: everything that follows from it, in the order that the language promises.
+"""A record of one user: everything that follows from it, in the order that the language promises.
 
 Wake-ups due by then have fired (`operators/machine/wakeup.py`). Then duplicates are dropped; traits are merged;
-counters take the event in; open journeys look at it; triggers fire. Pure: it changes the one user it is given and adds
-to the outbox it is given, and nothing else.
+counters take the event in; open journeys look at it; triggers fire. A membership moves no journey. Pure: it changes the
+one user it is given and adds to the outbox it is given, and nothing else.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from operators.machine.context import InJourney, Moment
 from operators.machine.deployment import Deployment, Reaction, Window
 from operators.machine.entry import refuse_for_error, try_to_enter
 from operators.machine.journey import fail, hear, leave
+from operators.machine.membership import take_membership
 from operators.machine.memory import REPEAT_MS, forget_oldest_ids
 from operators.machine.outbox import Mistake, Outbox, Place
 from operators.program.program import Exit, Program
 from operators.triggers.event import Alternative, counts_up
 from operators.windows import insert
-from state.records import RECEIPT, Input
+from state.records import EVENT, MEMBERSHIP, RECEIPT, Input
 from state.user import User
 
 SEEN_PRUNED_AT: Final = 32
@@ -59,6 +60,11 @@ def take_in(deployment: Deployment, user: User, record: Input, out: Outbox) -> N
     hits = record.hits
     if hits or record.id_sent:
         user.day = now // DAY + deployment.memory.days
+    kind = record.kind
+    if kind != EVENT and kind == MEMBERSHIP:
+        assert record.fields is not None, "it says which audience"
+        out.memberships_cut += not take_membership(user, record.fields)
+        return
     if record.traits is not None and not write_profile(user.profile, record.traits):
         out.too_large += 1
     if not hits:

@@ -50,8 +50,8 @@ class Outbox:
     """
 
     __slots__ = (
-        "actions", "counted", "duplicates", "ids_forgotten", "journal", "keeper", "mistakes", "news", "parked",
-        "too_large", "totals", "unknown_receipts",
+        "actions", "counted", "duplicates", "ids_forgotten", "journal", "keeper", "memberships_cut", "mistakes", "news",
+        "parked", "too_large", "totals", "unknown_receipts",
     )  # fmt: skip
 
     def __init__(
@@ -72,6 +72,7 @@ class Outbox:
         self.unknown_receipts = 0  # Of actions that nobody knows to have been sent to that user.
         self.mistakes: list[Mistake] = []
         self.ids_forgotten = 0  # How often a user had so many message ids within a day that the oldest had to go.
+        self.memberships_cut = 0  # Memberships of which something was left out, since it was too large or too many.
         self.too_large = 0  # Profile updates that would have made a profile too large.
 
     def count(self, flow: str, key: str) -> None:

@@ -83,22 +83,23 @@ def compile_flow(problems: Problems, workspace: Workspace, doubts: Doubts | None
         hears=frozenset(_heard_by(build.nodes.values(), exits, tallies)),
         sends=tuple(node.id for node in build.nodes.values() if node.step.kind == "send"),
         asked=_asked(build.nodes.values()),
-        content=content_hash(raw, build.local_moments),
-        content_in_utc=content_hash(raw, {}),
+        content=content_hash(raw, {**build.local_moments, **build.orders}),
+        content_in_utc=content_hash(raw, build.orders),
         label=label_of(flow.flow, flow.version),
         is_paused=flow.state == "paused",
     )
 
 
-def content_hash(raw: dict[str, Any], local_moments: Mapping[Path, int]) -> str:
+def content_hash(raw: dict[str, Any], beside: Mapping[Path, int | list[str]]) -> str:
     """Return what identifies what a flow does: its data without the keys that are for people, and without its state.
 
     Args:
-        local_moments: what moments in it mean that would be others in UTC, by their paths.
+        beside: what the data does not say, by path: what moments mean that would be others in UTC, and the order of
+            keys where that says something.
     """
     kept: Any = {key: value for key, value in raw.items() if key not in _NOT_CONTENT}
-    if local_moments:
-        kept = [kept, {".".join(map(str, path)): moment_ms for path, moment_ms in local_moments.items()}]
+    if beside:
+        kept = [kept, {".".join(map(str, path)): said for path, said in beside.items()}]
     dumped = orjson.dumps(kept, option=orjson.OPT_SORT_KEYS, default=str)
     return hashlib.blake2b(dumped, digest_size=12).hexdigest()
 

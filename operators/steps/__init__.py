@@ -11,6 +11,7 @@ from operators.steps.goto import GotoModel
 from operators.steps.result_of import ResultOfModel
 from operators.steps.send import SendModel
 from operators.steps.set import SetModel
+from operators.steps.split import SplitModel
 from operators.steps.wait import WaitModel
 from operators.steps.wait_for import WaitForModel
 
@@ -23,10 +24,11 @@ KINDS: Final[dict[str, type[StepModel]]] = {
         WaitForModel,
         BranchModel,
         ResultOfModel,
+        SplitModel,
         GotoModel,
         EndModel,
     )
 }
 
 # Part of the language, but not of this version: an error of their own, so that nobody takes them for a typing error.
-NOT_YET: Final = frozenset(("audience", "split", "experiment", "parallel", "times"))
+NOT_YET: Final = frozenset(("audience", "experiment", "parallel", "times"))

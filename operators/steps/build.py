@@ -7,6 +7,7 @@ and to count.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from decimal import Decimal
 from typing import Annotated, Any, ClassVar, Final
 from zoneinfo import ZoneInfo
 
@@ -23,6 +24,7 @@ from operators.language.model import EventModel, M, Model, checked, sound_part
 from operators.language.problems import BadValue, Path, Problems, did_you_mean
 from operators.language.values import Moment, Name, shown
 from operators.language.workspace import Workspace
+from operators.shares import WHOLE
 from operators.steps.base import Node, Step
 from operators.templates.json_template import JsonTemplate
 from operators.templates.template import Template
@@ -107,8 +109,8 @@ class Build:
 
     Places are given relative to the step that is being built. `nodes` are the steps by id. `wants` has every event that
     somebody wants, `clauses` every `did` with the event that it counts, `channels` those that are sent to, by name,
-    `local_moments` the ms of the moments that would be others in UTC, by their paths. `is_lost` says that somewhere a
-    journey goes on at a step that is not known.
+    `local_moments` the ms of the moments that would be others in UTC, by their paths, `orders` the keys of mappings in
+    which their order says something. `is_lost` says that somewhere a journey goes on at a step that is not known.
 
     Args:
         kinds: the models of the kinds of steps that there are.
@@ -130,6 +132,7 @@ class Build:
         self.clauses: list[tuple[Clause, Wanted]] = []
         self.channels: dict[str, Channel] = {}
         self.local_moments: dict[Path, int] = {}
+        self.orders: dict[Path, list[str]] = {}
         self.is_lost = False
         self._workspace = workspace
         self._kinds = kinds
@@ -237,6 +240,20 @@ class Build:
                 message = f"'{label}' is not a label of this step"
                 path = (*self._path, "then", label)
                 self.problems.add(path, "unknown-label", message, did_you_mean(label, labels), at_key=True)
+
+    def is_whole(self, shares: Mapping[str, Decimal], *place: str | int) -> bool:
+        """Tell whether *shares* come to 100 %; any other sum is a problem."""
+        total = sum(shares.values())
+        if total != WHOLE:
+            hint = f"{abs(WHOLE - total):f}% {'are missing' if total < WHOLE else 'too much'}"
+            self.problem("bad-sum", f"the shares come to {total:f}%, and not to 100%", hint, *place)
+        return total == WHOLE
+
+    def note_order(self, *place: str | int) -> None:
+        """Note that the order of the keys at *place* says something: other content has another one."""
+        path = (*self._path, *place)
+        written = self.problems.document.value_at(path)
+        self.orders[path] = [str(key) for key in written] if isinstance(written, dict) else []
 
     def arm(self, then: dict[str, Any], label: str) -> Node | None:
         """Return where the arm *label* begins; an arm that is not written goes on after the step."""

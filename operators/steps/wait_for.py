@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Final
 
-from pydantic import BeforeValidator, Field, StrictInt, WithJsonSchema
+from pydantic import BeforeValidator, Field, StrictInt
 from pydantic_core import PydanticCustomError
 
 from operators.conditions.implied import first_implied
 from operators.conditions.wanted import Wanted
-from operators.language.model import EventModel, RawSteps
+from operators.language.model import EventModel, RawArms
 from operators.language.values import Name, WaitDuration
 from operators.steps.base import STAY, Heard, Hold, Node, Outcome, Step, To
 from operators.steps.build import Build, StepModel
@@ -19,8 +19,6 @@ from operators.visit import Visit
 
 LABELS_MAX: Final = 8
 TIMEOUT: Final = "timeout"
-
-_THEN = {"type": "object", "additionalProperties": {"type": "array", "items": {"$ref": "#/$defs/Step"}}}
 
 
 class AwaitedModel(EventModel):
@@ -60,8 +58,7 @@ class WaitForModel(StepModel):
     ]
     timeout: Annotated[WaitDuration, Field(description="The most to wait. At most 366d.")]
     then: Annotated[
-        dict[str, RawSteps],
-        WithJsonSchema(_THEN),
+        RawArms,
         Field(description="What happens next, by label, or at timeout. Labels that are not here just go on."),
     ] = {}
 

@@ -204,6 +204,10 @@ class SimulatedSink:
         self._fate.touch("produce")
         self.sent.setdefault(self._topics.place(topic, key), []).append(SinkRecord(key, value, dict(headers)))
 
+    @property
+    def is_behind(self) -> bool:
+        return False
+
     def go_on(self) -> None:
         pass
 

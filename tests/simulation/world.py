@@ -73,7 +73,7 @@ class OneByOne(Turns):
         self._chance = chance
         self._is_over = False
 
-    def begin(self) -> None:
+    def begin(self, *, hurries: bool = False) -> None:
         self._is_over = False
 
     def enter(self) -> None:
