@@ -90,6 +90,7 @@ class Worker:
         }
         self._difference_files = DifferenceFiles(outside.files)
         self._accepted = 0
+        self._has_told_of_receipts = False
         self._delays = Delays(outside.clock.wall_ms)
         self.emitter = Emitter(
             outside.sink,
@@ -328,6 +329,11 @@ class Worker:
     def take_stock(self) -> None:
         """Write down how things stand, for whoever reports it; never while the thread that works is at something."""
         self.status = self._status(self.outside.monotonic_s())
+        if self.status.work.unknown_receipts and not (self.plan.keeps_sent or self._has_told_of_receipts):
+            self._has_told_of_receipts = True
+            self.log.warning(
+                "receipts come, and nothing is kept of what is sent: say receipts: true, or send none here"
+            )
         self._next_status_s = self.status.taken_s + STATUS_EVERY_S
 
     def _status(self, now_s: float) -> Status:

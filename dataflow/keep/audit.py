@@ -335,8 +335,8 @@ class ShardAudit:
             closed = are_there(backend, [closed_key(user_id, journey) for user_id, journey in owned])
             left = [one for one, is_closed in zip(owned, closed, strict=True) if not is_closed]
             rows = users_of(backend, [user_id for user_id, _ in left])
-            for (user_id, journey), row in zip(left, rows, strict=True):
-                user = None if row is None else _read(row)
+            for (user_id, journey), of_user in zip(left, rows, strict=True):
+                user = None if of_user is None else _read(of_user)
                 if not isinstance(user, User) or all(one.number != journey for one in user.journeys):
                     text = f"an action of journey {journey} is kept, and that is neither open nor closed"
                     yield self._finding("sent-orphan", user_id, text)

@@ -227,7 +227,7 @@ class InJourney(Moment):
         about = record.fields
         if about["journey"] != self.journey.number or about["step"] != step:
             return None
-        return about["status"] if about["visit"] == self.journey.visits.get(step) else None  # type: ignore[no-any-return]
+        return about["status"] if about["visit"] == self.journey.visits.get(step) else None
 
 
 class AtStep(InJourney):
