@@ -9,7 +9,8 @@ With several input topics a record waits until nothing that belongs before it ca
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
 from heapq import heappop, heappush
 from itertools import chain
 from operator import attrgetter
@@ -18,6 +19,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from dataflow.allowance import Allowance, Unlimited
+from dataflow.runs import AudienceRuns, runs_of
 from operators.ids import label_of
 from operators.machine.deployment import Deployment
 from operators.machine.event import on_record
@@ -30,7 +32,7 @@ from state.errors import StoreError
 from state.records import RECEIPT, Input
 from state.sent import SentActions
 from state.store import ShardStore, Slot
-from state.user import NEVER
+from state.user import NEVER, User
 
 OPEN: Final = 0
 """More may come from this partition; its watermark says up to where there is nothing more."""
@@ -41,17 +43,25 @@ HALTED: Final = 2
 
 
 class Delivery(NamedTuple):
-    """What a source partition sends to a shard: its number, watermark (ms) and phase, and the shard's records."""
+    """What a source partition sends to a shard: its number, watermark (ms) and phase, and the shard's records.
+
+    For runs over audiences it says once when its first record came, -1 otherwise, and which audiences were updated.
+    """
 
     source: int
     mark_ms: int
     phase: int
     records: list[Input]
+    first_ms: int = -1
+    updates: Sequence[tuple[str, int]] = ()
 
 
 WAKES_BETWEEN_SPILLS: Final = 100  # So the next checkpoint stays small, however many fall due together.
 _UNLIMITED: Final = Unlimited()
 
+_NO_BEGINS: Final[dict[str, int]] = {}
+
+_now_of: Final = attrgetter("now")
 _records_of: Final = attrgetter("records")
 _user_id_of: Final = attrgetter("user_id")
 
@@ -68,6 +78,8 @@ class Shard:
         keys: the keys of the source partitions, by number; empty where nobody changes them.
         news: where what is counted from now on is counted once more.
         keeps_sent: whether it is kept what is sent, for the receipts that come.
+        begins: when versions of flows begin whose runs are planned, see `operators/machine/planning.py`.
+        in_order: what is due goes strictly in order of time, then user: nothing overtakes a run that takes long.
     """
 
     def __init__(
@@ -81,6 +93,8 @@ class Shard:
         keys: Sequence[str] = (),
         news: Totals | None = None,
         keeps_sent: bool = True,
+        begins: Mapping[str, int] = _NO_BEGINS,
+        in_order: bool = False,
     ) -> None:
         self.store = store
         self.deployment = deployment
@@ -95,6 +109,9 @@ class Shard:
         self._phases = [OPEN] * sources
         self._ordered = ordered
         self._keys = list(keys)
+        self._names = self._keys or [str(number) for number in range(sources)]
+        self._in_order = in_order
+        self._runs = runs_of(store, deployment, self.out, self._fire, partitions=self._names, begins=begins)
         self._inside = {label: inside_by(counts) for label, counts in store.totals.items()}
         self._inside_in_all = sum(self._inside.values())
         self._held: list[tuple[int, int, int, Input]] = []
@@ -107,9 +124,11 @@ class Shard:
     def take(self, deliveries: Sequence[Delivery], allowance: Allowance = _UNLIMITED) -> None:
         """Take in what the sources have sent, and do what follows from it; of what is due, as much as is allowed."""
         self.store.prefetch(map(_user_id_of, chain.from_iterable(map(_records_of, deliveries))))
-        for source, mark, phase, records in deliveries:
+        for source, mark, phase, records, first_ms, updates in deliveries:
+            if self._runs is not None:
+                self.hear(source, first_ms, updates, is_over=phase == CLOSED)
             if self._ordered:
-                self._handle_all(records)
+                self._handle_all(records if self._runs is None else self._ready(self._runs, records))
             else:
                 self._hold(records)
             self._marks[source] = max(mark, self._marks[source])
@@ -119,6 +138,11 @@ class Shard:
             self.spill()
         self._move_time()
         self.drain(allowance)
+
+    def hear(self, source: int, first_ms: int, updates: Sequence[tuple[str, int]] = (), *, is_over: bool) -> None:
+        """Take in what a source partition says for runs over audiences, see `Delivery`."""
+        if self._runs is not None and (first_ms >= 0 or updates or is_over):
+            self._runs.hear(self._names[source], first_ms if first_ms >= 0 else None, is_over, updates)
 
     def handle(self, record: Input) -> None:
         """Handle a record that is next for its user."""
@@ -130,6 +154,7 @@ class Shard:
             return
         time_ms, newest_ms, store, deployment, out = self.time_ms, self.newest_ms, self.store, self.deployment, self.out
         slot_of, due_of = store.slot, deployment.due_of
+        runs = self._runs
         for record in records:
             now = record.now
             if now < time_ms:
@@ -139,15 +164,18 @@ class Shard:
             slot = slot_of(user_id)
             user = slot.user
             try:
-                if slot.due <= now:
-                    on_due(deployment, user_id, user, now, out)
-                    if out.parked:
-                        self._park()
-                if record.kind == RECEIPT:
-                    if not self._handle_receipt(record, slot):
-                        continue
+                woken = True
+                if runs is not None and runs.pending:
+                    runs.catch_up(user_id, user, now)
+                    self._fire(user_id, user, now)
+                elif slot.due <= now:
+                    self._fire(user_id, user, now)
                 else:
+                    woken = False
+                if record.kind != RECEIPT:
                     on_record(deployment, user, record, out)
+                elif not (self._handle_receipt(record, user) or woken):
+                    continue
             except StoreError:
                 raise
             except Exception as error:  # What is not contained closer to its cause is here: nobody else has to wait.
@@ -160,47 +188,73 @@ class Shard:
                     self.is_behind = True
         self.newest_ms = newest_ms
 
-    def _handle_receipt(self, record: Input, slot: Slot) -> bool:
-        """Handle a receipt; return whether the user may have changed: one of an unknown action leaves no trace."""
+    def _handle_receipt(self, record: Input, user: User) -> bool:
+        """Handle a receipt, and tell whether its action is known: else it leaves no trace."""
         assert record.fields is not None, "a receipt has fields"
         sent = self.sent.find(record.user_id, record.fields["action_id"], record.now)
         if sent is None:
             self.out.unknown_receipts += 1
-            return slot.due <= record.now  # Somebody was woken.
-        on_receipt(self.deployment, slot.user, record, sent.journey, sent.action, self.out)
+            return False
+        on_receipt(self.deployment, user, record, sent.journey, sent.action, self.out)
         return True
 
     def advance_to(self, time_ms: int) -> None:
         """Let the shard's time reach *time_ms*: fire what is due by then, in order of due time, then user."""
+        self._decide_until(time_ms, NEVER)
         self._reach(time_ms)
         self.drain(_UNLIMITED)
 
     def drain(self, allowance: Allowance) -> None:
-        """Fire what is due by the shard's time, in order of due time, then user, as far as *allowance* grants it."""
+        """Do what is due by the shard's time, as far as *allowance* grants it.
+
+        Wake-ups fire in order of due time, then user. What is left is for runs over audiences.
+        """
         if not self.is_behind:
             return
-        store, deployment, out, time_ms = self.store, self.deployment, self.out, self.time_ms
+        store, runs, time_ms = self.store, self._runs, self.time_ms
         granted = 0
         allowance.enter()
-        while (found := store.next_due(time_ms)) is not None:
+        while True:
+            found = store.next_due(time_ms)
+            member = None
+            if runs is not None and runs.pending and (found is None or self._in_order):
+                member = runs.next_member(time_ms, NEVER if found is None else found[0])
+            if found is None and member is None:
+                break
             if not granted:
                 granted = allowance.grant()
                 if not granted:
                     return
             granted -= 1
-            due, user_id, slot = found
-            try:
-                on_due(deployment, user_id, slot.user, due, out)
-                if out.parked:
-                    self._park()
-            except Exception as error:
-                out.mistakes.append(Mistake("wake-up", "", error))
-                postpone(deployment, slot.user, due)
-            store.touch(user_id, slot, deployment.due_of(slot.user))
+            if runs is not None and member is not None and (found is None or runs.is_before(found)):
+                runs.enter()
+            else:
+                assert found is not None, "somebody's turn it is"
+                self._wake(*found)
             self._woken += 1
             if self._woken >= WAKES_BETWEEN_SPILLS:
                 self.spill()
         self.is_behind = False
+
+    def _wake(self, due: int, user_id: str, slot: Slot) -> None:
+        """Fire the wake-ups of a user that are due at *due*, and let the user take part in all runs by then."""
+        user, runs = slot.user, self._runs
+        try:
+            if runs is not None:
+                if runs.pending:
+                    runs.catch_up(user_id, user, due)
+                else:
+                    runs.forget(user)
+            self._fire(user_id, user, due)
+        except Exception as error:
+            self.out.mistakes.append(Mistake("wake-up", "", error))
+            postpone(self.deployment, user, due)
+        self.store.touch(user_id, slot, self.deployment.due_of(user))
+
+    def _fire(self, user_id: str, user: User, now: int) -> None:
+        on_due(self.deployment, user_id, user, now, self.out)
+        if self.out.parked:
+            self._park()
 
     @property
     def is_over(self) -> bool:
@@ -213,9 +267,12 @@ class Shard:
         return len(self._held)
 
     def next_due(self) -> int | None:
-        """Return when the next wake-up falls due, or None when nothing waits."""
+        """Return when the next wake-up falls due or the next run is planned, or None when nothing waits."""
         found = self.store.next_due(NEVER - 1)
-        return None if found is None else found[0]
+        due = NEVER if found is None else found[0]
+        if self._runs is not None and self._runs.next_ms >= 0:
+            due = min(due, self._runs.next_ms)
+        return due if due < NEVER else None
 
     @property
     def waits_until_ms(self) -> int:
@@ -223,7 +280,9 @@ class Shard:
         due = self.store.earliest_due
         if due is None:
             return -1
-        return min(due, self._held[0][0]) if self._held else due
+        if self._held:
+            due = min(due, self._held[0][0])
+        return due if self._runs is None else min(due, self._runs.waits_until_ms)
 
     def difference(self) -> int:
         """Return how many journeys more are open by the totals than the users hold; 0, or somebody is lost.
@@ -280,11 +339,41 @@ class Shard:
         if all(phase == CLOSED for phase in self._phases):
             time_ms = max(self._marks) if self._until_ms is None else max(*self._marks, self._until_ms)
             self._ran_on = time_ms > min(self._marks)
-            self._release(NEVER)
+            limit = NEVER
         else:
             time_ms = min(mark for mark, phase in zip(self._marks, self._phases, strict=True) if phase != CLOSED)
-            self._release(time_ms)
+            limit = NEVER if self._ordered else time_ms
+        self._release(self._decide_until(time_ms, limit))
         self._reach(time_ms)
+
+    def _decide_until(self, time_ms: int, limit: int) -> int:
+        """Decide all runs that are planned by *time_ms*; records before them come first.
+
+        Returns the time before which held records may be handled now, at most *limit*.
+        """
+        runs = self._runs
+        if runs is None:
+            return limit
+        while 0 <= runs.next_ms <= time_ms:
+            self._release(min(limit, runs.next_ms))
+            runs.decide()
+        return min(limit, runs.next_ms)
+
+    def _ready(self, runs: AudienceRuns, records: list[Input]) -> list[Input]:
+        """Return those of *records* that can be handled now, and hold those behind a run that cannot be decided yet."""
+        if not records:
+            return records
+        last = records[-1].now
+        if runs.next_ms <= last:
+            runs.decide_before(last + 1)
+        if self._held:
+            ready = 0  # Behind those that are held already.
+        elif runs.next_ms > last:
+            return records
+        else:
+            ready = bisect_left(records, runs.next_ms, key=_now_of)
+        self._hold(records[ready:])
+        return records[:ready]
 
     def _reach(self, time_ms: int) -> None:
         if time_ms > self.time_ms:

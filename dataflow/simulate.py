@@ -18,7 +18,7 @@ from operators.language.values import DAY
 from operators.machine.deployment import Deployment
 from operators.machine.order import in_one_instant, in_order_of_output
 from operators.machine.totals import Totals
-from state.backend import MemoryBackend
+from state.backend import OrderedBackend
 from state.iso import format_ms
 from state.outgoing import Action, DeadLetter, JournalRecord, dump
 from state.records import Input, unpacked
@@ -46,8 +46,8 @@ class Simulation:
         journal: Callable[[JournalRecord], None] = lambda _: None,
         dead_letter: Callable[[DeadLetter], None] = lambda _: None,
     ) -> None:
-        store = ShardStore(MemoryBackend(), cached_users=NO_LIMIT, changed_users=NO_LIMIT)
-        self._shard = Shard(store, deployment, sources=1)
+        store = ShardStore(OrderedBackend(), cached_users=NO_LIMIT, changed_users=NO_LIMIT, keeps_undo=False)
+        self._shard = Shard(store, deployment, sources=1, in_order=True)
         self._deployment = deployment
         self._action = action
         self._journal = journal
@@ -89,11 +89,13 @@ class Simulation:
             shards=1,
             is_file=True,
             head_ms=head_time(path, records),
+            watched=self._deployment.watched,
         )
         events = FilePartition(path)
         try:
             while (batch := events.poll(RECORDS_AT_ONCE)).values:
                 found, dead = intake.take(batch)
+                self._shard.hear(0, intake.first_ms, intake.take_updates(), is_over=False)
                 for letter in dead:
                     self._dead_letter(letter)
                     self.first_dead.setdefault(letter.reason, letter)

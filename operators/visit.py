@@ -72,6 +72,10 @@ class Visit(Context, Scope, Protocol):
         """Write attributes of the profile, null removes; tell whether they were written: nothing too large is."""
         ...
 
+    def join(self, audience: str) -> bool:
+        """Let the user be in *audience*, where a row that is there stays; tell whether the user is in it now."""
+        ...
+
     def journal(
         self,
         kind: JournalKind,

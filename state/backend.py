@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -77,3 +78,27 @@ class MemoryBackend:
 
     def close(self) -> None:
         pass
+
+
+class OrderedBackend(MemoryBackend):
+    """A backend in a dict of which nobody else knows: it keeps the order of its keys from one write to the next."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._keys: list[bytes] | None = None
+
+    def scan(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
+        if self._keys is None:
+            self._keys = sorted(self.rows)
+        keys = self._keys
+        for index in range(bisect_left(keys, start), len(keys)):
+            key = keys[index]
+            if key >= stop:
+                return
+            row = self.rows.get(key)
+            if row is not None:
+                yield key, row
+
+    def write(self, changes: Changes, *, sync: bool) -> None:
+        self._keys = None
+        super().write(changes, sync=sync)

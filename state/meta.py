@@ -9,8 +9,39 @@ import msgspec
 from state.backend import Backend
 from state.errors import NewerFormatError, StateRefused
 from state.rows import META
+from state.user import NEVER
 
 STORE_FORMAT: Final = 3
+
+
+class Planned(msgspec.Struct, array_like=True):
+    """What is known of the runs of one flow version.
+
+    `begin_ms` is its beginning, -1 while it is not known: until every source partition in `awaited` (by its key) has
+    said when its first record came; `first_ms` is the earliest so far. All runs planned up to `done_ms` are decided.
+    `ran` of them took place, the last one planned for `last_ms`, -1 for none. `updates` has, by audience, when it was
+    updated, as far as a decision can ask for it. `is_idle` while another version is the one that users enter.
+    """
+
+    begin_ms: int = -1
+    first_ms: int = NEVER
+    awaited: list[str] = []
+    done_ms: int = -1
+    ran: int = 0
+    last_ms: int = -1
+    updates: dict[str, list[int]] = {}
+    is_idle: bool = False
+
+
+class Run(msgspec.Struct, array_like=True):
+    """A run over audiences that is not over: its planned time, its flows by name, and the last user who was looked at.
+
+    The users go in the order of their ids; nobody has been looked at as long as `cursor` is "".
+    """
+
+    at_ms: int
+    flows: list[str]
+    cursor: str = ""
 
 
 class Meta(msgspec.Struct, array_like=True):
@@ -22,7 +53,8 @@ class Meta(msgspec.Struct, array_like=True):
     parked, with the time of their resume. `held` are the records that wait for their turn, `sources` the keys of the
     source partitions by the numbers that these records name. `owner` is whose shard this is: a directory put together
     from parts is found out by it. `inside` is how many open journeys the users hold, counted as their rows are written
-    and so apart from the totals; -1 where nobody counted.
+    and so apart from the totals; -1 where nobody counted. `planned` is what is known of runs over audiences, by the
+    label of the flow version, `runs` those that are not over, in order of time.
 
     `totals` is empty but in a store of format 1, which kept there what has a row per version of a flow today.
     """
@@ -39,6 +71,8 @@ class Meta(msgspec.Struct, array_like=True):
     fired_ms: int = -1
     resumed: dict[str, int] = {}
     sources: list[str] = []
+    planned: dict[str, Planned] = {}
+    runs: list[Run] = []
 
 
 _decode_any = msgspec.msgpack.Decoder().decode

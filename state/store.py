@@ -80,6 +80,7 @@ class ShardStore:
         changed_users: how many may have changed before a part of the next commit is spilled.
         due_of: when a user has to be looked at next; by default at the earliest wake-up.
         owner: whose shard this has to be; any, if empty.
+        keeps_undo: whether it may be rolled back.
 
     Raises:
         StateRefused: the store is of a newer format, damaged, or somebody else's.
@@ -93,8 +94,10 @@ class ShardStore:
         changed_users: int = 100_000,
         due_of: Callable[[User], int] | None = None,
         owner: str = "",
+        keeps_undo: bool = True,
     ) -> None:
         self._backend = backend
+        self._keeps_undo = keeps_undo
         self._owner = owner
         self._due_of = due_of or earliest_wake
         self._cached_users = cached_users
@@ -412,7 +415,8 @@ class ShardStore:
             self._rows = {}
         if self.meta.inside >= 0:
             self.meta.inside += entered
-        put(undo_key(commit, self._spilled), dump_undo(before))
+        if self._keeps_undo:
+            put(undo_key(commit, self._spilled), dump_undo(before))
 
     def _settle(self) -> None:
         """After a write: nothing has changed, all timers are rows, and the cache goes back to its size."""

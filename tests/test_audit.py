@@ -26,6 +26,7 @@ from state.errors import StoreError
 from state.meta import Meta, read_meta
 from state.records import Input
 from state.rocks import RocksBackend
+from state.rows import member_key
 from state.shards import ShardKeys
 from state.store import ShardStore
 from state.user import NEVER, PARKED, User, dump_user, load_user
@@ -55,6 +56,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         json.dumps({"user_id": user, "event": name, "message_id": f"m{n}", "timestamp": instant("08:00")})
         for n, (user, name) in enumerate(events)
     ]
+    lines.append(json.dumps({"audience": "vip", "member": True, "user_id": "u1", "timestamp": instant("08:01")}))
     (folder / "events.jsonl").write_text("\n".join(lines) + "\n")
     RunningJob(
         [folder / "flows", "--source", f"file:{folder / 'events.jsonl'}", "--sink", f"file:{folder / 'out'}",
@@ -88,7 +90,8 @@ def test_a_sound_state_is_clean_and_everybody_is_accounted_for(state: Path) -> N
     assert ask.totals.balance() == {**nothing, "entered": 11, "inside": 11}
     assert brief.totals.balance() == {**nothing, "entered": 11, "ended": 11, "inside": 0}
     assert [one.inside_by_users for one in (wait, ask, brief)] == [10, 11, 0]
-    assert (audit.seen.users, audit.seen.timers, audit.seen.sent, audit.seen.shards) == (11, 11, 11, SHARDS)
+    seen = audit.seen
+    assert (seen.users, seen.timers, seen.memberships, seen.sent, seen.shards) == (11, 11, 1, 11, SHARDS)
 
 
 def test_who_looks_leaves_every_file_alone(state: Path) -> None:
@@ -132,6 +135,10 @@ def user(state: Path, user_id: str) -> User:
 
 def timer(due: int, user_id: str) -> bytes:
     return b"t" + due.to_bytes(8, "big") + user_id.encode()
+
+
+def member(user_id: str) -> bytes:
+    return member_key("vip", user_id.encode())
 
 
 def changed(change: Callable[[User], Any], *, moves_timer: bool = False) -> Damage:
@@ -210,13 +217,25 @@ DAMAGES: dict[str, tuple[Damage, set[str]]] = {
         {"wake-up-missing"},
     ),
     "a timer for nobody": (lambda state: rewrite(state, 1, (timer(NEVER - 1, "nobody"), b"")), {"timer-orphan"}),
+    "somebody is not found as a member": (
+        lambda state: rewrite(state, shard_of("u1"), (member("u1"), None)),
+        {"member-missing"},
+    ),
+    "somebody is found as a member who is none": (
+        lambda state: rewrite(state, shard_of("u2"), (member("u2"), b"")),
+        {"member-orphan"},
+    ),
+    "one member stands for another": (
+        lambda state: rewrite(state, shard_of("u1"), (member("u1"), None), (member("nobody"), b"")),
+        {"member-missing", "member-orphan"},
+    ),
     "a second timer": (
         lambda state: rewrite(state, shard_of("u1"), (timer(NEVER - 1, "u1"), b"")),
         {"timer-orphan"},
     ),
     "a user is gone": (
         lambda state: rewrite(state, shard_of("u1"), (b"uu1", None)),
-        {"timer-orphan", "conservation"},
+        {"timer-orphan", "member-orphan", "conservation"},
     ),
     "a user is garbage": (
         lambda state: rewrite(state, shard_of("u1"), (b"uu1", b"\xc1")),
@@ -466,7 +485,7 @@ def test_the_command_prints_a_table_per_flow_and_exits_with_0(state: Path) -> No
         ["wait", "v1", "11", "0", "1", "0", "10", "10"],
     ]
     assert done.stdout.splitlines()[4].startswith(
-        "clean: 11 users, 11 timers, 11 actions kept for receipts in 2 shards, as of epoch "
+        "clean: 11 users, 11 timers, 1 memberships, 11 actions kept for receipts in 2 shards, as of epoch "
     )
 
 
@@ -480,7 +499,7 @@ def test_the_command_says_what_it_found_and_what_next_and_exits_with_1(state: Pa
     )
     assert f"{shard} conservation: wait v1: entered " in done.stdout
     assert f"  conservation: {NEXT['conservation']}" in done.stdout
-    assert "\n4 findings: " in done.stdout
+    assert "\n5 findings: " in done.stdout
 
 
 def test_machines_get_one_object_per_line(state: Path) -> None:

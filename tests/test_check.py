@@ -172,7 +172,7 @@ def test_no_hint_offers_a_key_that_is_refused_next(text: str) -> None:
         mended = text.replace(found.path.rpartition(".")[2] + ":", (offered[1] or offered[2]) + ":")
         assert mended != text
         assert compile_texts([FlowText("f.yaml", mended)], Workspace()).problems == []
-    for name in ("limit", "audience", "cap_left", "postpone", "parallel"):
+    for name in ("limit", "cap_left", "postpone", "parallel"):
         assert f"'{name}'?" not in found.hint
 
 

@@ -17,6 +17,7 @@ import yaml
 from liquid import Environment
 
 from dataflow.cli import main
+from operators.language.workspace import Workspace
 from operators.templates.filters import filters_of
 from operators.templates.messages import FILE_TAGS
 from operators.templates.parse import parse_template
@@ -184,9 +185,17 @@ class Mistake(NamedTuple):
         elif self.text.startswith("vars:"):
             parts["steps"] += f"    {self.text}"
         else:
-            for part in re.split(r"^(?=\w)", self.text, flags=re.M)[1:]:
-                parts[re.findall(r"\w+", part)[0]] = part
+            parts.update(self._parts(of_flow=True))
         return "".join(parts.values())
+
+    @property
+    def workspace(self) -> str:
+        """What of it belongs into `nudge.yaml`."""
+        return "".join(self._parts(of_flow=False).values())
+
+    def _parts(self, *, of_flow: bool) -> dict[str, str]:
+        parts = {re.findall(r"\w+", part)[0]: part for part in re.split(r"^(?=\w)", self.text, flags=re.M)[1:]}
+        return {key: part for key, part in parts.items() if (key not in Workspace.model_fields) == of_flow}
 
 
 PLAIN: Final = {
@@ -218,6 +227,7 @@ def test_every_example_of_a_problem_has_it(
 ) -> None:
     file = tmp_path / "flow.yaml"
     file.write_text(mistake.flow)
+    (tmp_path / "nudge.yaml").write_text(mistake.workspace)
     main(["check", "--json", str(file)])
     assert mistake.code in [json.loads(line)["code"] for line in capsys.readouterr().out.splitlines()]
 

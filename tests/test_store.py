@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from state.backend import Backend, Changes, MemoryBackend, MemoryChanges
+from state.backend import Backend, Changes, MemoryBackend, MemoryChanges, OrderedBackend
 from state.errors import StoreError
 from state.rocks import RocksBackend
 from state.store import ShardStore
@@ -17,9 +17,13 @@ from state.undo import UNDO_KEPT, AsOf, rows_before
 from state.user import NEVER, PARKED, Branch, Journey, User
 
 
-@pytest.fixture(params=["memory", "rocks"])
+@pytest.fixture(params=["memory", "ordered", "rocks"])
 def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
-    made: Backend = MemoryBackend() if request.param == "memory" else RocksBackend(tmp_path / "db")
+    made: Backend
+    if request.param == "rocks":
+        made = RocksBackend(tmp_path / "db")
+    else:
+        made = OrderedBackend() if request.param == "ordered" else MemoryBackend()
     yield made
     made.close()
 

@@ -85,7 +85,7 @@ def record_of(value: dict[str, Any]) -> Record | Reject:
     """Return the record that an object in the native shape is, or why it is none. *value* is not copied."""
     get = value.get
     is_update = get("updated") is True and _is_update(value)
-    user_id = "" if is_update else get("user_id")
+    user_id: Any = "" if is_update else get("user_id")
     if is_update:
         pass  # Whoever stands in it: it is about an audience.
     elif user_id.__class__ is not str or not 0 < len(user_id) <= USER_ID_CHARACTERS_MAX:

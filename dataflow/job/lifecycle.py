@@ -36,6 +36,8 @@ from dataflow.read.discovery import PartitionPlan
 from dataflow.read.progress import has_progress, read_progress
 from dataflow.settings import SHARDS, Settings
 from operators.ids import of_label
+from operators.language.schedule import Now
+from operators.machine.planning import BY_THE_FIRST_RECORD
 from operators.machine.totals import Totals, add_totals, read_totals
 from operators.program.flows import left_out, refuse_reused_versions
 from operators.program.program import Program
@@ -111,6 +113,10 @@ class World(Protocol):
 
     def execute(self, plan: Plan) -> bool:
         """Run *plan* in its processes until all have ended by themselves; tell whether they left undone what is due."""
+        ...
+
+    def now_ms(self) -> int:
+        """Return the time of day in ms since 1970 UTC."""
         ...
 
     def new_job_id(self) -> str:
@@ -193,6 +199,7 @@ class Course:
         # Also after a clean stop, and cheap then: the state may come from a backup.
         starts = self._read_back_from(file, cut, sink, topics_of(job.loaded.deployment))
         self._begin_what_was_added(file, cut, partitions)
+        self._begin_runs(file, cut)
         partitions = _begun(file, partitions)
         if self._before is not None:
             world.accept(job)
@@ -370,10 +377,7 @@ class Course:
         added = [one for one in partitions if one.key not in file.partitions]
         if not added:
             return
-        # A shard in which nothing has changed does not write down its time.
-        time_ms, newest_ms = _time_of_sources(file, cut), -1
-        for store in self._stores(file, cut):
-            time_ms, newest_ms = max(time_ms, store.meta.time_ms), max(newest_ms, store.meta.newest_ms)
+        time_ms, newest_ms = self._reached(file, cut)
         at_ms = max(time_ms, newest_ms)
         file.begins.update({one.key: (one.start, at_ms) for one in added})
         from_start = {source.identity for source in self.job.sources if source.from_start}
@@ -386,6 +390,31 @@ class Course:
             offsets = self._world.offsets_at(of_new_topics, time_ms)
             file.begins.update({one.key: (at, at_ms) for one, at in zip(of_new_topics, offsets, strict=True)})
         self.log.info("partitions were added", partitions=[one.key for one in added], stream_time_ms=at_ms)
+
+    def _reached(self, file: StateFile, cut: Cut) -> tuple[int, int]:
+        """Return the greatest time of a shard as of *cut*, and of the newest record that any has taken."""
+        # A shard in which nothing has changed does not write down its time.
+        time_ms, newest_ms = _time_of_sources(file, cut), -1
+        for store in self._stores(file, cut):
+            time_ms, newest_ms = max(time_ms, store.meta.time_ms), max(newest_ms, store.meta.newest_ms)
+        return time_ms, newest_ms
+
+    def _begin_runs(self, file: StateFile, cut: Cut) -> None:
+        """Settle when the flow versions begin whose runs over audiences are planned and that were not in force before.
+
+        Live that is where the job goes on, and for `now` this moment. With sources that end, and where nothing has been
+        read yet, it is the first record, which only the processes will see.
+        """
+        job = self.job
+        scheduled = {program.label: program for program in job.loaded.deployment.scheduled}
+        begins = {label: at for label, at in file.flow_begins.items() if label in scheduled}
+        new = [program for label, program in scheduled.items() if label not in begins]
+        is_live = not job.stop_at_end and any(source.kind == "kafka" for source in job.sources)
+        reached_ms = self._reached(file, cut)[0] if new and is_live else BY_THE_FIRST_RECORD
+        for program in new:
+            is_now = is_live and program.runs is not None and isinstance(program.runs.schedule, Now)
+            begins[program.label] = self._world.now_ms() - 1 if is_now else reached_ms
+        file.flow_begins = begins
 
     def _note_sink(self, file: StateFile, sink: Sink) -> None:
         """Note where the sink's topics end before the first record of this state is written to them."""
@@ -531,6 +560,7 @@ class Course:
             log_format=job.log_format,
             accept_difference=job.accept_difference,
             keeps_sent=run.keeps_sent,
+            begins=file.flow_begins,
         )
 
 

@@ -91,7 +91,9 @@ class ShardPort:
             shard = self._shard = self.worker.open_shard(self._number, self._resumed[0] if self._resumed else 0)
         deliveries: list[Delivery] = []
         for one in values:
-            deliveries.append(Delivery(one.source, one.mark_ms, one.phase, unpacked(one.records)))
+            deliveries.append(
+                Delivery(one.source, one.mark_ms, one.phase, unpacked(one.records), one.first_ms, one.updates)
+            )
             if one.dead:
                 self.worker.emitter.emit_dead(one.dead)
         self.worker.take(self._number, shard, deliveries)

@@ -37,6 +37,7 @@ from dataflow.job.stopping import NOT_BEGUN_STATUS
 from dataflow.keep.recovery import Cut, forget_unfinished, last_cut, prepare_recovery
 from dataflow.keep.statedir import RESTORE, STATE_FILE, StateDir, read_state_file
 from dataflow.logs import Log
+from dataflow.read.clock import wall_clock_ms
 from dataflow.read.discovery import PartitionPlan, TopicWatch, offsets_at, partitions_of
 from operators.machine.totals import Totals, add_totals
 from state.backend import Backend
@@ -209,6 +210,9 @@ class JobRunner:
     def backend(self, shard: int) -> Backend | None:
         path = self._state.shard(shard)
         return RocksBackend(path) if path.exists() else None
+
+    def now_ms(self) -> int:
+        return wall_clock_ms()
 
     def new_job_id(self) -> str:
         return uuid4().hex

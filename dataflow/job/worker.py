@@ -135,6 +135,7 @@ class Worker:
             keys=[one.key for one in self.plan.partitions],
             news=self._counted,
             keeps_sent=self.plan.keeps_sent,
+            begins=self.plan.begins,
         )
         add_totals(self._opened_with, store.totals)
         self.shards[number] = shard
@@ -275,8 +276,10 @@ class Worker:
             time=StreamTime(stream_ms, noted),
             is_file=is_file,
             head_ms=head_time(Path(plan.topic), records) if is_file and stream_ms <= 0 else 0,
+            watched=self.deployment.watched,
         )
         intake.time.reach_at(position)
+        intake.first_ms = min((at for offset, at in noted if offset == position and at > stream_ms), default=-1)
         partition = Partition(
             number,
             self.outside.reader(plan, position, tuple(mark)),
@@ -289,6 +292,7 @@ class Worker:
             slack_ms=plan.slack_ms,
             monotonic_s=self.outside.monotonic_s,
             wait_for=self.shards_that_wait_for,
+            tells_first=bool(self.deployment.scheduled),
             noted_ms=max((stream_ms for _, stream_ms in noted), default=-1),
             mark_every_s=mark_every_s(len(self.plan.partitions) * self.plan.shards // self.plan.processes),
             name=plan.key,
@@ -300,11 +304,12 @@ class Worker:
     def holds_too_much(self, partition: Partition) -> bool:
         """Tell whether *partition* has to wait, since it is ahead of the others and shards hold many records already.
 
-        With several topics records wait in the shards for what belongs before them, so somebody who is far ahead would
-        fill the memory. Who is furthest behind never waits, and moves time; except in a replay, where partitions halt
-        at once where the dead run had come to, and what was held there is held again.
+        With several topics records wait in the shards for what belongs before them, as they do with one for a run over
+        audiences that cannot be decided yet. So somebody who is far ahead would fill the memory. Who is furthest behind
+        never waits, and moves time; except in a replay, where partitions halt at once where the dead run had come to,
+        and what was held there is held again.
         """
-        if self.plan.ordered or self._replays or self._held < self.held_max:
+        if self._replays or self._held < self.held_max:
             return False
         return partition.time.now_ms > min(shard.time_ms for shard in self.shards.values())
 

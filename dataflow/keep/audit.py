@@ -1,7 +1,8 @@
 """Walk a state and tell what does not hold: conservation per flow, a wake-up for everybody who waits, no orphans.
 
-One shard after the other and one user at a time, so that memory does not grow with the number of users. Timers are
-compared with what the users need by a sum of hashes; only where the sums differ are they looked up one by one.
+One shard after the other and one user at a time, so that memory does not grow with the number of users. Timers and the
+members of audiences are compared with what the users say by sums of hashes; only where the sums differ are they looked
+up one by one.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ from state.rows import (
     closed_rows,
     forgotten_key,
     has_timers,
+    member_key,
+    membership_rows,
     parked_key,
     sent_rows,
     timer_rows,
@@ -59,6 +62,8 @@ NEXT: Final[dict[str, str]] = {
     "held-overdue": f"the record is handled with the next one that moves time; {_REPORT}",
     "held-unreadable": _RESTORE,
     "journey-repeated": _REPORT,
+    "member-missing": f"runs over the audience pass the user by; their next membership record mends it; {_REPORT}",
+    "member-orphan": f"harmless: whether somebody is a member is read in the user's row; {_REPORT}",
     "recovery-unreadable": _RESTORE,
     "sent-orphan": f"what was sent is kept for ever; {_REPORT}",
     "sent-unreadable": _RESTORE,
@@ -96,6 +101,7 @@ class Seen:
 
     users: int = 0
     timers: int = 0
+    memberships: int = 0
     held: int = 0
     sent: int = 0
     shards: int = 0
@@ -225,7 +231,7 @@ class ShardAudit:
     def findings(self) -> Iterator[Finding]:
         """Yield what does not hold."""
         # Of random numbers the sums agree only if their terms do, for all that can ever happen.
-        needed = needed_sum = 0
+        needed = needed_sum = members = members_sum = 0
         parked: list[tuple[bytes, bytes]] = []
         invariants, seen, number, shards = self._users, self._seen, self._number, self._shards
         for user_id, row in user_rows(self._backend):
@@ -244,6 +250,9 @@ class ShardAudit:
             if due < NEVER:
                 needed += 1
                 needed_sum += hash((due, user_id))
+            for audience in user.audiences:
+                members += 1
+                members_sum += hash((audience.encode(), user_id))
             parked.extend((user_id, parked_key(label, user_id)) for label in parked_in(user))
             if len(parked) >= AT_ONCE:
                 yield from self._unparked(parked)
@@ -256,6 +265,14 @@ class ShardAudit:
         if (needed, needed_sum) != (found, found_sum):
             yield from self._missing_timers()
             yield from self._orphaned_timers()
+        found = found_sum = 0
+        for member in membership_rows(self._backend):
+            found += 1
+            found_sum += hash(member)
+        seen.memberships += found
+        if (members, members_sum) != (found, found_sum):
+            yield from self._missing_members()
+            yield from self._orphaned_members()
         yield from self._of_held()
         yield from self._of_sent()
         counted, held = self._meta.inside, sum(self.inside.values())
@@ -303,6 +320,30 @@ class ShardAudit:
                     instead = f"they need one for {format_ms(needed)}" if needed < NEVER else "they need none"
                     text = f"there is a timer for {format_ms(due)}, but {instead}"
                     yield self._finding("timer-orphan", user_id, text)
+
+    def _missing_members(self) -> Iterator[Finding]:
+        for some in _batches(user_rows(self._backend)):
+            needed = [
+                (audience, user_id)
+                for user_id, row in some
+                if isinstance(user := _read(row), User)
+                for audience in user.audiences
+            ]
+            there = are_there(self._backend, [member_key(audience, user_id) for audience, user_id in needed])
+            for (audience, user_id), is_there in zip(needed, there, strict=True):
+                if not is_there:
+                    text = f"no row says that the user is in the audience '{audience}'"
+                    yield self._finding("member-missing", user_id, text)
+
+    def _orphaned_members(self) -> Iterator[Finding]:
+        for some in _batches(membership_rows(self._backend)):
+            rows = users_of(self._backend, [user_id for _, user_id in some])
+            for (audience, user_id), row in zip(some, rows, strict=True):
+                user = None if row is None else _read(row)
+                name = audience.decode(errors="backslashreplace")
+                if user is None or (isinstance(user, User) and name not in user.audiences):
+                    text = f"a row says that the user is in the audience '{name}', but the user is not"
+                    yield self._finding("member-orphan", user_id, text)
 
     def _of_held(self) -> Iterator[Finding]:
         for fields in self._meta.held:

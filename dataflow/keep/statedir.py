@@ -71,7 +71,8 @@ class StateFile(msgspec.Struct):
     partition that came after the state was made, the offset and the stream time (ms) at which it begins.
     `workspace` is what `nudge.yaml` says of channels and messages, as JSON: no settings, no secrets. `shard_keys` says
     how the engine's keys of the shards are made, see `state/shards.py`. `decided_by` is what decided first since the
-    last clean stop, and so has to finish it; None: a run of format 1.
+    last clean stop, and so has to finish it; None: a run of format 1. `flow_begins` has, by the label of a flow
+    version in force whose runs over audiences are planned, when it begins (ms); -1: with the first record.
     """
 
     format: int
@@ -89,6 +90,7 @@ class StateFile(msgspec.Struct):
     begins: dict[str, tuple[int, int]] = {}
     shard_keys: Literal["numbers", "even"] = "numbers"
     decided_by: DecidedBy | None = None
+    flow_begins: dict[str, int] = {}
 
     @property
     def keys(self) -> ShardKeys:

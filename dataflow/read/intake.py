@@ -6,7 +6,7 @@ comes from the transport (a Kafka record's timestamp), else from `received_at`, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -16,10 +16,12 @@ from connectors.file_source import FilePartition
 from connectors.sources import Batch
 from dataflow.read.streamtime import StreamTime
 from operators.conditions.index import NO_HITS, MatchIndex
+from operators.language.schedule import Schedule
 from state.iso import TIME_MS_MAX
 from state.outgoing import RAW_KEPT_BYTES, DeadLetter
 from state.records import EVENT, MEMBERSHIP, RECEIPT, UPDATED, Input, Inputs, Record, Reject, pack
 from state.shards import shard_of
+from state.user import NEVER
 
 # Stamps in ns and the like. Taken for a time, a single one would let all waits end at once.
 _NO_TIME: Final = Reject("bad_time", "the transport's stamp of the record lies beyond the year 9999")
@@ -86,7 +88,7 @@ class Intake:
         time: the partition's stream time, which the records move on.
         is_file: default message ids are `<name>-<line>` instead of `<topic>-<partition>-<offset>`.
         head_ms: the stream time of records without any, before the first that has one.
-        watched: the audiences of which somebody wants to know when they were updated.
+        watched: the audiences of which somebody wants to know when they were updated, and the schedules of those runs.
     """
 
     def __init__(
@@ -101,7 +103,7 @@ class Intake:
         time: StreamTime | None = None,
         is_file: bool = False,
         head_ms: int = 0,
-        watched: Collection[str] = (),
+        watched: Mapping[str, Sequence[Schedule]] | None = None,
     ) -> None:
         self._matchers = index.matchers
         self._decode = records.decode
@@ -114,15 +116,19 @@ class Intake:
         self._scanner = records.scanner(prefix=self._prefix, source=source, shards=shards, head_ms=head_ms)
         self.time = time or StreamTime()
         self.counts = Counts()
-        self._watched = watched
-        self.updated: dict[str, int] = {}
-        """When each watched audience was last updated, by the stream time of its newest membership or completion."""
+        self.first_ms = -1
+        """When the first record since the start came, -1 as long as there was none."""
+        self._watched = watched or {}
+        self._updates: list[tuple[str, int]] = []
+        self._next_update: dict[str, int] = {}  # From when on another update of an audience would be news.
 
     def take(self, batch: Batch) -> tuple[dict[int, Inputs], list[DeadLetter]]:
         """Return what each shard gets of *batch*, and what could not be read."""
         dead: list[DeadLetter] = []
         by_shard: dict[int, Inputs] = {}
         self.counts.records += len(batch.values)
+        if self.first_ms < 0:
+            self.first_ms = self._first_of(batch)
         time = self.time
         if self._scanner is not None and not time.is_replayed:
 
@@ -190,12 +196,33 @@ class Intake:
             record.fields,
         )
 
+    def _first_of(self, batch: Batch) -> int:
+        """Return the stream time of the first record in *batch* that can be read, -1 if none can."""
+        for position, raw in enumerate(batch.values):
+            self.time.reach_at(batch.offsets[position])
+            record = self._decode(raw)
+            if isinstance(record, Record):
+                arrived_ms = None if batch.arrived_ms is None else batch.arrived_ms[position]
+                return max(self.time.now_ms, self._own_time(record) if arrived_ms is None else arrived_ms)
+        return -1
+
     def _note_update(self, record: Record, now: int) -> None:
-        if self._watched:
-            assert record.fields is not None, "it names an audience"
-            audience = record.fields["audience"]
-            if audience in self._watched:
-                self.updated[audience] = now
+        """Take note that an audience was updated; once between two planned times, since nobody asks for more."""
+        if not self._watched:
+            return
+        assert record.fields is not None, "it names an audience"
+        audience = record.fields["audience"]
+        if audience in self._watched and now >= self._next_update.get(audience, 0):
+            self._updates.append((audience, now))
+            planned = [schedule.first_from(now + 1, 0) for schedule in self._watched[audience]]
+            self._next_update[audience] = min((at for at in planned if at is not None), default=NEVER)
+
+    def take_updates(self) -> Sequence[tuple[str, int]]:
+        """Return which watched audiences were updated since the last call, and when."""
+        if not self._updates:
+            return ()
+        found, self._updates = self._updates, []
+        return found
 
     def _own_time(self, record: Record) -> int:
         """Return when *record* says that it came; without a word, with the one before it."""

@@ -33,7 +33,8 @@ RECORDS_TO_JUDGE: Final = 20  # So many say what a source that goes on looks lik
 class Parcel(NamedTuple):
     """What one source partition says to one shard: its watermark (ms) and phase, and the shard's records.
 
-    Dead letters of the partition go through one shard, too.
+    Dead letters of the partition go through one shard, too. `first_ms` and `updates` are for runs over audiences, see
+    `Delivery`: whatever is in them goes to all shards at once.
     """
 
     shard: int
@@ -42,6 +43,8 @@ class Parcel(NamedTuple):
     phase: int
     records: Inputs
     dead: list[DeadLetter]
+    first_ms: int = -1
+    updates: Sequence[tuple[str, int]] = ()
 
 
 def mark_every_s(parcels: int) -> float:
@@ -62,6 +65,7 @@ class Partition:
         mark_every_s: how often shards hear of the time at the most.
         wait_for: the shards that may have something to do when time has come to a mark (ms); without it, all.
         noted_ms: the time that an earlier attempt had come to, -1 without one.
+        tells_first: shards are to hear when the first record came, or how late it was without one.
         warn: told when stamps and clock disagree by more than the slack.
     """
 
@@ -81,6 +85,7 @@ class Partition:
         mark_every_s: float = MARK_EVERY_S,
         wait_for: Callable[[int], list[int]] | None = None,
         noted_ms: int = -1,
+        tells_first: bool = False,
         name: str = "",
         warn: Callable[[str], object] = lambda _: None,
     ) -> None:
@@ -106,6 +111,7 @@ class Partition:
         self._monotonic_s = monotonic_s
         self._noted_ms = noted_ms
         self._noted = (-1, -1)
+        self._is_to_tell_first = tells_first
         self._mark_every_s = mark_every_s
         self._wait_for = wait_for or (lambda _: list(range(shards)))
         self._told_at = -mark_every_s
@@ -181,6 +187,8 @@ class Partition:
         reached = self._reader.reached_end()
         if reached is not None and reached.at_ms - self._slack_ms > self.time.now_ms:
             self._by_clock_ms = self.time.reach(reached.at_ms - self._slack_ms)
+            if self.intake.first_ms < 0:
+                self.intake.first_ms = self._by_clock_ms  # Noted with what goes out now, and so the same in a replay.
 
     def _compare_with_the_clock(self, stamps_ms: list[int]) -> None:
         """Measure how far stamps and clock disagree: both decide when waits end."""
@@ -221,7 +229,10 @@ class Partition:
         """Return what goes to the shards: what has come for them, and the time to all, or to those that wait for it."""
         mark = self.time.now_ms
         phase = OPEN if not self.is_finished else CLOSED if self._closes else HALTED
-        told = self._whom_to_tell(mark, all_every_s)
+        first_ms, updates = -1, self.intake.take_updates()
+        if self._is_to_tell_first and self.intake.first_ms >= 0:
+            first_ms, self._is_to_tell_first = self.intake.first_ms, False
+        told = self._whom_to_tell(mark, all_every_s, all_now=first_ms >= 0 or bool(updates))
         if not (told or by_shard or dead):
             return []
         if (self.position, mark) != self._noted:
@@ -231,18 +242,27 @@ class Partition:
             dead_to = dead_shard(self._number, self._shards)
             by_shard.setdefault(dead_to, [])
         return [
-            Parcel(shard, self._number, mark, phase, by_shard.get(shard, []), dead if shard == dead_to else [])
+            Parcel(
+                shard,
+                self._number,
+                mark,
+                phase,
+                by_shard.get(shard, []),
+                dead if shard == dead_to else [],
+                first_ms,
+                updates,
+            )
             for shard in ({**by_shard, **dict.fromkeys(told)} if told else by_shard)
         ]
 
-    def _whom_to_tell(self, mark_ms: int, all_every_s: float) -> Sequence[int]:
-        """Return the shards that are to hear of the time: now and then all, else those that wait for it.
+    def _whom_to_tell(self, mark_ms: int, all_every_s: float, *, all_now: bool) -> Sequence[int]:
+        """Return the shards that are to hear of the time: now and then, or *all_now*, all, else those that wait for it.
 
         A shard that waits for nothing makes the same of a time whether it hears of it now or with its next record. But
         what it commits should not lie far behind.
         """
         now_s = self._monotonic_s()
-        if self.is_finished or (mark_ms > self._told_all_ms and now_s - self._told_all_at >= all_every_s):
+        if self.is_finished or all_now or (mark_ms > self._told_all_ms and now_s - self._told_all_at >= all_every_s):
             self._told_at = self._told_all_at = now_s
             self._told_ms = self._told_all_ms = mark_ms
             return range(self._shards)

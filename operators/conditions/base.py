@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 from zoneinfo import ZoneInfo
@@ -16,6 +17,11 @@ class Context(Protocol):
     """What a condition may ask while it is judged. Conditions on events ask for values and templates only."""
 
     now: int
+
+    @property
+    def audiences(self) -> Mapping[str, Any]:
+        """The audiences that the user is in."""
+        ...
 
     def value(self, root: str, path: tuple[str, ...]) -> Json:
         """Return the value at *path* of `properties`, `profile` or `entry`, None when there is none."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from operators.conditions.audience import InAudience
 from operators.conditions.base import Condition, identity
 from operators.conditions.did import Did
 from operators.conditions.tests import EXISTS, TESTS, Range
@@ -38,6 +39,8 @@ def _follows(wanted: Condition, given: Condition) -> bool:
         return any(implies(given, one) for one in wanted.items)
     if isinstance(wanted, Did) and isinstance(given, Did):
         return _counts_follow(wanted, given)
+    if isinstance(wanted, InAudience) and isinstance(given, InAudience):
+        return set(given.names) <= set(wanted.names)
     if isinstance(wanted, Test) and isinstance(given, Test):
         return _test_follows(wanted, given)
     return identity(wanted) == identity(given)

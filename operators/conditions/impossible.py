@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from operators.conditions.base import Condition
+from operators.conditions.base import Condition, identity
 from operators.conditions.tests import TESTS, Range
-from operators.conditions.tree import Test, conjuncts
+from operators.conditions.tree import Not, Test, conjuncts
 from operators.conditions.values import Json
 from operators.language.problems import Path, Problems
 from operators.language.values import shown
@@ -15,9 +15,11 @@ TRIES_MAX: Final = 100_000  # Impossible conditions beyond this size are not fou
 
 
 def find_impossible(parts: list[Condition], path: Path, problems: Problems) -> None:
-    """Note values that would have to satisfy tests which exclude each other."""
+    """Note values that would have to satisfy tests which exclude each other, and what is to hold and not to hold."""
+    conditions = [one for whole in parts for one in conjuncts(whole)]
+    _find_contradiction(conditions, path, problems)
     by_field: dict[tuple[str, ...], list[Test]] = {}
-    for part in (one for whole in parts for one in conjuncts(whole)):
+    for part in conditions:
         if isinstance(part, Test) and not part.templated:
             by_field.setdefault((part.root, *part.path), []).append(part)
     for field, tests in by_field.items():
@@ -27,6 +29,14 @@ def find_impossible(parts: list[Condition], path: Path, problems: Problems) -> N
             problems.add(
                 path, "impossible-condition", f"no value of '{name}' satisfies {said}", "see 'any' for either-or"
             )
+
+
+def _find_contradiction(conditions: list[Condition], path: Path, problems: Problems) -> None:
+    """Note that the same is to hold and not to hold."""
+    negated = {identity(one.item) for one in conditions if isinstance(one, Not)}
+    if negated and any(identity(one) in negated for one in conditions):
+        message = "one of these conditions is to hold, and the same under 'not'"
+        problems.add(path, "impossible-condition", message, "see 'any' for either-or")
 
 
 def _excluded(tests: list[Test]) -> bool:

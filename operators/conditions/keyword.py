@@ -20,6 +20,8 @@ class Site(NamedTuple):
     """Called with every `did` found, so that its events are counted."""
     at_entry: bool
     """Before a journey exists: a `did` needs a window there."""
+    ask: Callable[[str, Path], None]
+    """Called with every audience found and where it stands, so that it is known."""
     resolve: Resolve
     """Says which moment is meant where one is written."""
 

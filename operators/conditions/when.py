@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from operators.conditions.audience import AUDIENCE
 from operators.conditions.base import Clause, Condition
 from operators.conditions.did import DID, DID_NOT
 from operators.conditions.keyword import Keyword, Site
@@ -30,7 +31,7 @@ KEYWORDS: Final[dict[str, Keyword]] = {
     "did_not": DID_NOT,
     "local_time": LOCAL_TIME,
     "cap_left": _NOT_YET,
-    "audience": _NOT_YET,
+    "audience": AUDIENCE,
 }
 """The keys of `when` that are no fields of the user."""
 
@@ -51,16 +52,24 @@ def _user_field(key: str) -> tuple[str, tuple[str, ...]]:
 
 
 def parse_when(
-    raw: object, path: Path, problems: Problems, *, note: Callable[[Clause], None], at_entry: bool, resolve: Resolve
+    raw: object,
+    path: Path,
+    problems: Problems,
+    *,
+    note: Callable[[Clause], None],
+    ask: Callable[[str, Path], None],
+    at_entry: bool,
+    resolve: Resolve,
 ) -> Condition | None:
     """Return the condition on the user that is written in *raw*, or None after noting why not.
 
     Args:
         note: called with every `did` found, so that its events are counted.
+        ask: called with every audience found and where it stands, so that it is known.
         at_entry: before a journey exists: a `did` needs a window there.
         resolve: says which moment is meant where one is written.
     """
-    site = Site(note, at_entry, resolve)
+    site = Site(note, at_entry, ask, resolve)
 
     def bound(keyword: Keyword) -> LeafParser:
         return lambda value, place, problems: keyword.parse(value, place, problems, site)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Final
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic_core import PydanticCustomError
 
 from operators.language.flowfile import read_document
 from operators.language.model import Model, NotYet, checked
-from operators.language.problems import Problem
-from operators.language.values import Name
+from operators.language.problems import BadValue, Problem
+from operators.language.values import Name, parse_name, shown
+from state.outgoing import NAME_PATTERN
 
 FILE: Final = "nudge.yaml"
 JOURNAL: Final = "journal"
@@ -18,6 +20,43 @@ DEAD_LETTERS: Final = "dead-letters"
 OWN_TOPICS: Final = frozenset((JOURNAL, DEAD_LETTERS))
 """The topics that the job itself has, beside those of channels."""
 _SETTINGS: Final = ("run", "kafka")  # They say how the job runs, not what it decides, and may hold secrets.
+
+
+def _audiences(value: Any) -> tuple[str, ...] | None:
+    """Return the names in a list of names, or of a mapping from names to what they are."""
+    if value is None:
+        return None
+    if not isinstance(value, list | dict):
+        hint = "write audiences: [vip, staff], or audiences: {vip: who bought for 1000 a year}"
+        raise PydanticCustomError(
+            "wrong-type", "{text}", {"text": f"a list is needed here, not {shown(value)}", "hint": hint}
+        )
+    for name, description in value.items() if isinstance(value, dict) else ():
+        if not isinstance(description, str | None):
+            text = f"a text is needed here, not {shown(description)}"
+            raise PydanticCustomError("wrong-type", "{text}", {"text": text, "hint": "", "path": (name,)})
+    for place, name in enumerate(value):
+        try:
+            parse_name(name)
+        except BadValue as bad:
+            at = place if isinstance(value, list) else name
+            raise PydanticCustomError(
+                "bad-name", "{text}", {"text": bad.message, "hint": bad.hint, "path": (at,)}
+            ) from None
+    return tuple(value)
+
+
+_NAME_SCHEMA: Final = {"type": "string", "pattern": NAME_PATTERN}
+_AUDIENCES_SCHEMA: Final = {
+    "anyOf": [
+        {"type": "array", "items": _NAME_SCHEMA},
+        {
+            "type": "object",
+            "patternProperties": {NAME_PATTERN: {"type": ["string", "null"]}},
+            "additionalProperties": False,
+        },
+    ]
+}
 
 
 class ChannelModel(Model):
@@ -49,7 +88,15 @@ class Workspace(Model):
     suppress: Annotated[NotYet, Field(description="Users who are never sent anything.")] = None
     consent: Annotated[NotYet, Field(description="Attributes of the profile that must be true.")] = None
     templates: Annotated[NotYet, Field(description="The templates that flows may name.")] = None
-    audiences: Annotated[NotYet, Field(description="The audiences that flows may name.")] = None
+    audiences: Annotated[
+        tuple[str, ...] | None,
+        BeforeValidator(_audiences),
+        WithJsonSchema(_AUDIENCES_SCHEMA),
+        Field(
+            description="The audiences that flows may name, beside those that they add users to: a list, or each "
+            "with what it is. Without this key any may be named."
+        ),
+    ] = None
     run: Annotated[
         dict[str, Any],
         Field(description="Settings of nudge run, such as processes: 2. Flags and the environment come first."),

@@ -18,6 +18,7 @@ from operators.conditions.wanted import Wanted
 from operators.ids import action_id
 from operators.language.localtime import zone_of
 from operators.limits import write_profile
+from operators.machine.membership import join
 from operators.machine.outbox import Outbox
 from operators.machine.totals import SENT, SUPPRESSED, key_of
 from operators.program.program import Program
@@ -63,9 +64,9 @@ class Moment:
 
     @property
     def heard_cause(self) -> Cause:
-        """The event that is being handled, as a cause."""
+        """The event that is being handled, as a cause; a run over audiences has no name."""
         assert self.record is not None, "nothing is heard at a wake-up"
-        return Cause(self.record.message_id, self.record.name)
+        return Cause(self.record.message_id, self.record.name or None)
 
     @property
     def journey_id(self) -> str | None:
@@ -106,6 +107,10 @@ class Moment:
             return MISSING
 
     # ---- what conditions ask -----------------------------------------------------------------------------------
+
+    @property
+    def audiences(self) -> dict[str, dict[str, Any]]:
+        return self.user.audiences
 
     def value(self, root: str, path: tuple[str, ...]) -> Any:
         if root == "properties":
@@ -264,6 +269,12 @@ class AtStep(InJourney):
         is_written = write_profile(self.user.profile, changes)
         self.out.too_large += not is_written
         return is_written
+
+    def join(self, audience: str) -> bool:
+        """Let the user be in *audience*, where a row that is there stays; tell whether the user is in it now."""
+        is_in = join(self.user, audience)
+        self.out.memberships_cut += not is_in
+        return is_in
 
     def journal(
         self, kind: JournalKind, *, reason: str | None = None, detail: dict[str, Any] | None = None,

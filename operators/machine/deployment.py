@@ -10,6 +10,7 @@ from operators.conditions.base import Condition
 from operators.conditions.index import Hits, MatchIndex
 from operators.conditions.wanted import Wanted
 from operators.ids import label_of
+from operators.language.schedule import Schedule
 from operators.language.values import DAY
 from operators.machine.memory import Memory
 from operators.program.program import Program
@@ -52,6 +53,14 @@ class Deployment:
         self.programs = {(program.name, program.version): program for program in running}
         self.entering = sorted(_entering(running), key=lambda program: (-program.priority, program.name))
         self.entering_by_name = {program.name: program for program in self.entering}
+        self.scheduled = [program for program in self.entering if program.runs is not None]
+        """Those in which users enter by runs over audiences."""
+        self.watched: dict[str, list[Schedule]] = {}
+        """The audiences of which a run asks whether they were updated, and the schedules of these runs."""
+        for program in self.scheduled:
+            if program.runs is not None and program.runs.skips_unchanged:
+                for audience in program.runs.audiences:
+                    self.watched.setdefault(audience, []).append(program.runs.schedule)
         self.topics = {channel.name: channel.topic for program in running for channel in program.channels}
         """The topic of every channel that a flow in force sends to."""
         self.asks_for_receipts = any(_asks_for_receipts(program, self.topics) for program in running)

@@ -38,7 +38,7 @@ def begin(moment: Moment, key: Key) -> None:
         entered_ms=moment.now,
         entry=moment.heard,
         event=None,
-        cause=(record.message_id, record.name),
+        cause=(record.message_id, record.name or None),
         branches=[Branch(0, "", NEVER, moment.now)],
         visits={},
         tallies={},

@@ -8,7 +8,7 @@ from typing import Final, Literal, NamedTuple, Protocol, get_args
 from operators.machine.totals import Totals
 from state.outgoing import Action, JournalRecord
 
-Place = Literal["step", "tally", "exit", "entry", "trigger", "window", "record", "wake-up"]
+Place = Literal["step", "tally", "exit", "entry", "trigger", "window", "record", "wake-up", "run"]
 """What was being done when a mistake of ours showed."""
 PLACES: Final[tuple[Place, ...]] = get_args(Place)
 

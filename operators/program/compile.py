@@ -18,6 +18,7 @@ from operators.language.localtime import zone_of
 from operators.language.model import checked, keys_of, sound_part
 from operators.language.problems import BadValue, Path, Problems
 from operators.language.workspace import Workspace
+from operators.program.audiences import KnownAudiences
 from operators.program.doubts import Doubts
 from operators.program.paths import check_paths
 from operators.program.program import EntryRules, Exit, Program, Tally
@@ -25,14 +26,18 @@ from operators.steps import KINDS, NOT_YET
 from operators.steps.base import Node
 from operators.steps.build import Build
 from operators.triggers import build_trigger
+from operators.triggers.audience import Runs
 
 _NOT_CONTENT: Final = ("flow", "version", "state", "title", "description", "owner", "labels")
 
 
-def compile_flow(problems: Problems, workspace: Workspace, doubts: Doubts | None = None) -> Program | None:
+def compile_flow(
+    problems: Problems, workspace: Workspace, audiences: KnownAudiences, doubts: Doubts | None = None
+) -> Program | None:
     """Return the program of the flow file behind *problems*, or None after noting every problem.
 
     Args:
+        audiences: told which ones the flow asks for and adds to.
         doubts: also notes what is allowed and most likely a mistake.
     """
     raw = problems.document.data
@@ -44,7 +49,7 @@ def compile_flow(problems: Problems, workspace: Workspace, doubts: Doubts | None
     zone = zone_of(flow.timezone) or ZoneInfo("UTC")
     build = Build(workspace, problems, KINDS, NOT_YET, zone)
     first = build.flow_steps(flow.steps)
-    alternatives = build_trigger(flow, build)
+    triggers = build_trigger(flow, build)
     rules = _entry_rules(flow.entry, build)
     exits = [Exit(build.wanted(rule, "exit", index), rule.goal, rule.label) for index, rule in _exit_rules(flow, raw)]
     active_from, active_until = (
@@ -55,6 +60,7 @@ def compile_flow(problems: Problems, workspace: Workspace, doubts: Doubts | None
         problems.add(("active",), "impossible-condition", "'from' is not before 'until'", "nobody could ever enter")
     if not build.has_too_many and not problems.is_full:
         check_paths(first, build.nodes, problems, is_lost=build.is_lost)
+    audiences.note(problems, build.asked, build.added)
     if doubts is not None:
         doubts.look_at(problems, build.nodes.values(), active_from=active_from, active_until=active_until)
     if problems.has_errors:
@@ -72,7 +78,8 @@ def compile_flow(problems: Problems, workspace: Workspace, doubts: Doubts | None
         key_path=_key_path(flow.entry),
         entry_rules=rules,
         channels=tuple(build.channels.values()),
-        alternatives=tuple(alternatives),
+        alternatives=() if isinstance(triggers, Runs) else tuple(triggers),
+        runs=triggers if isinstance(triggers, Runs) else None,
         exits=tuple(exits),
         first=first,
         nodes=build.nodes,

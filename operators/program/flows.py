@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from operators.language.flowfile import read_document
 from operators.language.problems import FlowError, Problem, Problems
 from operators.language.workspace import Workspace
+from operators.program.audiences import KnownAudiences
 from operators.program.compile import compile_flow
 from operators.program.doubts import Doubts
 from operators.program.program import Program
@@ -51,8 +52,10 @@ def compile_texts(texts: Iterable[FlowText], workspace: Workspace, doubts: Doubt
         doubts: also notes what is allowed and most likely a mistake.
     """
     result = Checked()
+    audiences = KnownAudiences(workspace.audiences)
     with _nothing_collected():
-        looked_at = [_compile_text(text, workspace, doubts, result) for text in texts]
+        looked_at = [_compile_text(text, workspace, audiences, doubts, result) for text in texts]
+        audiences.check()
         if doubts is not None:
             doubts.compare()
     for problems in looked_at:
@@ -60,14 +63,16 @@ def compile_texts(texts: Iterable[FlowText], workspace: Workspace, doubts: Doubt
     return result
 
 
-def _compile_text(text: FlowText, workspace: Workspace, doubts: Doubts | None, result: Checked) -> Problems:
+def _compile_text(
+    text: FlowText, workspace: Workspace, audiences: KnownAudiences, doubts: Doubts | None, result: Checked
+) -> Problems:
     """Add the program of *text* to *result*, and return its problems."""
     document, problems = read_document(text.file, text.text.encode(errors="surrogateescape"))
     if isinstance(document.data, dict):
         name, version = document.data.get("flow"), document.data.get("version", 1)
         if isinstance(name, str) and isinstance(version, int):
             result.titles[text.file] = f"{name} v{version}"
-    program = compile_flow(problems, workspace, doubts) if document.data is not None else None
+    program = compile_flow(problems, workspace, audiences, doubts) if document.data is not None else None
     if program is not None:
         same = result.texts.get(program.label)
         if same is not None:

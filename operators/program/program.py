@@ -10,6 +10,7 @@ from operators.conditions.wanted import Wanted
 from operators.language.channels import Channel
 from operators.language.flow import ReentryAfter, ReentryAtMost
 from operators.steps.base import Node
+from operators.triggers.audience import Runs
 from operators.triggers.event import Alternative
 
 
@@ -45,11 +46,12 @@ class Program:
     """One version of one flow.
 
     `label` is what counts and reports call it: `<flow> 0x1F <version>`. `key_path` is where a trigger event has the
-    entry key, None for a flow without one. `channels` are those that it sends to. `tallies` are what each journey
-    counts; `tally_names` says which of them answers a clause. `windows` are the clauses that the user's rolling windows
-    answer. `wants` has every event that the flow wants, `hears` the names of those that an open journey may want.
-    `sends` are the ids of the steps that send, `asked` are those of them that others ask for results of, with the
-    statuses that these want to know.
+    entry key, None for a flow without one. `alternatives` are the events that start journeys, `runs` what does
+    over audiences, None for a flow that is started by events. `channels` are those that it sends to. `tallies` are what
+    each journey counts; `tally_names` says which of them answers a clause. `windows` are the clauses that the user's
+    rolling windows answer. `wants` has every event that the flow wants, `hears` the names of those that an open journey
+    may want. `sends` are the ids of the steps that send, `asked` are those of them that others ask for results of, with
+    the statuses that these want to know.
     `content` identifies what the flow does: title, owner and state aside. `content_in_utc` does, too, but takes moments
     without an offset for UTC, as they were read once; it is another one only where that makes a difference.
     """
@@ -66,6 +68,7 @@ class Program:
     entry_rules: EntryRules
     channels: tuple[Channel, ...]
     alternatives: tuple[Alternative, ...]
+    runs: Runs | None
     exits: tuple[Exit, ...]
     first: Node | None
     nodes: dict[str, Node]

@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 from pydantic import Field
 
 from operators.conditions.arguments import parse_value_template
+from operators.conditions.audience import parse_audiences
 from operators.conditions.base import Clause, Condition, Where
 from operators.conditions.parse import parse_condition
 from operators.conditions.wanted import Wanted, wanted
@@ -109,8 +110,10 @@ class Build:
 
     Places are given relative to the step that is being built. `nodes` are the steps by id. `wants` has every event that
     somebody wants, `clauses` every `did` with the event that it counts, `channels` those that are sent to, by name,
+    `asked` the audiences that somebody asks for, with their paths, `added` those that the flow adds users to,
     `local_moments` the ms of the moments that would be others in UTC, by their paths, `orders` the keys of mappings in
-    which their order says something. `is_lost` says that somewhere a journey goes on at a step that is not known.
+    which their order says something. `zone` is that of the flow. `is_lost` says that somewhere a journey goes on at a
+    step that is not known.
 
     Args:
         kinds: the models of the kinds of steps that there are.
@@ -131,13 +134,15 @@ class Build:
         self.wants: list[Wanted] = []
         self.clauses: list[tuple[Clause, Wanted]] = []
         self.channels: dict[str, Channel] = {}
+        self.asked: list[tuple[str, Path]] = []
+        self.added: set[str] = set()
         self.local_moments: dict[Path, int] = {}
         self.orders: dict[Path, list[str]] = {}
         self.is_lost = False
         self._workspace = workspace
         self._kinds = kinds
         self._not_yet = not_yet
-        self._zone = zone
+        self.zone = zone
         self._references: list[Reference] = []
         self._at_the_end: list[Callable[[], None]] = []
         self._lists: dict[Path, Node | None] = {}
@@ -162,7 +167,26 @@ class Build:
     def when(self, raw: object, *place: str | int, at_entry: bool = False) -> Condition | None:
         """Return a condition on the user."""
         path = (*self._path, *place)
-        return parse_when(raw, path, self.problems, note=self._note_clause, at_entry=at_entry, resolve=self._resolve)
+        return parse_when(
+            raw,
+            path,
+            self.problems,
+            note=self._note_clause,
+            ask=self._ask_audience,
+            at_entry=at_entry,
+            resolve=self._resolve,
+        )
+
+    def audiences(self, raw: object, *place: str | int) -> list[str]:
+        """Return the names of audiences, one or several, noted as ones that have to be known."""
+        return parse_audiences(raw, (*self._path, *place), self.problems, self._ask_audience)
+
+    def added_audiences(self, raw: object, *place: str | int) -> list[str]:
+        """Return the names of audiences that this flow adds users to, and which are known by that."""
+        return parse_audiences(raw, (*self._path, *place), self.problems, lambda name, _: self.added.add(name))
+
+    def _ask_audience(self, name: str, path: Path) -> None:
+        self.asked.append((name, path))
 
     def wanted(self, written: EventModel, *place: str | int, templates: bool = True) -> Wanted:
         """Return the event that *written* says, noted as one that this flow wants."""
@@ -442,7 +466,7 @@ class Build:
         return raw
 
     def _resolve(self, written: Moment, path: Path) -> int:
-        moment_ms = written.ms_in(self._zone)
+        moment_ms = written.ms_in(self.zone)
         if moment_ms != written.ms_in_utc():
             self.local_moments[path] = moment_ms
         return moment_ms

@@ -8,31 +8,30 @@ from typing import Any, Final
 from operators.language.flow import Flow
 from operators.language.values import shown
 from operators.steps.build import Build
-from operators.triggers import event
+from operators.triggers import audience, event
+from operators.triggers.audience import Runs, TriggerAudience
 from operators.triggers.event import Alternative, Trigger, TriggerAny
 
-Builder = Callable[[dict[str, Any], Flow, Build], list[Alternative]]
+Triggers = list[Alternative] | Runs
+"""What starts journeys: one of several events, or runs over audiences."""
 
+Builder = Callable[[dict[str, Any], Flow, Build], Triggers | None]
 
-def _not_yet(raw: dict[str, Any], flow: Flow, build: Build) -> list[Alternative]:
-    message = "a trigger on audiences is part of the language, but this version cannot run it yet"
-    build.problems.add(("trigger", "audience"), "not-yet-supported", message, at_key=True)
-    return []
-
-
-KINDS: Final[dict[str, Builder]] = {"audience": _not_yet, "event": event.build}
+KINDS: Final[dict[str, Builder]] = {"audience": audience.build, "event": event.build}
 """By the key that tells the kind."""
 
-MODELS: Final = (Trigger, TriggerAny)
+MODELS: Final = (Trigger, TriggerAny, TriggerAudience)
 """What may be written behind `trigger`."""
 
 
-def build_trigger(flow: Flow, build: Build) -> list[Alternative]:
+def build_trigger(flow: Flow, build: Build) -> Triggers:
     """Return what can start a journey of *flow*, after noting every problem."""
     raw = flow.trigger
     if raw is None:
         if not build.problems.has_errors:  # Else it is missing, or wrong in a way that has been told.
-            build.problems.add(("trigger",), "wrong-type", "a trigger names an event", "write {event: add_to_cart}")
+            build.problems.add(
+                ("trigger",), "wrong-type", "a trigger names an event or an audience", "write {event: add_to_cart}"
+            )
         return []
     if isinstance(raw, list | str):
         hint = (
@@ -43,4 +42,4 @@ def build_trigger(flow: Flow, build: Build) -> list[Alternative]:
         build.problems.add(("trigger",), "wrong-type", f"a trigger is a mapping, not {shown(raw)}", hint)
         return []
     kind = next((kind for kind in KINDS if kind in raw), "event") if isinstance(raw, dict) else "event"
-    return KINDS[kind](raw, flow, build)
+    return KINDS[kind](raw, flow, build) or []

@@ -9,7 +9,7 @@ from tests.oracle.engine import Result
 Json = dict[str, Any]
 
 # What the specification leaves open is compared only where both sides say it: whether a journal record names
-# its cause, and whether one about a whole journey names a step.
+# its cause, and whether one about a whole journey names a step (of an experiment, `converted` does: S16).
 OPEN_FIELDS = {"cause"}
 STEP_IS_OPEN = {"entered", "refused", "exited", "failed", "converted"}
 CONTEXT_RECORDS = 8
@@ -42,11 +42,15 @@ def comparable(record: Json, other: Json) -> str:
     """What of *record* counts, as text, so that `1`, `1.0` and `true` are three things."""
     kept = {name: value for name, value in record.items() if name != "detail"}
     for name in OPEN_FIELDS | ({"step"} if record.get("kind") in STEP_IS_OPEN else set()):
-        if "kind" in record and name not in other:
+        if "kind" in record and name not in other and not (name == "step" and is_of_experiment(record)):
             kept.pop(name, None)
     if record.get("kind") == "waiting":
         kept["detail.until"] = (record.get("detail") or {}).get("until")
     return json.dumps(kept, sort_keys=True, ensure_ascii=False)
+
+
+def is_of_experiment(record: Json) -> bool:
+    return record.get("kind") == "converted" and "step" in record
 
 
 def report(

@@ -1,6 +1,7 @@
 """Conditions: `where` on an event, `when` on the user."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import re2
@@ -12,6 +13,7 @@ from tests.oracle.values import (
     duration_ms,
     is_number,
     ms_to_local,
+    names_of,
     parse_iso,
     same,
     time_of_day,
@@ -19,7 +21,16 @@ from tests.oracle.values import (
 )
 
 Fields = dict[str, Any]
-CountOf = Callable[[dict[str, Any]], int]  # How many events a `did` clause counts now.
+
+
+@dataclass
+class Asked:
+    """What conditions on the user ask of others."""
+
+    count_of: Callable[[dict[str, Any]], int]  # How many events a `did` clause counts now.
+    is_in: Callable[[str], bool]  # Whether the user is in an audience.
+    cap_left: Callable[[str], bool]  # W15: whether "the caps only" allow a marketing send on a channel.
+
 
 OPPOSITES = {"ne": "eq", "not_in": "in", "not_contains": "contains"}
 WITHOUT_TEMPLATES = {"matches", "exists", "within_last", "within_next"}  # W8
@@ -34,7 +45,7 @@ def where_holds(
     """
 
     def is_so(written: str, test: Any) -> bool:
-        path = written.split(".")
+        path = names_of(written)
         if path[0] == "properties" and len(path) > 1:  # W12: "One leading `properties.` is taken off."
             path = path[1:]
         return test_holds(at_path(properties, path), test, now, fields, flow)
@@ -155,17 +166,21 @@ def time_test_holds(name: str, value: Any, argument: Any, now: int) -> bool:
     raise NotImplementedError(name)
 
 
-def when_holds(when: dict[str, Any] | None, flow: dict[str, Any], now: int, fields: Fields, count_of: CountOf) -> bool:
+def when_holds(when: dict[str, Any] | None, flow: dict[str, Any], now: int, fields: Fields, asked: Asked) -> bool:
     """Conditions on the user: as `where`, with `profile.`, `entry.` and the keys of the user."""
 
     def is_so(name: str, value: Any) -> bool:
         if name == "did":
-            return did_holds(value, count_of)
+            return did_holds(value, asked.count_of)
         if name == "did_not":
-            return not did_holds(value, count_of)  # W7: "`did_not` negates the whole".
+            return not did_holds(value, asked.count_of)  # W7: "`did_not` negates the whole".
         if name == "local_time":
             return local_time_holds(value, flow, now, fields["profile"])
-        root, *path = name.split(".")
+        if name == "audience":  # "the user is in any of them"
+            return any(asked.is_in(one) for one in ([value] if isinstance(value, str) else value))
+        if name == "cap_left":
+            return asked.cap_left(value)
+        root, *path = names_of(name)
         if root not in ("profile", "entry") or not path:
             raise NotImplementedError(name)
         return test_holds(at_path(fields[root], path), value, now, fields, flow)
@@ -173,7 +188,7 @@ def when_holds(when: dict[str, Any] | None, flow: dict[str, Any], now: int, fiel
     return combined(when or {}, is_so)
 
 
-def did_holds(did: dict[str, Any], count_of: CountOf) -> bool:
+def did_holds(did: dict[str, Any], count_of: Callable[[dict[str, Any]], int]) -> bool:
     """W7: "`did: {any: [..]}` or `{all: [..]}` with 1..8 clauses"."""
     if "any" in did:
         return any(did_holds(one, count_of) for one in did["any"])

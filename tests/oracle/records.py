@@ -11,6 +11,23 @@ LINE_BYTES_MAX = 1_048_576  # T9: "1 048 576 bytes without the line end pass."
 LEVELS_MAX = 64  # T9: "The outermost object is level 1; 64 levels pass."
 RAW_BYTES_MAX = 16 * 1024
 
+OWN_FIELDS = {
+    "receipt": ("action_id", "status", "code", "detail"),
+    "membership": ("audience", "member", "row"),
+    "completion": ("audience",),
+}
+# T5: "`properties`, `traits`, `row` that are not objects, `message_id`, .. that are not text, `member` .. no boolean".
+TYPES: list[tuple[str, tuple[str, ...], type]] = [
+    ("message_id", ("event", "identify", "receipt", "membership", "completion"), str),
+    ("action_id", ("receipt",), str),
+    ("status", ("receipt",), str),
+    ("audience", ("membership", "completion"), str),
+    ("member", ("membership",), bool),
+    ("row", ("membership",), dict),
+    ("properties", ("event",), dict),
+    ("traits", ("event", "identify"), dict),
+]
+
 
 class Dead(Exception):
     """A record that cannot be read; the message is the reason."""
@@ -18,16 +35,18 @@ class Dead(Exception):
 
 @dataclass
 class Record:
-    """An event or a profile update, as taken from one line."""
+    """What was taken from one line, or what an audience run brings to a member."""
 
-    user_id: str
-    event: str | None  # None: a profile update.
+    kind: str  # T7: receipt, membership, completion, identify or event; or run, which no line has.
+    user_id: str  # "" for a completion.
+    event: str | None  # None: no event.
     message_id: str
     message_id_sent: bool
     own_time_ms: int | None
     received_ms: int | None
     properties: dict[str, Any]
     traits: dict[str, Any]
+    fields: dict[str, Any] = field(default_factory=dict)  # What a receipt, membership or completion says.
     now: int = -1  # Stream time.
 
     @property
@@ -97,33 +116,39 @@ def read_record(line: bytes, default_id: str) -> Record:
     if not isinstance(value, dict):
         raise Dead("not_an_object")
     raw = {name: given for name, given in value.items() if given is not None}  # "null .. is as absent"
-    user_id = required_text(raw.get("user_id"), "no_user", 256)
-    if "action_id" in raw and "status" in raw:  # T7
-        check_types(raw, text=("message_id", "action_id", "status"))
-    elif "audience" in raw and "member" in raw:
-        check_types(raw, text=("message_id", "audience"), objects=("row",), booleans=("member",))
-    elif raw.get("type") != "identify":
+    kind = kind_of(raw)
+    user_id = "" if kind == "completion" else required_text(raw.get("user_id"), "no_user", 256)
+    if kind == "event":
         required_text(raw.get("event"), "no_event", 128)
-        check_types(raw, text=("message_id",), objects=("properties", "traits"))
-    else:
-        check_types(raw, text=("message_id",), objects=("traits",))
+    check_types(raw, kind)
     times: dict[str, int | None] = {}
     for name in ("timestamp", "received_at"):
         times[name] = parse_time(raw.get(name))
         if times[name] is None and name in raw:
             raise Dead("bad_time")
-    if ("action_id" in raw and "status" in raw) or ("audience" in raw and "member" in raw):
-        raise NotImplementedError("receipts and memberships")
     return Record(
+        kind=kind,
         user_id=user_id,
-        event=None if raw.get("type") == "identify" else raw["event"],
+        event=raw["event"] if kind == "event" else None,
         message_id=raw.get("message_id", default_id),
         message_id_sent="message_id" in raw,
         own_time_ms=times["timestamp"],
         received_ms=times["received_at"],
-        properties=raw.get("properties", {}),
-        traits=raw.get("traits", {}),
+        properties=raw.get("properties", {}) if kind == "event" else {},
+        traits=raw.get("traits", {}) if kind in ("event", "identify") else {},
+        fields={name: raw[name] for name in OWN_FIELDS.get(kind, ()) if name in raw},
     )
+
+
+def kind_of(raw: dict[str, Any]) -> str:
+    """T7: "Kind of a record, first wins"."""
+    if "action_id" in raw and "status" in raw:
+        return "receipt"
+    if "audience" in raw and "member" in raw:
+        return "membership"
+    if "audience" in raw and raw.get("updated") is True:
+        return "completion"
+    return "identify" if raw.get("type") == "identify" else "event"
 
 
 def required_text(value: Any, missing: str, length_max: int) -> str:
@@ -135,15 +160,9 @@ def required_text(value: Any, missing: str, length_max: int) -> str:
     return value
 
 
-def check_types(
-    raw: dict[str, Any],
-    *,
-    text: tuple[str, ...],
-    objects: tuple[str, ...] = (),
-    booleans: tuple[str, ...] = (),
-) -> None:
-    for names, kind in ((text, str), (objects, dict), (booleans, bool)):
-        if any(name in raw and not isinstance(raw[name], kind) for name in names):
+def check_types(raw: dict[str, Any], kind: str) -> None:
+    for name, kinds, of_type in TYPES:
+        if kind in kinds and name in raw and not isinstance(raw[name], of_type):
             raise Dead("bad_type")
 
 

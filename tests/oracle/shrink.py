@@ -2,9 +2,10 @@
 
 import copy
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
-from tests.oracle.generate import Case, Json, is_sound, jumps_in
+from tests.oracle.generate import Case, Json, in_written_order, is_sound, jumps_in, may_be_asked
 from tests.oracle.program import take_apart
 
 OPTIONAL = ["active", "entry", "exit", "priority", "state", "timezone", "version"]
@@ -30,22 +31,34 @@ def attempts(case: Case) -> Iterator[Case]:
     """Cases with something less, the biggest pieces first."""
     for number in range(len(case.flows)):
         if len(case.flows) > 1:
-            yield Case(case.flows[:number] + case.flows[number + 1 :], case.lines, case.until_ms)
+            yield replace(case, flows=case.flows[:number] + case.flows[number + 1 :])
     filled = [number for number, line in enumerate(case.lines) if line]
     size = len(filled) // 2
     while size:
         for start in range(0, len(filled), size):
             gone = set(filled[start : start + size])
             lines = [b"" if number in gone else line for number, line in enumerate(case.lines)]
-            yield Case(case.flows, lines, case.until_ms)
+            yield replace(case, lines=lines)
         size //= 2
     if case.lines and not case.lines[-1]:
-        yield Case(case.flows, case.lines[:-1], case.until_ms)
+        yield replace(case, lines=case.lines[:-1])
     for number, flow in enumerate(case.flows):
         for simpler in simpler_flows(flow):
-            yield Case([*case.flows[:number], simpler, *case.flows[number + 1 :]], case.lines, case.until_ms)
+            yield replace(case, flows=[*case.flows[:number], simpler, *case.flows[number + 1 :]])
     if case.until_ms is not None:
-        yield Case(case.flows, case.lines, None)
+        yield replace(case, until_ms=None)
+    for simpler in simpler_mappings(case.config):
+        yield replace(case, config=simpler)
+
+
+def simpler_mappings(given: Json) -> Iterator[Json]:
+    """The mapping without each of its parts, and with each part simpler."""
+    for name, value in given.items():
+        rest = {key: other for key, other in given.items() if key != name}
+        yield rest
+        if isinstance(value, dict) and name in ("channels", "sms", "email", "push", "webhook"):
+            for simpler in simpler_mappings(value):
+                yield given | {name: simpler}
 
 
 def simpler_flows(flow: Json) -> Iterator[Json]:
@@ -72,10 +85,14 @@ def places(value: Any, path: tuple[Any, ...] = (), *, of_steps: bool = True) -> 
             if of_steps:
                 yield path, position
             if isinstance(step, dict):
-                for name in ("branch", "then", "steps", "else"):
+                for name in ("branch", "then", "steps", "else", "parallel", "times"):
                     if name in step:
                         inside = (*path, position, name)
-                        yield from places(step[name], inside, of_steps=name in ("steps", "else"))
+                        if name == "parallel":
+                            for number, arm in enumerate(step[name]):
+                                yield from places(arm, (*inside, number))
+                        else:
+                            yield from places(step[name], inside, of_steps=name in ("steps", "else"))
     elif isinstance(value, dict):
         for label, steps in value.items():
             yield from places(steps, (*path, label))
@@ -83,6 +100,17 @@ def places(value: Any, path: tuple[Any, ...] = (), *, of_steps: bool = True) -> 
 
 def is_valid(flow: Json) -> bool:
     taken_apart = take_apart(flow)
-    if any(jump["goto"] not in taken_apart.steps for jump in jumps_in(flow["steps"])):
-        return False
+    steps = taken_apart.steps
+    for jump in jumps_in(flow["steps"]):
+        own = next(one for one in steps.values() if one.written is jump)
+        if jump["goto"] not in steps or steps[jump["goto"]].border != own.border:
+            return False
+    before = []
+    for one, arms in in_written_order(flow["steps"]):
+        if "send" in one:
+            before.append((next(step.id for step in steps.values() if step.written is one), arms))
+        elif "result_of" in one and not any(
+            name == one["result_of"] and may_be_asked(others, arms) for name, others in before
+        ):
+            return False
     return is_sound(taken_apart, loops_on_time=True)

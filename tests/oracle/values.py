@@ -11,13 +11,14 @@ from zoneinfo import ZoneInfo, available_timezones
 UNIT_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
 DAY_MS = UNIT_MS["d"]
 WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+SECONDS_MAX = 100_000_000_000  # T2: "a number below .. (1973, so surely seconds .. )".
 LAST_MS = 253_402_300_799_999  # 9999-12-31T23:59:59.999Z
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 ZONES = available_timezones()
 
 ISO = re.compile(
     r"([0-9]{4})-([0-9]{2})-([0-9]{2})"
-    r"(?:[T ]([0-9]{2}):([0-9]{2})(?::([0-9]{2})(?:\.([0-9]+))?)?(Z|[+-][0-9]{2}:?[0-9]{2})?)?"
+    r"(?:[T ]([0-9]{2}):([0-9]{2})(?::([0-9]{2})(?:\.([0-9]+))?)?(?: ?(Z|UTC|GMT|[+-][0-9]{2}:?[0-9]{2}))?)?"
 )
 TIME_OF_DAY = re.compile(r"([0-9]{2}):([0-9]{2})(?::([0-9]{2}))?")
 
@@ -59,7 +60,7 @@ def parse_iso(text: str, zone: ZoneInfo | None = None) -> int | None:
         naive = datetime.combine(date(int(year), int(month), int(day)), clock)
     except ValueError:
         return None
-    if offset in (None, "Z"):
+    if offset in (None, "Z", "UTC", "GMT"):
         ms = local_to_ms(naive, zone) if zone is not None and offset is None else naive_utc_ms(naive)
     else:
         hours, minutes = int(offset[1:3]), int(offset[-2:])
@@ -78,7 +79,7 @@ def parse_time(value: Any, zone: ZoneInfo | None = None) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     ms = int(value)
-    return ms if 0 <= ms <= LAST_MS else None
+    return ms if SECONDS_MAX <= ms <= LAST_MS else None
 
 
 def naive_utc_ms(naive: datetime) -> int:
@@ -222,6 +223,11 @@ def key_text(value: Any) -> str:
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         value = int(value)
     return json.dumps(value)
+
+
+def names_of(path: str) -> list[str]:
+    r"""W12: "A dot that belongs to a name is written `\.`"."""
+    return [name.replace("\0", ".") for name in path.replace("\\.", "\0").split(".")]
 
 
 def at_path(value: Any, path: list[str]) -> Any:

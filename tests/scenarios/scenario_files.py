@@ -27,8 +27,9 @@ DEPLOYMENT_KEYS = {"name", "spec", "phases", "expect"}
 PHASE_KEYS = {"flows", "events", "until", "refuses"}
 EXPECT_KEYS = {"actions", "journal", "journal_kinds", "dead_letters", "check", "totals", "topics"}
 EVENT_KEYS = {
+    "audience", "member", "row", "updated",
     "at", "user", "event", "id", "own", "traits", "identify", "context", "properties",
-    "raw", "raw_parts", "raw_hex", "bom", "pad_to", "nest_to", "raised", "receipt", "of",
+    "joins", "leaves", "raw", "raw_parts", "raw_hex", "bom", "pad_to", "nest_to", "raised", "receipt", "of",
 }  # fmt: skip
 
 JOURNAL_KINDS = {
@@ -138,13 +139,23 @@ def _record(row: dict[str, Any]) -> dict[str, Any]:
     record: dict[str, Any] = {}
     if "id" in row:
         record["message_id"] = row["id"]
-    record["user_id"] = row.get("user", "u1")
+    if "updated" not in row or "user" in row:
+        record["user_id"] = row.get("user", "u1")
     if "receipt" in row:
         *journey, step, visit = row["of"]
         action_id = digest(digest(*journey), step, str(visit))
         return record | _times(row) | {"action_id": action_id, "status": row["receipt"]} | _rest(row)
-    if "identify" in row:
+    if "updated" in row:
+        record |= {"audience": row["updated"], "updated": True}
+    elif "joins" in row or "leaves" in row:
+        record |= {"audience": row["joins" if "joins" in row else "leaves"], "member": "joins" in row}
+        record |= {"row": row["row"]} if "row" in row else {}
+    elif "identify" in row:
         record |= {"type": "identify", "traits": row["identify"]}
+    elif "audience" in row:
+        record |= {key: row[key] for key in ("audience", "member", "row", "updated") if key in row}
+        if "updated" in row:
+            del record["user_id"]
     else:
         record["event"] = row["event"]
     record |= _times(row)

@@ -189,6 +189,9 @@ class SimulatedWorld:
     def backend(self, shard: int) -> Backend | None:
         return SimulatedBackend(self.rows[shard], self.fate) if shard in self.rows else None
 
+    def now_ms(self) -> int:
+        return self.clock.host_ms
+
     def new_job_id(self) -> str:
         return f"{Random(self.scenario.seed).getrandbits(128):032x}"
 

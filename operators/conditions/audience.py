@@ -1,0 +1,73 @@
+"""`audience`: in which audiences the user is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from operators.conditions.arguments import Schema, list_of
+from operators.conditions.base import Condition, Context
+from operators.conditions.keyword import Keyword, Site
+from operators.language.problems import BadValue, Path, Problems
+from operators.language.values import parse_name
+from operators.limits import told
+from state.outgoing import NAME_PATTERN
+
+_NAME: Final[Schema] = {"type": "string", "pattern": NAME_PATTERN}
+NAMES_SCHEMA: Final[Schema] = {"anyOf": [_NAME, list_of(_NAME)]}
+"""One name of an audience, or several."""
+
+
+@dataclass(frozen=True, slots=True)
+class InAudience:
+    """Holds when the user is in any of the audiences."""
+
+    names: tuple[str, ...]
+
+    def holds(self, context: Context) -> bool:
+        audiences = context.audiences
+        return any(name in audiences for name in self.names)
+
+    def key(self) -> list[Any]:
+        return ["audience", *sorted(self.names)]
+
+    def failure(self, context: Context) -> dict[str, Any]:
+        return self.described(context)
+
+    def described(self, context: Context) -> dict[str, Any]:
+        return {"path": "audience", "test": {"in": list(self.names)}, "value": told(sorted(context.audiences))}
+
+
+def parse_audiences(raw: object, path: Path, problems: Problems, note: Callable[[str, Path], None]) -> list[str]:
+    """Return the names of audiences in *raw*, one or a list; nothing after noting why there is none.
+
+    Args:
+        note: called with each of them, and where it stands.
+    """
+    names: list[str] = []
+    for index, one in enumerate(raw if isinstance(raw, list) else [raw]):
+        place = (*path, index) if isinstance(raw, list) else path
+        try:
+            name = parse_name(one)
+        except BadValue as bad:
+            problems.add_bad(place, bad)
+            continue
+        if name in names:
+            problems.warn(place, "duplicate-audience", f"'{name}' is named twice here", "remove one of them")
+            continue
+        names.append(name)
+        note(name, place)
+    return names
+
+
+def _parse(raw: object, path: Path, problems: Problems, site: Site) -> Condition | None:
+    if raw is None or raw == []:
+        message = "this condition asks for no audience"
+        problems.add(path, "empty-condition", message, "write audience: vip, or audience: [vip, staff]")
+        return None
+    names = parse_audiences(raw, path, problems, site.ask)
+    return InAudience(tuple(names)) if names else None
+
+
+AUDIENCE: Final = Keyword(_parse, {**NAMES_SCHEMA, "description": "the user is in this audience, or in any of these"})
