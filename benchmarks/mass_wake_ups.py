@@ -62,8 +62,8 @@ def main() -> int:
             "users": options.users,
             "rate": options.rate,
             "processes": options.processes,
-            "beside_events": _run(options, kafka, _beside_events),
-            "stopped": _run(options, kafka, _stopped),
+            "beside_events": run(options, kafka, beside_events),
+            "stopped": run(options, kafka, stopped),
         }
     text = json.dumps(report, indent=1)
     print(text)
@@ -84,7 +84,7 @@ class Many:
         kafka.create_topic(self.events, 4, {"message.timestamp.type": "LogAppendTime"})
         for topic in (ACTIONS, MANY, "journal"):
             kafka.create_topic(self.prefix + topic, 4)
-        flows = work / "flows"
+        self.flows = flows = work / "flows"
         flows.mkdir()
         for name, text in {**FLOWS, "mass.yaml": MASS}.items():
             (flows / name).write_text(text, "utf-8")
@@ -141,9 +141,12 @@ class Many:
         return round(time.monotonic() - began, 2)
 
 
-def _run(options: argparse.Namespace, kafka: Broker | ForeignBroker, what: Any) -> dict[str, Any]:
+def run(
+    options: argparse.Namespace, kafka: Broker | ForeignBroker, what: Any, kind: type[Many] = Many
+) -> dict[str, Any]:
+    """Return what one job shows: *what* is done once everybody waits for the moment."""
     work = Path(tempfile.mkdtemp(prefix="mass-", dir=WORK))
-    many = Many(options, kafka, work)
+    many = kind(options, kafka, work)
     try:
         many.begin()
         found: dict[str, Any] = what(options, many)
@@ -156,7 +159,8 @@ def _run(options: argparse.Namespace, kafka: Broker | ForeignBroker, what: Any) 
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _beside_events(options: argparse.Namespace, many: Many) -> dict[str, Any]:
+def beside_events(options: argparse.Namespace, many: Many) -> dict[str, Any]:
+    """Return how long events waited before the moment and amid what follows it."""
     began_s = time.time() + 1
     takes_s = 10 + many.users / 10_000
     load = Load(many.kafka.bootstrap, [many.events], options.rate, 0.5, began_s, began_s, many.moment_s + takes_s)
@@ -184,7 +188,8 @@ def _beside_events(options: argparse.Namespace, many: Many) -> dict[str, Any]:
     }
 
 
-def _stopped(_: argparse.Namespace, many: Many) -> dict[str, Any]:
+def stopped(_: argparse.Namespace, many: Many) -> dict[str, Any]:
+    """Return how long a stop amid it took, and how many messages there were in the end."""
     time.sleep(max(0.0, many.moment_s + 2 - time.time()))
     many.wait_for(MANY, many.users // 20)
     stopped_s = many.stop()

@@ -3,7 +3,8 @@
 A run goes through the shard's members in the order of their ids, some in each turn. How far it has come stands in the
 shard's own record, which is committed with the users, so a run that was interrupted goes on where it was. Whoever is
 handled for another reason before their turn has come takes part first, and gets a mark that says so. Whoever is no
-member at the planned time gets the mark, too: joining later, nobody is taken for one who was there.
+member at the planned time gets the mark, too: joining later, nobody is taken for one who was there. Marks go when no
+run asks for them, and with the last audience of a user.
 """
 
 from __future__ import annotations
@@ -100,8 +101,8 @@ class AudienceRuns:
                 self._take_part(run, user_id, user, marked=True)
 
     def forget(self, user: User) -> None:
-        """Drop the marks of a user, once no run asks for them."""
-        if user.runs and not self.pending:
+        """Drop the marks of a user who has been handled, if no run will ask for them."""
+        if user.runs and not (self.pending and user.audiences):
             user.runs.clear()
 
     def next_member(self, time_ms: int, due: int) -> str | None:

@@ -30,6 +30,7 @@ from operators.machine.totals import Totals, inside_by
 from operators.machine.wakeup import on_due, postpone
 from state.errors import StoreError
 from state.records import RECEIPT, Input
+from state.register import Register
 from state.sent import SentActions
 from state.store import ShardStore, Slot
 from state.user import NEVER, User
@@ -80,6 +81,7 @@ class Shard:
         keeps_sent: whether it is kept what is sent, for the receipts that come.
         begins: when versions of flows begin whose runs are planned, see `operators/machine/planning.py`.
         in_order: what is due goes strictly in order of time, then user: nothing overtakes a run that takes long.
+        register: answers what no single user decides; None where no flow asks.
     """
 
     def __init__(
@@ -95,11 +97,13 @@ class Shard:
         keeps_sent: bool = True,
         begins: Mapping[str, int] = _NO_BEGINS,
         in_order: bool = False,
+        register: Register | None = None,
     ) -> None:
         self.store = store
         self.deployment = deployment
         self.sent = SentActions(store, kept_ms=KEPT_MS, keeps=keeps_sent)
-        self.out = Outbox(store.totals, store.counted, news, self.sent if self.sent.has_some else None)
+        keeper = self.sent if self.sent.has_some else None
+        self.out = Outbox(store.totals, store.counted, news, register, keeper)
         self.time_ms = store.meta.time_ms
         self.newest_ms = store.meta.newest_ms
         self.is_behind = True
@@ -176,6 +180,8 @@ class Shard:
                     on_record(deployment, user, record, out)
                 elif not (self._handle_receipt(record, user) or woken):
                     continue
+                if runs is not None and user.runs:
+                    runs.forget(user)
             except StoreError:
                 raise
             except Exception as error:  # What is not contained closer to its cause is here: nobody else has to wait.
@@ -240,12 +246,11 @@ class Shard:
         """Fire the wake-ups of a user that are due at *due*, and let the user take part in all runs by then."""
         user, runs = slot.user, self._runs
         try:
-            if runs is not None:
-                if runs.pending:
-                    runs.catch_up(user_id, user, due)
-                else:
-                    runs.forget(user)
+            if runs is not None and runs.pending:
+                runs.catch_up(user_id, user, due)
             self._fire(user_id, user, due)
+            if runs is not None:
+                runs.forget(user)
         except Exception as error:
             self.out.mistakes.append(Mistake("wake-up", "", error))
             postpone(self.deployment, user, due)

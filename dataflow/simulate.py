@@ -22,6 +22,7 @@ from state.backend import OrderedBackend
 from state.iso import format_ms
 from state.outgoing import Action, DeadLetter, JournalRecord, dump
 from state.records import Input, unpacked
+from state.registerfile import in_memory
 from state.store import ShardStore
 
 RUN_ON_MS: Final = 400 * DAY  # With nothing said, time runs on until nothing waits, at most so long.
@@ -47,7 +48,8 @@ class Simulation:
         dead_letter: Callable[[DeadLetter], None] = lambda _: None,
     ) -> None:
         store = ShardStore(OrderedBackend(), cached_users=NO_LIMIT, changed_users=NO_LIMIT, keeps_undo=False)
-        self._shard = Shard(store, deployment, sources=1, in_order=True)
+        register = in_memory() if deployment.asks else None
+        self._shard = Shard(store, deployment, sources=1, in_order=True, register=register)
         self._deployment = deployment
         self._action = action
         self._journal = journal
@@ -68,6 +70,11 @@ class Simulation:
     @property
     def totals(self) -> Totals:
         return self._shard.out.totals
+
+    @property
+    def has_planned(self) -> bool:
+        """Whether something is still due, or planned, beyond where time ran on to."""
+        return self._shard.next_due() is not None
 
     @property
     def duplicates(self) -> int:

@@ -48,6 +48,11 @@ def label_of(flow: str, version: int) -> str:
     return f"{flow}\x1f{version}"
 
 
+def experiment_name(flow: str, step: str) -> str:
+    """Return what an experiment is called over all versions of its flow."""
+    return f"{flow}\x1f{step}"
+
+
 def of_label(label: str) -> tuple[str, str]:
     """Return the name and the version of the flow that *label* stands for."""
     flow, _, version = label.partition("\x1f")

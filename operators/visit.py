@@ -13,6 +13,7 @@ from operators.conditions.wanted import Wanted
 from operators.templates.scope import Scope
 from operators.templates.template import Template
 from state.outgoing import Cause, JournalKind, SendReason
+from state.register import Decide
 from state.user import Branch, Journey, User
 
 
@@ -68,6 +69,15 @@ class Visit(Context, Scope, Protocol):
         """Return what the journey is at its place because of."""
         ...
 
+    def try_out(self, arm: str, most: int, decide: Decide, *, keeps_fields: bool) -> str:
+        """Let the user be among the first *most* in the experiment at this step, with *arm*; return the arm to take.
+
+        Args:
+            decide: says which arm has won, once they are complete.
+            keeps_fields: whether the goal asks for what happened to the journey.
+        """
+        ...
+
     def write_profile(self, changes: dict[str, Any]) -> bool:
         """Write attributes of the profile, null removes; tell whether they were written: nothing too large is."""
         ...
@@ -98,6 +108,10 @@ class Visit(Context, Scope, Protocol):
         expires_at_ms: int | None,
     ) -> None:
         """Emit an action and journal it as `sent`."""
+        ...
+
+    def postpone(self, channel: str, reason: SendReason, detail: dict[str, Any]) -> None:
+        """Journal that a message is not sent on *channel* yet, with what was compared."""
         ...
 
     def suppress(self, channel: str, reason: SendReason, detail: dict[str, Any]) -> None:

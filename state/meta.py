@@ -17,15 +17,16 @@ STORE_FORMAT: Final = 3
 class Planned(msgspec.Struct, array_like=True):
     """What is known of the runs of one flow version.
 
-    `begin_ms` is its beginning, -1 while it is not known: until every source partition in `awaited` (by its key) has
-    said when its first record came; `first_ms` is the earliest so far. All runs planned up to `done_ms` are decided.
-    `ran` of them took place, the last one planned for `last_ms`, -1 for none. `updates` has, by audience, when it was
-    updated, as far as a decision can ask for it. `is_idle` while another version is the one that users enter.
+    `begin_ms` is its beginning, -1 while it is not known: until every source partition has said when its first record
+    came. `heard` are those that have, by their keys; `first_ms` is the earliest so far. All runs planned up to
+    `done_ms` are decided. `ran` of them took place, the last one planned for `last_ms`, -1 for none. `updates` has, by
+    audience, when it was updated, as far as a decision can ask for it. `is_idle` while another version is the one that
+    users enter.
     """
 
     begin_ms: int = -1
     first_ms: int = NEVER
-    awaited: list[str] = []
+    heard: list[str] = []
     done_ms: int = -1
     ran: int = 0
     last_ms: int = -1

@@ -33,13 +33,37 @@ class Branch(msgspec.Struct, array_like=True, gc=False):
     scope: str = ""
 
 
+class Trial(msgspec.Struct, array_like=True, gc=False):
+    """What a user is in: an experiment, since the first passage.
+
+    `key` is the entry key of the journey that passed, `journey` its id. `entry` and `event` are what it knew, as
+    `Journey` has them, where the goal asks for it. Once the user has converted or cannot any more only `is_over` says
+    so, and nothing else is kept: another passage begins nothing anew.
+    """
+
+    begun_ms: int
+    arm: str
+    version: int = 0
+    is_over: bool = False
+    journey: str = ""
+    key: str | int | float | bool | None = None
+    cause: tuple[str, str | None] | None = None
+    entry: dict[str, Any] | None = None
+    event: dict[str, Any] | None = None
+
+    def over(self) -> Trial:
+        """Return what is kept once nothing can happen any more."""
+        return Trial(self.begun_ms, self.arm, self.version, is_over=True)
+
+
 class Journey(msgspec.Struct, array_like=True, gc=False):
     """One user's passage through one version of one flow.
 
     `number` orders the journeys of a user by entry. `entry` holds the trigger event's properties; `event` those of
     the event that moved the journey last, None while that is the trigger. `cause` is (message_id, event name).
-    `tallies` counts the events of each `did .. since: entry` clause, by its number in the program. `results` holds, for
-    each send step that a `result_of` asks about, what has become of its latest visit: the statuses in the order in
+    `branches` are in order of their numbers. `visits` counts how often each step has begun, the latest one last.
+    `tallies` counts the events of each `did .. since: entry` clause, by its number in the program. `results` holds,
+    for each send step that a `result_of` asks about, what has become of its latest visit: the statuses in the order in
     which they came.
     """
 
@@ -83,7 +107,7 @@ class User(msgspec.Struct, array_like=True, gc=False):
     day: int = 0
     audiences: dict[str, dict[str, Any]] = {}
     sends: dict[str, list[int]] = {}
-    trials: dict[str, Any] = {}
+    trials: dict[str, Trial] = {}
     runs: dict[str, int] = {}
 
     @property

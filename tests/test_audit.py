@@ -40,7 +40,12 @@ FLOWS = {
     "wait.yaml": "flow: wait\ntrigger: {event: start}\nexit: [{event: stop, goal: true}]\nsteps:\n"
     "  - wait: 30d\n  - {send: webhook, template: t}\n",
     "ask.yaml": "flow: ask\ntrigger: {event: start}\nsteps:\n  - wait_for: {yes: {event: other}}\n    timeout: 20d\n",
-    "brief.yaml": "flow: brief\ntrigger: {event: start}\nsteps:\n  - {send: webhook, template: t}\n",
+    "forks.yaml": "flow: forks\ntrigger: {event: start}\nsteps:\n  - parallel:\n"
+    "    - [{wait: 20d}, {parallel: [[{id: deep, wait: 20d}], []]}]\n    - [{id: beside, wait: 20d}]\n    - []\n"
+    "  - {times: [{at: 2099-11-11, steps: [{id: late, wait: 1d}]}]}\n",
+    "brief.yaml": "flow: brief\ntrigger: {event: start}\nentry: {limit: 100}\nsteps:\n"
+    "  - {send: webhook, template: t}\n",
+    "yearly.yaml": "flow: yearly\ntrigger: {audience: vip, schedule: {cron: '0 0 1 1 *'}}\nsteps: [{end: x}]\n",
 }
 
 
@@ -84,12 +89,13 @@ def codes(state: Path) -> set[str]:
 def test_a_sound_state_is_clean_and_everybody_is_accounted_for(state: Path) -> None:
     audit = Audit(state)
     assert list(audit.findings()) == []
-    wait, ask, brief = (audit.balances[f"{name}\x1f1"] for name in ("wait", "ask", "brief"))
+    wait, ask, forks, brief = (audit.balances[f"{name}\x1f1"] for name in ("wait", "ask", "forks", "brief"))
     nothing = {"ended": 0, "exited": 0, "failed": 0}
     assert wait.totals.balance() == {**nothing, "entered": 11, "exited": 1, "inside": 10}
     assert ask.totals.balance() == {**nothing, "entered": 11, "inside": 11}
+    assert forks.totals.balance() == {**nothing, "entered": 11, "inside": 11}
     assert brief.totals.balance() == {**nothing, "entered": 11, "ended": 11, "inside": 0}
-    assert [one.inside_by_users for one in (wait, ask, brief)] == [10, 11, 0]
+    assert [one.inside_by_users for one in (wait, ask, forks, brief)] == [10, 11, 11, 0]
     seen = audit.seen
     assert (seen.users, seen.timers, seen.memberships, seen.sent, seen.shards) == (11, 11, 1, 11, SHARDS)
 
@@ -190,6 +196,17 @@ def set_journey(flow: str, **fields: Any) -> Callable[[User], None]:
     return change
 
 
+def fork(number: int, step: str, scope: str, *others: int) -> Callable[[User], None]:
+    """Put the first branch of the journey that has forked elsewhere, and keep only those of the *others* beside it."""
+
+    def change(one: User) -> None:
+        (journey,) = (journey for journey in one.journeys if journey.flow == "forks")
+        first = msgspec.structs.replace(journey.branches[0], number=number, step=step, scope=scope)
+        journey.branches = [first, *(branch for branch in journey.branches[1:] if branch.number in others)]
+
+    return change
+
+
 def held(now: int, user_id: str) -> list[Any]:
     return list(msgspec.to_builtins(Input(user_id, now, "x", "m", False, now, {}, None, (), 0, 1)))
 
@@ -211,7 +228,25 @@ def without_rows(kind: bytes) -> Damage:
 ELSEWHERE = next(f"x{n}" for n in range(99) if shard_of(f"x{n}") == 0)
 HERE = next(f"x{n}" for n in range(99) if shard_of(f"x{n}") == 1)
 
+
+def fewer_places(state: Path) -> None:
+    database = sqlite3.connect(StateDir(state).register)
+    with database:
+        database.execute("UPDATE questions SET taken = taken - 1")
+    database.close()
+
+
+def corrupt_register(state: Path) -> None:
+    StateDir(state).register.write_bytes(b"something else" * 500)
+
+
 DAMAGES: dict[str, tuple[Damage, set[str]]] = {
+    "the register is gone": (lambda state: StateDir(state).register.unlink(), {"register-outdated"}),
+    "the register is something else": (
+        corrupt_register,
+        {"register-unreadable"},
+    ),
+    "a place was given twice": (fewer_places, {"places-exceeded"}),
     "a timer is gone": (
         lambda state: rewrite(state, shard_of("u1"), (timer(due_of(user(state, "u1")), "u1"), None)),
         {"wake-up-missing"},
@@ -258,6 +293,22 @@ DAMAGES: dict[str, tuple[Damage, set[str]]] = {
     "a journey without a branch": (changed(set_journey("wait", branches=[])), {"wake-up-missing"}),
     "a wake-up that was passed over": (changed(set_branch("wait", wake_ms=5), moves_timer=True), {"wake-up-overdue"}),
     "a subscription that is lost": (changed(set_branch("ask", memo=None)), {"subscription-lost"}),
+    "a branch in a step of another": (changed(fork(1, "beside", "steps.0")), {"branch-misplaced"}),
+    "a branch that forgot where it forked": (changed(fork(1, "steps.0.parallel.0.0", "")), {"branch-misplaced"}),
+    "a branch that nobody forks into": (changed(fork(99, "beside", "steps.0")), {"branch-misplaced"}),
+    "a branch at the step that forks": (changed(fork(1, "steps.0", "steps.0")), {"branch-misplaced"}),
+    "two branches of one number": (
+        changed(fork(4, "beside", "steps.0", 4)),
+        {"journey-repeated"},
+    ),
+    "a branch beside the one into which it forked": (
+        changed(fork(0, "steps.1", "", 4)),
+        {"branch-misplaced", "branch-orphan"},
+    ),
+    "a branch of a step that is over": (
+        changed(fork(6, "late", "steps.1", 4)),
+        {"branch-orphan"},
+    ),
     "journeys of one number": (changed(set_journey("wait", number=1)), {"journey-repeated"}),
     "a journey that was never begun": (changed(set_journey("wait", number=99)), {"journey-repeated"}),
     "a seq that went back": (changed(lambda one: setattr(one, "seq", 1)), {"seq-too-low"}),
@@ -272,6 +323,14 @@ DAMAGES: dict[str, tuple[Damage, set[str]]] = {
     "a count of journeys that is wrong": (
         changed_meta(lambda meta: setattr(meta, "inside", meta.inside + 1)),
         {"conservation"},
+    ),
+    "a shard begins a schedule at another time": (
+        changed_meta(lambda meta: setattr(meta.planned["yearly\x1f1"], "begin_ms", 5)),
+        {"runs-differ"},
+    ),
+    "a shard has done a run that another skipped": (
+        changed_meta(lambda meta: setattr(meta.planned["yearly\x1f1"], "ran", 1)),
+        {"runs-differ"},
     ),
     "undo of a commit that never was": (
         lambda state: rewrite(
@@ -479,12 +538,13 @@ def test_the_command_prints_a_table_per_flow_and_exits_with_0(state: Path) -> No
     assert (done.returncode, done.stderr) == (0, "")
     lines = [line.split() for line in done.stdout.splitlines()]
     assert lines[0] == ["flow", "entered", "ended", "exited", "failed", "inside", "by", "users"]
-    assert lines[1:4] == [
+    assert lines[1:5] == [
         ["ask", "v1", "11", "0", "0", "0", "11", "11"],
         ["brief", "v1", "11", "11", "0", "0", "0", "0"],
+        ["forks", "v1", "11", "0", "0", "0", "11", "11"],
         ["wait", "v1", "11", "0", "1", "0", "10", "10"],
     ]
-    assert done.stdout.splitlines()[4].startswith(
+    assert done.stdout.splitlines()[6].startswith(
         "clean: 11 users, 11 timers, 1 memberships, 11 actions kept for receipts in 2 shards, as of epoch "
     )
 
@@ -499,24 +559,24 @@ def test_the_command_says_what_it_found_and_what_next_and_exits_with_1(state: Pa
     )
     assert f"{shard} conservation: wait v1: entered " in done.stdout
     assert f"  conservation: {NEXT['conservation']}" in done.stdout
-    assert "\n5 findings: " in done.stdout
+    assert "\n6 findings: " in done.stdout
 
 
 def test_machines_get_one_object_per_line(state: Path) -> None:
     DAMAGES["a seq that went back"][0](state)
     done = nudge_audit("--state", state, "--json")
     objects = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [one["type"] for one in objects] == ["finding", "flow", "flow", "flow", "summary"]
+    assert [one["type"] for one in objects] == ["finding", *["flow"] * 5, "summary"]
     assert objects[0] == {
         "type": "finding",
         "code": "seq-too-low",
         "shard": shard_of("u1"),
         "user": "u1",
-        "problem": "the last journal record is number 1, but 3 journeys began",
+        "problem": "the last journal record is number 1, but 4 journeys began",
         "next": NEXT["seq-too-low"],
     }
-    assert objects[3]["inside_by_users"] == 10
-    assert (objects[4]["clean"], objects[4]["findings"]) == (False, {"seq-too-low": 1})
+    assert objects[4]["inside_by_users"] == 10
+    assert (objects[-1]["clean"], objects[-1]["findings"]) == (False, {"seq-too-low": 1})
 
 
 def test_of_very_many_findings_a_person_sees_some_and_a_machine_all(state: Path) -> None:

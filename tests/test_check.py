@@ -152,7 +152,7 @@ OFFERED = [
     flow("entry: {when: {audiences: vip}}\n"),
     flow("entry: {when: {cap_lft: sms}}\n"),
     flow("", "[{send: sms, template: t, postpon: true}]"),
-    flow("", "[{paralel: [[end], [end]]}]"),
+    flow("", "[{experimnt: {arms: {a: 50%, b: 50%}}}]"),
     flow("", "[{wait: {for: 1d, untill: '09:00'}}]"),
     flow("", "[{wait: {until: '09:00', fro: 1d}}]"),
     flow("entry: {when: {did: {event: x, within: 1d, sinc: entry}}}\n"),
@@ -164,6 +164,9 @@ OFFERED = [
 ]
 
 
+A_DAY = {"from": "2027-02-06", "until": "2027-02-06"}
+
+
 @pytest.mark.parametrize("text", OFFERED)
 def test_no_hint_offers_a_key_that_is_refused_next(text: str) -> None:
     (found,) = compile_texts([FlowText("f.yaml", text)], Workspace()).problems
@@ -171,8 +174,9 @@ def test_no_hint_offers_a_key_that_is_refused_next(text: str) -> None:
     if offered is not None:
         mended = text.replace(found.path.rpartition(".")[2] + ":", (offered[1] or offered[2]) + ":")
         assert mended != text
-        assert compile_texts([FlowText("f.yaml", mended)], Workspace()).problems == []
-    for name in ("limit", "cap_left", "postpone", "parallel"):
+        rules = Workspace.model_validate({"caps": [{"at_most": 1, "per": "1d"}], "quiet": {"holidays": [A_DAY]}})
+        assert compile_texts([FlowText("f.yaml", mended)], rules).problems == []
+    for name in ("result_of", "receipts"):
         assert f"'{name}'?" not in found.hint
 
 
@@ -219,7 +223,9 @@ def test_a_step_with_a_name_may_be_the_one_that_was_meant(broken: str) -> None:
         "{branch: [{when: {profile.a: 1}, then: [INSIDE]}]}",
         "{branch: [{when: {}, steps: [INSIDE]}]}",
         "{branch: [{when: {profile.a: 1}, steps: [], more: [INSIDE]}]}",
-        "{parallel: [[INSIDE], []]}",
+        "{parallel: [[INSIDE], 5]}",
+        "{times: [{at: 9:00, steps: [INSIDE]}]}",
+        "{split: {a: 50, b: 50}, then: {a: [INSIDE]}}",
         "{if: {profile.a: 1}, steps: [INSIDE]}",
     ],
 )

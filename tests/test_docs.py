@@ -170,7 +170,7 @@ def test_every_whole_flow_is_right(block: Block, tmp_path: Path, capsys: pytest.
 
 
 class Mistake(NamedTuple):
-    """An example in the section of a problem, and where it stands in the flow `PLAIN`."""
+    """An example in the section of a problem, and where it stands: in the flow `PLAIN`, or in `nudge.yaml`."""
 
     code: str
     text: str
@@ -341,6 +341,9 @@ def faults(text: str) -> Iterator[str]:
     """Yield what Mermaid would choke on in a flowchart or a sequence diagram, as far as that shows without a parser."""
     lines = [line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("%%{")]
     kind = lines[0].split()[0]
+    if kind == "gantt":
+        yield from faults_of_times(lines[1:])
+        return
     if kind not in ("flowchart", "sequenceDiagram"):
         yield f"{kind}: not a kind of diagram that is used here"
         return
@@ -367,6 +370,18 @@ def faults(text: str) -> Iterator[str]:
             yield f"{line}: {open_now[-1]} is not closed"
     if depth:
         yield "a block is not closed"
+
+
+A_TIME: Final = r"2\d{3}-\d\d-\d\d \d\d:\d\d"
+
+
+def faults_of_times(lines: list[str]) -> Iterator[str]:
+    """Yield what Mermaid would choke on in a gantt chart."""
+    for line in lines:
+        if line.split()[0] in ("title", "dateFormat", "axisFormat", "tickInterval", "section"):
+            continue
+        if not re.fullmatch(rf"[^:#;]+ :((crit|done|active|milestone), )*{A_TIME}, ({A_TIME}|\d+[mhd])", line):
+            yield f"{line}: neither a span nor a section"
 
 
 def test_there_are_diagrams_to_check() -> None:
@@ -414,6 +429,8 @@ def test_the_picture_of_a_flow_shows_each_of_its_steps() -> None:
         'flowchart TB\n subgraph x ["X"]\n a --> b',
         "sequenceDiagram\n A->>B: first; second",
         "sequenceDiagram\n loop often\n A->>B: x",
+        "gantt\n dateFormat YYYY-MM-DD HH:mm\n 22:00 to 08:00 :crit, 2026-11-23 22:00, 10h",
+        "gantt\n a message :milestone, 22:00, 0m",
     ],
 )
 def test_a_wrong_diagram_is_noticed(text: str) -> None:

@@ -80,12 +80,22 @@ TELLING: Final[dict[str, dict[str, list[str]]]] = {
         HEAD + "timezone: Asia/Shanghai\nactive: {until: 2026-11-23T16:00}\n" + STEPS: ["active.until"],
         with_steps("{wait: {until: 2026-11-23T16:00:00+08:00}}"): ["steps.0.wait.until"],
         with_steps("{wait: {until: 2026-11-22T20:00}}"): ["steps.0.wait.until"],
+        with_steps("{times: [{at: 2026-11-23T16:00:00+08:00}, {at: '07:00'}]}"): ["steps.0.times.0.at"],
+        with_steps("{parallel: [[], [{wait: {until: 2026-11-01}}]]}"): ["steps.0.parallel.1.0.wait.until"],
     },
     "profile-in-where": {
         "flow: f\ntrigger: {any: [{event: a}, {event: b, where: {profile.x: 1}}]}\n" + STEPS: [
             "trigger.any.1.where.profile.x"
         ],
         HEAD + "exit: [{event: b, where: {not: {entry.x: 1}}}]\n" + STEPS: ["exit.0.where.not.entry.x"],
+    },
+    "times-out-of-order": {
+        with_steps("{times: [{at: 2026-12-24}, {at: '09:00'}, {at: 2026-12-25T01:00Z}, {at: 2026-12-23}]}"): [
+            "steps.0.times.3.at"
+        ],
+        with_steps("{times: [{at: 2026-12-24T00:00Z}, {at: 2026-12-24T01:00+08:00}, {at: 2026-12-24T00:00Z}]}"): [
+            "steps.0.times.1.at"
+        ],
     },
     "shadowed-arm": {
         with_steps("{branch: [{when: {profile.x: {gte: 50}}}, {when: {profile.x: {gt: 50, lt: 9000}}}]}"): [
@@ -175,6 +185,7 @@ SILENT: Final = [
     with_steps("{branch: [{when: {did: {event: b, at_most: 2}}}, {when: {did: {event: b}}}]}"),
     with_steps("{branch: [{when: {profile.x: {ne: 1}}}, {when: {profile.x: {eq: '{{ entry.x }}'}}}]}"),
     with_steps("{wait_for: {a: {event: b, at_least: 2}, c: {event: b}}, timeout: 1h}"),
+    with_steps("{times: [{at: '20:00'}, {at: '08:00'}, {at: 2026-12-24T09:00Z}, {at: 2026-12-24}, {at: 2026-12-24}]}"),
 ]
 
 
@@ -196,6 +207,25 @@ def test_a_name_that_is_written_otherwise_in_another_flow_is_told_with_the_place
 def test_a_split_without_id_is_told() -> None:
     flow = with_steps("{split: {a: 50%, b: 50%}}", "{id: s, split: {a: 50%, b: 50%}}")
     assert [(one.code, one.path) for one in warnings(flow)] == [("missing-id", "steps.0")]
+
+
+EXPERIMENT = "arms: {a: 50%, b: 50%}, stop_after: 9, winner: best"
+
+
+def test_an_experiment_without_id_is_told_and_its_goal_is_looked_at() -> None:
+    flow = with_steps(f"{{experiment: {{{EXPERIMENT}, goal: {{event: 'buy ', where: {{profile.a: 1}}, within: 1d}}}}}}")
+    assert sorted((one.code, one.path) for one in warnings(flow)) == [
+        ("missing-id", "steps.0"),
+        ("profile-in-where", "steps.0.experiment.goal.where.profile.a"),
+        ("space-around-name", "steps.0.experiment.goal.event"),
+    ]
+
+
+def test_a_receipt_as_goal_of_a_flow_with_a_key_is_told() -> None:
+    step = f"{{id: x, experiment: {{{EXPERIMENT}, goal: {{event: $sms_clicked, within: 1d}}}}}}"
+    (found,) = warnings(with_steps(step).replace("steps:", "entry: {key: k}\nsteps:", 1))
+    assert (found.code, found.path) == ("unreachable-goal", "steps.0.experiment.goal.event")
+    assert warnings(with_steps(step)) == []
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -12,13 +14,17 @@ from dataflow.read.intake import Intake
 from dataflow.read.scanner import NativeFormat
 from dataflow.shard import OPEN, Delivery, Shard
 from operators.conditions.index import MatchIndex
+from operators.language.schedule import Every, Schedule
+from operators.language.values import HOUR
 from operators.limits import AUDIENCES_MAX, ROW_BYTES_MAX
 from operators.machine.deployment import Deployment
 from operators.machine.membership import join, take_membership
 from state.backend import MemoryBackend
+from state.iso import format_ms
 from state.records import MEMBERSHIP, Input, unpacked
 from state.store import ShardStore
 from state.user import User
+from tests.jobs import RunningJob, in_folder, simulated
 
 AT = 1_795_435_200_000  # 2026-11-23T12:00:00Z
 
@@ -31,11 +37,10 @@ def completion(audience: str) -> bytes:
     return orjson.dumps({"audience": audience, "updated": True})
 
 
-def intake_of(*watched: str) -> Intake:
+def intake_of(**watched: list[Schedule]) -> Intake:
     index = MatchIndex([])
-    return Intake(
-        index, NativeFormat(index.table()), topic="t", partition=0, source=0, shards=1, watched=frozenset(watched)
-    )
+    records = NativeFormat(index.table())
+    return Intake(index, records, topic="t", partition=0, source=0, shards=1, watched=watched)
 
 
 def test_a_membership_goes_to_its_user_with_all_that_it_says_and_moves_time() -> None:
@@ -50,19 +55,21 @@ def test_a_membership_goes_to_its_user_with_all_that_it_says_and_moves_time() ->
     assert (intake.counts.records, intake.counts.memberships, intake.counts.updates) == (2, 1, 1)
 
 
-def test_the_newest_update_of_each_watched_audience_is_known_by_memberships_and_by_completions() -> None:
-    intake = intake_of("vip", "new")
+def test_updates_of_watched_audiences_are_told_once_between_two_planned_times() -> None:
+    intake = intake_of(vip=[Every(AT, HOUR)], new=[Every(AT, HOUR)])
     values = [membership("vip"), membership("vip", member=False), completion("new"), membership("other")]
     intake.take(Batch(values, [AT, AT + 1, AT + 2, AT + 3], range(4)))
-    assert intake.updated == {"vip": AT + 1, "new": AT + 2}
-    intake.take(Batch([completion("vip")], [AT], range(4, 5)))
-    assert intake.updated["vip"] == AT + 3, "stream time does not go back, and so does this"
+    assert intake.take_updates() == [("vip", AT), ("new", AT + 2)]
+    assert intake.take_updates() == ()
+    late = [completion("vip"), membership("vip"), completion("vip"), membership("vip")]
+    intake.take(Batch(late, [AT + HOUR - 1, AT + HOUR, AT + HOUR + 1, AT], range(4, 8)))
+    assert intake.take_updates() == [("vip", AT + HOUR)], "stream time does not go back, and so does this"
 
 
 def test_nothing_is_noted_of_audiences_that_nobody_watches() -> None:
     intake = intake_of()
     intake.take(Batch([membership("vip"), completion("vip")], [AT, AT], range(2)))
-    assert intake.updated == {}
+    assert intake.take_updates() == ()
 
 
 @pytest.mark.parametrize("row", [{}, {"a": [{"b": None}]}, {"n": 2**64 - 1}])
@@ -77,6 +84,38 @@ def test_a_held_membership_is_after_a_restart_what_it_was(row: dict[str, Any]) -
     assert shard.held == 1
     shard.take([Delivery(0, AT + 1, OPEN, []), Delivery(1, AT + 1, OPEN, [])])
     assert shard.store.slot("u").user.audiences == {"vip": row}
+
+
+def test_memberships_in_a_file_of_their_own_are_taken_in_order_of_time(tmp_path: Path) -> None:
+    flow = {
+        "flow": "f",
+        "trigger": {"event": "a"},
+        "entry": {"when": {"audience": "vip"}, "concurrent": 9},
+        "steps": [{"audience": {"add": "seen"}}, {"wait": "1h"}, {"send": "webhook", "template": "t"}],
+    }
+    (tmp_path / "flow.json").write_text(json.dumps(flow))
+    events, members = [], []
+    for number in range(60):
+        at = format_ms(AT + number * 60_000)
+        fields = {"user_id": f"u{number % 5}", "message_id": f"m{number}", "timestamp": at}
+        if number % 3:
+            events.append(json.dumps({"event": "a", **fields}))
+        else:
+            members.append(json.dumps({"audience": "vip", "member": number % 4 != 3, **fields}))
+    members.append(json.dumps({"audience": "vip", "updated": True, "timestamp": format_ms(AT + 3_600_000)}))
+    (tmp_path / "events.jsonl").write_text("\n".join(events) + "\n")
+    (tmp_path / "members.jsonl").write_text("\n".join(members) + "\n")
+    both = sorted([*events, *members], key=lambda line: str(json.loads(line)["timestamp"]))
+    (tmp_path / "both.jsonl").write_text("\n".join(both) + "\n")
+    sources = [f"--source=file:{tmp_path / name}.jsonl" for name in ("events", "members")]
+    RunningJob(
+        [tmp_path / "flow.json", *sources, "--sink", f"file:{tmp_path / 'out'}", "--state", tmp_path / "state",
+         "--stop-at-end", "--shards", "3", "--until", "2026-11-24"],
+        tmp_path / "log",
+    ).wait()  # fmt: skip
+    expected = simulated(tmp_path / "flow.json", tmp_path / "both.jsonl", tmp_path / "simulated", until="2026-11-24")
+    assert {one["kind"] for one in expected.journal} > {"entered", "refused", "audience"}
+    assert in_folder(tmp_path / "out").differences(expected) == []
 
 
 def record(fields: bytes, message_id: str, now: int) -> Input:

@@ -38,8 +38,11 @@ FLOWS = {
     },
     "brief": {"trigger": {"event": "add_to_cart"}, "steps": [{"end": "done"}]},
     "short": {"trigger": {"event": "ping"}, "steps": [{"wait": "1s"}]},
+    "held": {"trigger": {"event": "add_to_cart"}, "steps": [{"send": "coupon", "template": "t"}]},
     "broken": {"trigger": {"event": "break"}, "steps": [{"set": {"x": 1}}]},
 }
+
+RULES = "channels: {coupon: {quiet: {holidays: [{from: 2000-01-01, until: 2999-12-31}]}}}"
 
 # Python imports this by itself in every process of the job: mistakes and jumps of a clock cannot be had from outside,
 # and a limit of 51 200 ids is too much to fill.
@@ -92,6 +95,7 @@ class LiveJob:
         flows.mkdir(exist_ok=True)
         for name, flow in FLOWS.items():
             (flows / f"{name}.json").write_text(json.dumps({"flow": name, **flow}))
+        (flows / "nudge.yaml").write_text(RULES)
         job = Job(
             loaded=load([flows], None),
             sources=[SourceUrl("kafka", broker.bootstrap, TOPIC)],

@@ -23,7 +23,7 @@ from operators.language.workspace import Workspace, read_workspace
 from operators.program.flows import FlowText, compile_texts
 from operators.schemas import SCHEMAS
 from operators.steps import KINDS
-from state.records import Reject
+from state.records import MEMBERSHIP, UPDATED, Reject
 from tests.oracle.generate import random_case
 from tests.scenarios.scenario_files import load
 
@@ -37,6 +37,7 @@ def validator(name: str) -> Draft202012Validator:
 
 
 FLOW, WORKSPACE, EVENT = validator("flow"), validator("workspace"), validator("event")
+MEMBERSHIPS = validator("membership")
 
 
 def read(text: str) -> Any:
@@ -275,7 +276,17 @@ REFUSED = {
     "no kind": START + "steps: [{id: none}]",
     "an empty step": START + "steps: [{}]",
     "an unknown kind": START + "steps: [{sned: sms, template: t}]",
-    "a kind that is not supported yet": START + "steps: [{parallel: [[end]]}]",
+    "a kind that is not supported yet": START + "steps: [{experiment: {}}]",
+    "a parallel of steps": START + "steps: [{parallel: [{wait: 1h}]}]",
+    "a parallel without branches": START + "steps: [{parallel: []}]",
+    "a parallel with eleven branches": START + f"steps: [{{parallel: [{', '.join(['[]'] * 11)}]}}]",
+    "a bad step in a parallel": START + "steps: [{parallel: [[{wiat: 1h}]]}]",
+    "times without branches": START + "steps: [{times: []}]",
+    "times without a time": START + "steps: [{times: [{steps: []}]}]",
+    "times at a duration": START + "steps: [{times: [{at: 1h}]}]",
+    "times at a time of day that is none": START + "steps: [{times: [{at: '24:00'}]}]",
+    "times with eleven branches": START + f"steps: [{{times: [{', '.join(['{at: 2026-12-24}'] * 11)}]}}]",
+    "a bad step in times": START + "steps: [{times: [{at: '09:00', steps: [{wiat: 1h}]}]}]",
     "a split of one arm": START + "steps: [{split: {a: 100%}}]",
     "a split by numbers": START + "steps: [{split: {a: 50, b: 50}}]",
     "a split with a bad label": START + "steps: [{split: {A: 50%, b: 50%}}]",
@@ -286,7 +297,8 @@ REFUSED = {
     "a send with an empty template": START + "steps: [{send: sms, template: ''}]",
     "an unknown category": START + "steps: [{send: sms, template: t, category: spam}]",
     "an unknown if_missing": START + "steps: [{send: sms, template: t, if_missing: fail}]",
-    "a postpone, which is not supported yet": START + "steps: [{send: sms, template: t, postpone: true}]",
+    "a postpone that is no boolean": START + "steps: [{send: sms, template: t, postpone: later}]",
+    "a cap_left of several channels": START + "steps: [{branch: [{when: {cap_left: [sms, push]}, steps: []}]}]",
     "a set of nothing": START + "steps: [{set: {}}]",
     "a set that is no mapping": START + "steps: [{set: 5}]",
     "a set with a path": START + "steps: [{set: {a.b: 5}}]",
@@ -321,7 +333,6 @@ REFUSED = {
     "a when about anything else": START + "steps: [{branch: [{when: {tier: gold}}]}]",
     "a when about half a field": START + "steps: [{branch: [{when: {profile: gold}}]}]",
     "a when about nothing": START + "steps: [{branch: [{when: {}}]}]",
-    "a when about a cap, not supported yet": START + "steps: [{branch: [{when: {cap_left: sms}}]}]",
     "a when about no audience": START + "steps: [{branch: [{when: {audience: []}}]}]",
     "a when about an audience that is no name": START + "steps: [{branch: [{when: {audience: VIP}}]}]",
     "a when about a list of what is no name": START + "steps: [{branch: [{when: {audience: [5]}}]}]",
@@ -420,6 +431,25 @@ def test_a_where_or_when_with_nothing_behind_it_is_refused() -> None:
         assert complaints(FLOW, read(START + text + "steps: [{wait: 1h}]"))
 
 
+RULES = """
+channels:
+  sms: {topic: actions.sms, caps: [{at_most: 1, per: 1d}, {at_most: 4, per: 30d}]}
+  email: {address: email, quiet: {from: "22:00", until: "08:00", postpone: false}}
+caps: [{at_most: 3, per: 1d12h}]
+quiet:
+  holidays: [{name: spring, from: 2027-02-06, until: 2027-02-12}, {from: 2027-05-01T10:00, until: 2027-05-01T12:00Z}]
+exempt: {audience: staff}
+suppress: {audience: [do-not-contact, complained]}
+consent: {marketing: profile.consents.ads, notification: profile.ok}
+templates: [SMS_123, hello]
+"""
+
+
+def test_message_rules_are_valid() -> None:
+    assert read_workspace("nudge.yaml", RULES.encode())[1] == []
+    assert complaints(WORKSPACE, read(RULES)) == []
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -428,7 +458,17 @@ def test_a_where_or_when_with_nothing_behind_it_is_refused() -> None:
         "channels: {SMS: {topic: a}}",
         "channels: {sms: {topic: 'a b'}}",
         "channels: [sms]",
-        "caps: [{at_most: 3, per: 1d}]",
+        "caps: [{at_most: 0, per: 1d}]",
+        "caps: {at_most: 3, per: 1d}",
+        "channels: {sms: {caps: [{at_most: 3}]}}",
+        "quiet: {from: 22, until: 08:00}",
+        "quiet: {from: '22:00', until: '08:00', postpone: later}",
+        "quiet: {holidays: [{from: 2027-02-06}]}",
+        "exempt: staff",
+        "suppress: {audience: []}",
+        "consent: {spam: profile.ok}",
+        "consent: {marketing: ok}",
+        "templates: t",
         "run: 5",
     ],
 )
@@ -485,6 +525,31 @@ EVENTS: list[Any] = [
 def test_the_schema_of_events_takes_what_the_job_reads(record: Any) -> None:
     found = decode(orjson.dumps(record))
     assert (complaints(EVENT, record) == []) == (not isinstance(found, Reject)), found
+
+
+IN = {"audience": "vip", "user_id": "u", "member": True}
+DONE = {"audience": "vip", "updated": True}
+MEMBERS: list[Any] = [
+    IN,
+    DONE,
+    {**IN, "member": False},
+    {**IN, "updated": True},
+    *({**IN, "row": row} for row in ({}, {"a": [{}]}, None, [], "r")),
+    *({**IN, "member": member} for member in (None, "true", 1)),
+    *({**IN, "user_id": user_id} for user_id in ("", None, 5, "u" * (USER_ID_CHARACTERS_MAX + 1))),
+    *({**DONE, "user_id": user_id} for user_id in ("u", "", None, 5)),
+    *({**DONE, "updated": updated} for updated in (False, None, 1, "true")),
+    *({**one, "audience": name} for one in (IN, DONE) for name in (None, 5, "", "n" * 128, "n" * 129)),
+    *({**one, field: value} for one in (IN, DONE) for field in ("message_id", "timestamp") for value in VALUES[field]),
+    [],
+]
+
+
+@pytest.mark.parametrize("record", MEMBERS, ids=lambda record: json.dumps(record)[:60])
+def test_the_schema_of_memberships_takes_what_the_job_takes_for_one(record: Any) -> None:
+    found = decode(orjson.dumps(record))
+    is_one = not isinstance(found, Reject) and found.kind in (MEMBERSHIP, UPDATED)
+    assert (complaints(MEMBERSHIPS, record) == []) == is_one, found
 
 
 def simulated(folder: Path, *arguments: str | Path) -> tuple[list[Any], list[Any]]:

@@ -8,7 +8,7 @@ from operators.machine.totals import FlowTotals, Totals, add_totals, inside_by, 
 CART = "cart\x1f3"
 KINDS = {
     totals.ENTERED, totals.CONVERTED, totals.ENDED, totals.EXITED,
-    totals.FAILED, totals.REFUSED, totals.SENT, totals.SUPPRESSED,
+    totals.FAILED, totals.REFUSED, totals.SENT, totals.SUPPRESSED, totals.POSTPONED,
 }  # fmt: skip
 
 

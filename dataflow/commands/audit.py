@@ -6,6 +6,7 @@ import json
 import resource
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -55,6 +56,8 @@ def audit_command(state: Path, *, as_json: bool) -> int:
     if as_json:
         for label, balance in sorted(audit.balances.items()):
             _print_json({"type": "flow", **_row(label, balance)})
+        for row in _questions(audit):
+            _print_json({"type": "question", **row})
         summary = {"type": "summary", "clean": not found, "findings": found, "epoch": audit.epoch}
         seen = audit.seen
         _print_json(
@@ -107,6 +110,25 @@ def _row(label: str, balance: Balance) -> dict[str, Any]:
     }
 
 
+def _questions(audit: Audit) -> Iterator[dict[str, Any]]:
+    """Yield what the register says: how many places of a limit are taken, who is in an experiment, who has won."""
+    if audit.register is None:
+        return
+    for name, question in sorted(audit.register.questions.items()):
+        flow, _, step = name.partition("\x1f")
+        if not step:
+            yield {"flow": flow, "taken": question.taken}
+            continue
+        arms = audit.register.members.get(name, {})
+        yield {
+            "flow": flow,
+            "step": step,
+            "taken": question.taken,
+            "winner": question.winner,
+            "arms": {arm: {"entered": of.entered, "converted": of.converted} for arm, of in arms.items()},
+        }
+
+
 def _print_json(data: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps(data, ensure_ascii=False) + "\n")
 
@@ -135,6 +157,14 @@ def _print_for_people(audit: Audit, found: dict[str, int]) -> None:
     console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
     if audit.balances:
         console.print(table)
+    for row in _questions(audit):
+        if "step" not in row:
+            console.print(f"{row['flow']}: {row['taken']:,} places of the limit are taken", soft_wrap=True)
+            continue
+        arms = ", ".join(f"{arm} {of['converted']} of {of['entered']}" for arm, of in row["arms"].items())
+        won = f"{row['winner']} has won" if row["winner"] else "nobody has won yet"
+        text = f"{row['flow']}, experiment {row['step']}: {row['taken']:,} users are in, converted: {arms}; {won}"
+        console.print(text, soft_wrap=True)
     seen, total = audit.seen, sum(found.values())
     what = "clean" if not total else "1 finding" if total == 1 else f"{total:,} findings"
     members = f", {seen.memberships:,} memberships" if seen.memberships else ""

@@ -88,11 +88,12 @@ def mostly_dead(simulation: Simulation) -> str | None:
 
 
 SAMPLE_BYTES: Final = 60
-_DETAILED: Final = ("refused", "sent", "suppressed", "ended", "exited", "failed")
+_DETAILED: Final = ("refused", "sent", "postponed", "suppressed", "ended", "exited", "failed")
+_IF_ANY: Final = frozenset(("postponed",))  # Few flows have quiet hours: a column for those that do.
 
 
 def counts_by_flow(totals: Totals, deployment: Deployment) -> list[dict[str, Any]]:
-    """Return, per flow version, what happened: entered, refused, sent, suppressed, ended, and who is still inside."""
+    """Return, per flow version, what happened: entered, refused, sent, held, ended, and who is still inside."""
     from operators.machine.totals import read_totals
 
     read = read_totals(totals, [program.label for program in deployment.programs.values()])
@@ -143,14 +144,15 @@ def print_simulation(simulation: Simulation, deployment: Deployment, *, as_json:
     from state.iso import format_ms
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("flow", "entered", "converted", *_DETAILED, "inside"):
+    detailed = [kind for kind in _DETAILED if kind not in _IF_ANY or any(row[kind] for row in rows)]
+    for name in ("flow", "entered", "converted", *detailed, "inside"):
         table.add_column(name, justify="right" if name in ("entered", "converted", "inside") else "left")
     for row in rows:
         table.add_row(
             f"{row['flow']} v{row['version']}",
             str(row["entered"]),
             str(row["converted"]),
-            *(_listed(row[kind]) for kind in _DETAILED),
+            *(_listed(row[kind]) for kind in detailed),
             str(row["inside"]),
         )
     console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
@@ -173,6 +175,9 @@ def print_simulation(simulation: Simulation, deployment: Deployment, *, as_json:
     if is_open and inside:
         days = RUN_ON_MS // DAY
         console.print(f"time ran on for {days} days after the last record, and {inside} inside still wait; see --until")
+    elif is_open and simulation.has_planned:
+        days = RUN_ON_MS // DAY
+        console.print(f"time ran on for {days} days after the last record, and more runs are planned; see --until")
     elif is_open and simulation.ran_on_to_ms is not None:
         console.print(f"time ran on after the last record until nobody waited: {format_ms(simulation.ran_on_to_ms)}")
     if simulation.mistakes:

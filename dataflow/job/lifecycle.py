@@ -43,6 +43,7 @@ from operators.program.flows import left_out, refuse_reused_versions
 from operators.program.program import Program
 from state.backend import Backend
 from state.errors import Refused, StateRefused
+from state.registerfile import RegisterFile
 from state.shards import owner_of
 from state.store import ShardStore
 
@@ -109,6 +110,10 @@ class World(Protocol):
 
     def backend(self, shard: int) -> Backend | None:
         """Open the store of a shard, None when there is none yet."""
+        ...
+
+    def register(self, job: str, *, make: bool) -> RegisterFile | None:
+        """Open the register of *job*; where there is none yet, make it or return None."""
         ...
 
     def execute(self, plan: Plan) -> bool:
@@ -204,6 +209,7 @@ class Course:
         if self._before is not None:
             world.accept(job)
             self._before = None
+        self._prepare_register(file, cut)
         self._deploy(file)
         file.sources = sorted(source.identity for source in job.sources)
         file.partitions = [one.key for one in partitions]
@@ -288,7 +294,24 @@ class Course:
                     raise StateRefused(
                         f"--state {place}: progress/ lacks the log of {key}, which the interrupted run needs: {RESTORE}"
                     )
+        self._check_register(file, cut)
         self._check_flows(file, cut)
+
+    def _check_register(self, file: StateFile, cut: Cut) -> None:
+        """Refuse a register that lacks answers which something has followed from: they would be given once more."""
+        needed = max(file.register, cut.register)
+        if not needed:
+            return
+        register = self._world.register(file.job, make=False)
+        found = 0
+        if register is not None:
+            found = register.confirm()
+            register.close()
+        if found < needed:
+            what = "is missing" if register is None else f"is older than the rest ({found} of {needed} confirmations)"
+            raise StateRefused(
+                f"--state {self._world.place}: the register {what}; what it gave would be given again: {RESTORE}"
+            )
 
     def _check_version(self, file: StateFile) -> None:
         """Refuse to finish what another version has begun to decide: it could decide otherwise."""
@@ -445,6 +468,33 @@ class Course:
         file.flows = list(kept.values())
         file.workspace = self.job.loaded.workspace_text
 
+    def _prepare_register(self, file: StateFile, cut: Cut) -> None:
+        """See to it that there is a register if flows ask one, and that new limits count the entries that there are."""
+        deployment = self.job.loaded.deployment
+        if not deployment.asks:
+            return
+        register = self._world.register(file.job, make=True)
+        assert register is not None
+        try:
+            limited = {program.name for program in deployment.entering if program.entry_rules.limit is not None}
+            # Where the same versions were in force, every entry has asked.
+            known, before, now = register.questions(), _in_force(file), what_is_deployed(self.job.loaded)[0]
+            new = [
+                flow
+                for flow in sorted(limited)
+                if flow not in known or any(one[0] == flow for one in before.symmetric_difference(now))
+            ]
+            if new:
+                entries = dict.fromkeys(new, 0)
+                for label, counts in read_totals(self._totals(file, cut)).items():
+                    flow, _ = of_label(label)
+                    if flow in entries:
+                        entries[flow] += counts.entered
+                register.count_from(entries)
+            file.register = register.confirm()
+        finally:
+            register.close()
+
     # ---- after an unclean stop ---------------------------------------------------------------------------------
 
     def _finish_the_last_run(self, file: StateFile, cut: Cut, partitions: list[PartitionPlan], sink: Sink) -> bool:
@@ -457,8 +507,7 @@ class Course:
         if not old:
             return False  # It died before anything was in force.
         job = self.job
-        deployed = frozenset((one.flow, one.version, one.content, one.state) for one in old)
-        same_flows = (deployed, file.workspace) == what_is_deployed(job.loaded)
+        same_flows = (_in_force(file), file.workspace) == what_is_deployed(job.loaded)
         same_end = file.run.ends == _ends_of(partitions) and file.run.until_ms == job.until_ms
         # What is in a partition that was added since, the run that died did not know when it decided.
         same_partitions = file.partitions == [one.key for one in partitions]
@@ -504,7 +553,7 @@ class Course:
         """Return the offsets from which *topics* may hold what will be decided again."""
         if not sink.remembers:
             return None
-        cuts = [ends for _, ends, sink_number in cut.shards.values() if sink_number == file.sink_number]
+        cuts = [ends for _, ends, sink_number, *_ in cut.shards.values() if sink_number == file.sink_number]
         if len(cuts) == file.shards:
             # A topic that no flow uses any more is in no later cut. So what this cut says is kept, also for a topic
             # that goes out of use now: were it read back from its first offset when it returns, that could be months.
@@ -562,6 +611,11 @@ class Course:
             keeps_sent=run.keeps_sent,
             begins=file.flow_begins,
         )
+
+
+def _in_force(file: StateFile) -> frozenset[tuple[str, int, str, str]]:
+    """Return what `what_is_deployed` says of the flows that are, or were, in force."""
+    return frozenset((one.flow, one.version, one.content, one.state) for one in file.flows if one.in_force)
 
 
 def what_is_deployed(loaded: Loaded) -> tuple[frozenset[tuple[str, int, str, str]], str]:

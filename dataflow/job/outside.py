@@ -21,6 +21,7 @@ from dataflow.read.discovery import PartitionPlan
 from dataflow.urls import SinkUrl
 from operators.language.workspace import DEAD_LETTERS, JOURNAL
 from state.backend import Backend
+from state.registerfile import RegisterFile, open_register
 from state.rocks import RocksBackend
 
 COMMIT_THREADS: Final = 8
@@ -36,6 +37,10 @@ class Outside(Protocol):
 
     def backend(self, shard: int) -> Backend:
         """Open the store of a shard."""
+        ...
+
+    def register(self) -> RegisterFile:
+        """Open the register of the job."""
         ...
 
     def reader(self, partition: PartitionPlan, position: int, mark: Mark) -> SourcePartition:
@@ -79,6 +84,9 @@ class Machine:
 
     def backend(self, shard: int) -> Backend:
         return RocksBackend(self._state.shard(shard))
+
+    def register(self) -> RegisterFile:
+        return open_register(self._state.register, self.plan.job)
 
     def reader(self, partition: PartitionPlan, position: int, mark: Mark) -> SourcePartition:
         if partition.kind == "file":

@@ -103,6 +103,7 @@ class Worker:
             positions=positions,
             delays=self._delays,
         )
+        self.register = outside.register() if self.deployment.asks else None
         self.mistakes = MistakeLog(log.error, [one.key for one in plan.partitions])
         outside.sink.open_topics(sorted({*topics.values(), JOURNAL, DEAD_LETTERS}))
         if plan.read_back is not None:
@@ -136,6 +137,7 @@ class Worker:
             news=self._counted,
             keeps_sent=self.plan.keeps_sent,
             begins=self.plan.begins,
+            register=None if self.register is None else self.register.of_shard(number, lambda: store.commit_number + 1),
         )
         add_totals(self._opened_with, store.totals)
         self.shards[number] = shard
@@ -186,6 +188,8 @@ class Worker:
     def emit(self, shard: Shard) -> None:
         """Send what *shard* has decided on its way."""
         self._uncommitted = True
+        if self.register is not None:
+            self.register.confirm()  # Before anything that follows from its answers goes out.
         out = shard.out
         if out.mistakes:
             self.mistakes.take(out.mistakes)
@@ -201,7 +205,8 @@ class Worker:
     def commit(self, number: int) -> list[Any]:
         """Return `[commit, ends of the sink's topics, number of the sink]` of shard *number*.
 
-        Everything that the shard has emitted is confirmed by then.
+        Everything that the shard has emitted is confirmed by then. Where flows ask the register, a fourth number says
+        how often that was confirmed.
 
         The engine notes what this returns, so only then does the state count: a crash before takes the commit back.
         All shards of the process are committed at the first call of an epoch, in parallel.
@@ -219,6 +224,8 @@ class Worker:
                 if shard.store.write():
                     written.append(shard.store)
                     self._check_conservation(shard_number, shard)
+            if self.register is not None:
+                self.register.forget({number: shard.store.commit_number for number, shard in self.shards.items()})
             self.outside.all_at_once([*tasks, *(store.sync for store in written)])
             self._uncommitted = False
             self._checkpoints += 1
@@ -227,7 +234,8 @@ class Worker:
         if has_news:
             self._say_what_was_accepted()
             self.take_stock()  # It may be long until there is something to do again.
-        return [self.shards[number].store.commit_number, self.emitter.ends(number), self.plan.sink_number]
+        snapshot = [self.shards[number].store.commit_number, self.emitter.ends(number), self.plan.sink_number]
+        return snapshot if self.register is None else [*snapshot, self.register.confirm()]
 
     def _say_what_was_accepted(self) -> None:
         accepted = self.emitter.back.accepted
@@ -406,6 +414,8 @@ class Worker:
     def close(self) -> None:
         """Close everything, after the engine has stopped."""
         self.outside.all_at_once([shard.store.close for shard in self.shards.values()])
+        if self.register is not None:
+            self.register.close()
         self.outside.close()
 
 

@@ -8,7 +8,7 @@ up one by one.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -26,8 +26,9 @@ from operators.machine.totals import Totals, add_totals
 from state.backend import Backend
 from state.errors import NewerFormatError, StateRefused, StoreError
 from state.iso import format_ms
-from state.meta import read_meta
+from state.meta import Planned, read_meta
 from state.records import Input
+from state.registerfile import RegisterView, look_at_register
 from state.rows import (
     are_there,
     closed_key,
@@ -55,6 +56,8 @@ _RESTORE: Final = "restore the whole state directory from one backup, or begin a
 _REPORT: Final = "keep a copy of the state and report it: this is a fault of nudge or of the disk"
 
 NEXT: Final[dict[str, str]] = {
+    "branch-misplaced": f"the branch goes on where it stands, and its journey may not end; {_REPORT}",
+    "branch-orphan": f"the journey may go on too early, or never end; {_REPORT}",
     "conservation": f"`nudge audit --json` names the users of other findings; {_REPORT}",
     "flow-not-deployed": "start the job with the file of that version, `state: ended` if nobody should enter any more; "
     "nudge.json has the text of every version that was deployed",
@@ -64,7 +67,11 @@ NEXT: Final[dict[str, str]] = {
     "journey-repeated": _REPORT,
     "member-missing": f"runs over the audience pass the user by; their next membership record mends it; {_REPORT}",
     "member-orphan": f"harmless: whether somebody is a member is read in the user's row; {_REPORT}",
+    "places-exceeded": f"more have entered than were given a place; {_REPORT}",
     "recovery-unreadable": _RESTORE,
+    "register-outdated": _RESTORE,
+    "register-unreadable": _RESTORE,
+    "runs-differ": f"some members may have been left out of a run, or taken into one that was skipped; {_REPORT}",
     "sent-orphan": f"what was sent is kept for ever; {_REPORT}",
     "sent-unreadable": _RESTORE,
     "seq-too-low": f"a crash could now repeat records of this user; {_REPORT}",
@@ -119,6 +126,7 @@ class Audit:
         self._tell = tell
         self.seen = Seen()
         self.balances: dict[str, Balance] = {}
+        self.register: RegisterView | None = None
         self.epoch = 0
 
     def findings(self) -> Iterator[Finding]:
@@ -141,6 +149,7 @@ class Audit:
         self.epoch = view.cut.epoch
         deployment, shards = view.deployment(), view.file.shards
         totals: Totals = {}
+        planned: dict[int, dict[str, Planned]] = {}
         inside = Counter({program.label: 0 for program in deployment.programs.values()})
         yield from _strange_shards(view)
         for number in range(shards):
@@ -152,10 +161,62 @@ class Audit:
             shard = ShardAudit(view.shard(number), deployment, number, shards, self.seen, self._tell)
             yield from shard.findings()
             add_totals(totals, shard.totals)
+            planned[number] = shard.planned
             inside.update(shard.inside)
             self.seen.shards += 1
             self._tell(self.seen)
+        yield from runs_that_differ(planned)
         self.balances = balances(totals, inside)
+        yield from self._of_register(view, deployment, complete=self.seen.shards == shards)
+
+    def _of_register(self, view: StateView, deployment: Deployment, *, complete: bool) -> Iterator[Finding]:
+        """The register must be as new as the checkpoint, and everybody who entered a flow with a limit has a place."""
+        needed = max(view.file.register, view.cut.register)
+        try:
+            self.register = found = look_at_register(view.directory.register)
+        except NewerFormatError as error:
+            raise UsageError(str(error)) from None
+        except StoreError as error:
+            yield Finding("register-unreadable", None, None, str(error))
+            return
+        if (confirmed := 0 if found is None else found.confirmed) < needed:
+            text = f"the register was confirmed {confirmed} times, and {needed} times when the checkpoint was made"
+            yield Finding("register-outdated", None, None, text)
+        if found is None or not complete:
+            return
+        entered: Counter[str] = Counter()
+        for label, balance in self.balances.items():
+            entered[of_label(label)[0]] += balance.totals.entered
+        for program in deployment.entering:
+            taken = found.questions[program.name].taken if program.name in found.questions else 0
+            if program.entry_rules.limit is not None and entered[program.name] > taken:
+                text = f"{program.name}: {entered[program.name]} have entered, but only {taken} places are taken"
+                yield Finding("places-exceeded", None, None, text)
+
+
+def runs_that_differ(planned: Mapping[int, Mapping[str, Planned]]) -> Iterator[Finding]:
+    """Yield the shards that have decided otherwise than others about runs over audiences.
+
+    Args:
+        planned: by shard, then by the label of the flow version.
+    """
+    begins: dict[str, tuple[int, int]] = {}
+    decided: dict[tuple[str, int], tuple[int, tuple[int, int]]] = {}
+    for number, by_label in planned.items():
+        for label, one in by_label.items():
+            if one.begin_ms < 0 or one.is_idle:
+                continue
+            name = " v".join(of_label(label))
+            other, begin_ms = begins.setdefault(label, (number, one.begin_ms))
+            if begin_ms != one.begin_ms:
+                here, there = format_ms(one.begin_ms), format_ms(begin_ms)
+                text = f"{name} begins at {here} here, and at {there} in shard {other:02d}"
+                yield Finding("runs-differ", number, None, text)
+            # A shard may be ahead of another; what both have decided is the same.
+            other, found = decided.setdefault((label, one.done_ms), (number, (one.ran, one.last_ms)))
+            if found != (one.ran, one.last_ms):
+                text = f"{one.ran} runs of {name} have taken place here, and {found[0]} in shard {other:02d}"
+                yield Finding("runs-differ", number, None, text)
 
 
 def _strange_shards(view: StateView) -> Iterator[Finding]:
@@ -215,6 +276,8 @@ class ShardAudit:
         meta = self._meta = read_meta(backend)
         self.totals: Totals = counts_of(backend, meta)
         """What the shard has counted."""
+        self.planned = meta.planned
+        """What it knows of runs over audiences, by the label of the flow version."""
         is_old = meta.format == 1
         self._users = UserInvariants(
             deployment,

@@ -23,6 +23,7 @@ SOURCE_STEP = "read"
 SHARD_STEP = "advance"
 
 
+_REGISTER = 3  # Its place in a shard's snapshot.
 _RESTORE = "restore the whole state directory from one backup"
 
 
@@ -36,12 +37,18 @@ class Cut:
     """The consistent cut from which the engine will go on.
 
     `epoch` is the epoch to resume in. `sources` maps partitions to `[next offset, stream time]`, `shards` the
-    shards' keys to `[commit, {topic: end offsets}, number of the sink]`.
+    shards' keys to `[commit, {topic: end offsets}, number of the sink]`, with a fourth number where flows ask the
+    register: how often that was confirmed.
     """
 
     epoch: int = 1
     sources: dict[str, Any] = field(default_factory=dict)
     shards: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def register(self) -> int:
+        """How often the register had been confirmed, 0 if nobody has asked it."""
+        return max((one[_REGISTER] for one in self.shards.values() if len(one) > _REGISTER), default=0)
 
 
 def last_cut(folder: Path) -> Cut:

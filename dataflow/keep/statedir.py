@@ -5,6 +5,7 @@ STATE/lock         held by the running job and inherited by its processes
 STATE/recovery/    the engine's: offsets, and the commit of each shard
 STATE/progress/    how far each source partition came (dataflow/read/progress.py)
 STATE/shards/NN/   one store per shard (state/store.py)
+STATE/register.sqlite3   what no single user decides, only once a flow asks (state/registerfile.py)
 STATE/differences.jsonl, STATE/accepted-actions.txt   only once needed (dataflow/keep/differences.py)
 """
 
@@ -72,7 +73,8 @@ class StateFile(msgspec.Struct):
     `workspace` is what `nudge.yaml` says of channels and messages, as JSON: no settings, no secrets. `shard_keys` says
     how the engine's keys of the shards are made, see `state/shards.py`. `decided_by` is what decided first since the
     last clean stop, and so has to finish it; None: a run of format 1. `flow_begins` has, by the label of a flow
-    version in force whose runs over audiences are planned, when it begins (ms); -1: with the first record.
+    version in force whose runs over audiences are planned, when it begins (ms); -1: with the first record. `register`
+    is how often the register had been confirmed when the run began: an older one is not this state's.
     """
 
     format: int
@@ -91,6 +93,7 @@ class StateFile(msgspec.Struct):
     shard_keys: Literal["numbers", "even"] = "numbers"
     decided_by: DecidedBy | None = None
     flow_begins: dict[str, int] = {}
+    register: int = 0
 
     @property
     def keys(self) -> ShardKeys:
@@ -117,6 +120,10 @@ class StateDir:
     @property
     def progress(self) -> Folder:
         return DiskFolder(self.root / "progress")
+
+    @property
+    def register(self) -> Path:
+        return self.root / "register.sqlite3"
 
     def shard(self, number: int) -> Path:
         return self.root / "shards" / f"{number:02d}"

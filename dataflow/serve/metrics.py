@@ -353,6 +353,12 @@ METRICS: Final = (
         _by_flow_and(lambda counts: counts.sent),
         (*_FLOW, "channel"),
     ),
+    _counter(
+        "nudge_postponed_total",
+        "Sends held until the end of a quiet time, by channel.",
+        _by_flow_and(lambda counts: counts.postponed),
+        (*_FLOW, "channel"),
+    ),
     _counter("nudge_suppressed_total", "Sends refused.", _by_flow_and(lambda counts: counts.suppressed), _FLOW_REASON),
     _gauge(
         "nudge_journeys_inside",

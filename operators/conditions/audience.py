@@ -1,42 +1,21 @@
-"""`audience`: in which audiences the user is."""
+"""`audience`: how it is written in which audiences the user has to be."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from operators.conditions.arguments import Schema, list_of
-from operators.conditions.base import Condition, Context
+from operators.conditions.base import Condition
+from operators.conditions.in_audience import InAudience
 from operators.conditions.keyword import Keyword, Site
 from operators.language.problems import BadValue, Path, Problems
 from operators.language.values import parse_name
-from operators.limits import told
 from state.outgoing import NAME_PATTERN
 
 _NAME: Final[Schema] = {"type": "string", "pattern": NAME_PATTERN}
 NAMES_SCHEMA: Final[Schema] = {"anyOf": [_NAME, list_of(_NAME)]}
 """One name of an audience, or several."""
-
-
-@dataclass(frozen=True, slots=True)
-class InAudience:
-    """Holds when the user is in any of the audiences."""
-
-    names: tuple[str, ...]
-
-    def holds(self, context: Context) -> bool:
-        audiences = context.audiences
-        return any(name in audiences for name in self.names)
-
-    def key(self) -> list[Any]:
-        return ["audience", *sorted(self.names)]
-
-    def failure(self, context: Context) -> dict[str, Any]:
-        return self.described(context)
-
-    def described(self, context: Context) -> dict[str, Any]:
-        return {"path": "audience", "test": {"in": list(self.names)}, "value": told(sorted(context.audiences))}
 
 
 def parse_audiences(raw: object, path: Path, problems: Problems, note: Callable[[str, Path], None]) -> list[str]:

@@ -23,6 +23,11 @@ class Context(Protocol):
         """The audiences that the user is in."""
         ...
 
+    @property
+    def sends(self) -> Mapping[str, list[int]]:
+        """The times of the user's latest marketing messages, as `operators/caps.py` has them."""
+        ...
+
     def value(self, root: str, path: tuple[str, ...]) -> Json:
         """Return the value at *path* of `properties`, `profile` or `entry`, None when there is none."""
         ...

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from operators.conditions.audience import InAudience
 from operators.conditions.base import Condition, identity
 from operators.conditions.did import Did
+from operators.conditions.in_audience import InAudience
 from operators.conditions.tests import EXISTS, TESTS, Range
 from operators.conditions.tree import Some, Test, conjuncts, leaves
 from operators.conditions.values import comparable

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from operators.conditions.base import Condition, identity
+from operators.conditions.base import Condition
+from operators.conditions.in_audience import InAudience
 from operators.conditions.tests import TESTS, Range
 from operators.conditions.tree import Not, Test, conjuncts
 from operators.conditions.values import Json
@@ -15,9 +16,9 @@ TRIES_MAX: Final = 100_000  # Impossible conditions beyond this size are not fou
 
 
 def find_impossible(parts: list[Condition], path: Path, problems: Problems) -> None:
-    """Note values that would have to satisfy tests which exclude each other, and what is to hold and not to hold."""
+    """Note values that would have to satisfy tests which exclude each other, and audiences to be in and not in."""
     conditions = [one for whole in parts for one in conjuncts(whole)]
-    _find_contradiction(conditions, path, problems)
+    _find_outsiders(conditions, path, problems)
     by_field: dict[tuple[str, ...], list[Test]] = {}
     for part in conditions:
         if isinstance(part, Test) and not part.templated:
@@ -31,12 +32,15 @@ def find_impossible(parts: list[Condition], path: Path, problems: Problems) -> N
             )
 
 
-def _find_contradiction(conditions: list[Condition], path: Path, problems: Problems) -> None:
-    """Note that the same is to hold and not to hold."""
-    negated = {identity(one.item) for one in conditions if isinstance(one, Not)}
-    if negated and any(identity(one) in negated for one in conditions):
-        message = "one of these conditions is to hold, and the same under 'not'"
-        problems.add(path, "impossible-condition", message, "see 'any' for either-or")
+def _find_outsiders(conditions: list[Condition], path: Path, problems: Problems) -> None:
+    """Note that somebody is to be in an audience and not in it."""
+    asked = [one.names for one in conditions if isinstance(one, InAudience)]
+    negated = [one.item for one in conditions if isinstance(one, Not)] if asked else []
+    excluded = {name for one in negated if isinstance(one, InAudience) for name in one.names}
+    for names in asked:
+        if excluded.issuperset(names):
+            message = f"nobody is in {', '.join(names)} and not in it"
+            problems.add(path, "impossible-condition", message, "see 'any' for either-or")
 
 
 def _excluded(tests: list[Test]) -> bool:

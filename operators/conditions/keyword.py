@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from operators.caps import Cap
 from operators.conditions.arguments import Schema
 from operators.conditions.base import Clause, Condition
 from operators.conditions.parse import Resolve
@@ -24,6 +25,8 @@ class Site(NamedTuple):
     """Called with every audience found and where it stands, so that it is known."""
     resolve: Resolve
     """Says which moment is meant where one is written."""
+    caps: Callable[[str, Path], tuple[tuple[Cap, ...], tuple[str, ...]] | None]
+    """Returns the caps of a channel, and the audiences for which they do not hold; notes one that nobody knows."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -14,7 +14,6 @@ from operators.language.model import (
     EventModel,
     JsonValue,
     Model,
-    NotYet,
     PositiveInt,
     RawSteps,
     RawWhen,
@@ -89,7 +88,9 @@ class Entry(Model):
             "value, and a journey sees only events that carry its value.",
         ),
     ] = None
-    limit: Annotated[NotYet, Field(description="The most entries over all users.")] = None
+    limit: Annotated[
+        PositiveInt | None, Field(description="The most entries over all users and versions; never exceeded.")
+    ] = None
     holdout: Annotated[
         Percent | None,
         Field(description="This share of users gets no journey, always the same users: to see what the flow is worth."),
@@ -131,7 +132,7 @@ class Flow(Model):
     }
     belongs: ClassVar[Mapping[str, str]] = {
         **dict.fromkeys(("event", "where", "count"), "'trigger'"),
-        **dict.fromkeys(("when", "reentry", "concurrent", "key", "holdout"), "'entry'"),
+        **dict.fromkeys(("when", "reentry", "concurrent", "key", "limit", "holdout"), "'entry'"),
         **dict.fromkeys(("from", "until"), "'active'"),
         **dict.fromkeys(
             ("send", "template", "to", "vars", "set", "wait", "wait_for", "timeout", "then", "branch", "goto", "end"),

@@ -191,6 +191,24 @@ def in_local_window(
     return after_s <= time_of_day_s < before_s
 
 
+def end_of_daily_span(now_ms: int, zone: ZoneInfo, from_s: int, until_s: int) -> int | None:
+    """Return when a span of each day, in which *now_ms* is, is over (ms); None if it is in none.
+
+    The span of a date begins at the moment of *from_s* and ends, excluded, at that of *until_s*: of the next date where
+    that is not later in the day.
+    """
+    ordinal, _ = local_date_and_time(now_ms, zone)
+    days = 0 if from_s < until_s else 1
+    # The one that began a date ago may not be over. The next date may have begun before, if clocks went back across
+    # midnight since.
+    for begun in (ordinal, ordinal - 1, ordinal + 1):
+        if _moment_of_local(zone, begun, from_s) <= now_ms:
+            end_ms = _moment_of_local(zone, begun + days, until_s)
+            if now_ms < end_ms:
+                return end_ms
+    return None
+
+
 def weekday_of(ordinal: int) -> int:
     """Return the weekday of the date *ordinal*."""
     return (ordinal + 6) % 7

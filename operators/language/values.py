@@ -68,6 +68,16 @@ def parse_duration(value: object, *, longest: int | None = None) -> int:
     return total
 
 
+def duration_text(duration_ms: int) -> str:
+    """Return a duration as an author may have written it: `1d12h`."""
+    parts = []
+    for unit in ("d", "h", "m", "s"):
+        number, duration_ms = divmod(duration_ms, UNITS[unit])
+        if number:
+            parts.append(f"{number}{unit}")
+    return "".join(parts)
+
+
 def parse_offset(value: object) -> int:
     """Return the milliseconds of a duration with an optional sign, such as `-3d`."""
     if isinstance(value, str) and value[:1] in ("-", "+"):
@@ -108,6 +118,27 @@ def parse_time_of_day(value: object) -> int:
     if not found:
         raise BadValue("bad-time-of-day", f"{shown(value)} is not a time of day", 'write "09:00" or "09:00:30", quoted')
     return int(found[1]) * 3600 + int(found[2]) * 60 + int(found[3] or 0)
+
+
+def time_of_day_text(time_of_day_s: int) -> str:
+    """Return a time of day as an author may have written it: `22:00`, with seconds where it has some."""
+    hours, rest = divmod(time_of_day_s, 3600)
+    minutes, seconds = divmod(rest, 60)
+    return f"{hours:02}:{minutes:02}" + (f":{seconds:02}" if seconds else "")
+
+
+def parse_time_of_day_or_moment(value: object) -> int | Moment:
+    """Return the seconds of a time of day, or a moment."""
+    if isinstance(value, str) and value[2:3] == ":":
+        return parse_time_of_day(value)
+    try:
+        return parse_moment(value)
+    except BadValue as bad:
+        raise BadValue(
+            bad.code,
+            f"{shown(value)} is neither moment nor time of day",
+            'write "09:00", quoted, or 2026-11-01T00:00:00+08:00',
+        ) from None
 
 
 def parse_percent(value: object) -> Decimal:
@@ -195,6 +226,14 @@ TimeOfDay = Annotated[
     validated(parse_time_of_day),
     _text_schema(TIME_OF_DAY_PATTERN, "local time of day, quoted"),
 ]
+TimeOfDayOrMoment = Annotated[
+    Any,
+    validated(parse_time_of_day_or_moment),
+    WithJsonSchema(
+        {"anyOf": [{"type": "string", "pattern": TIME_OF_DAY_PATTERN}, {"type": "string", "format": "date-time"}]}
+    ),
+]
+"""The seconds of a time of day, or a `Moment`."""
 Percent = Annotated[Decimal, validated(parse_percent), _text_schema(r"^[0-9]{1,3}(\.[0-9]+)?%$", "such as 12.5%")]
 Name = Annotated[str, validated(parse_name), _text_schema(NAME_PATTERN, "a-z 0-9 _ . -, at most 64")]
 Zone = Annotated[str, validated(parse_zone), _text_schema(r"^[A-Za-z]", "IANA time zone such as Asia/Shanghai")]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Final
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Final
 
-from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic import BeforeValidator, Field, PrivateAttr, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from operators.language.flowfile import read_document
-from operators.language.model import Model, NotYet, checked
-from operators.language.problems import BadValue, Problem
+from operators.language.message_rules import Caps, Consent, Members, Quiet, check_caps, check_quiet, check_whole_day
+from operators.language.model import Model, checked, sound_part
+from operators.language.problems import BadValue, Document, Path, Problem, Problems
 from operators.language.values import Name, parse_name, shown
 from state.outgoing import NAME_PATTERN
 
@@ -57,10 +59,13 @@ _AUDIENCES_SCHEMA: Final = {
         },
     ]
 }
+_SHAPES: Final = {**Quiet.shapes, "caps": "caps: [{at_most: <n>, per: 1d}]"}
 
 
 class ChannelModel(Model):
-    """Where the actions of a channel go, and which attribute is the user's address there."""
+    """Where the actions of a channel go, which attribute is the user's address there, and the channel's own rules."""
+
+    shapes: ClassVar[Mapping[str, str]] = _SHAPES
 
     topic: Annotated[
         str | None, Field(pattern=r"^[a-zA-Z0-9._-]{1,249}$", description="Default: actions.<channel>.")
@@ -69,12 +74,20 @@ class ChannelModel(Model):
         str | None,
         Field(min_length=1, description="The attribute of the profile with the user's address; null: none is needed."),
     ] = None
-    caps: Annotated[NotYet, Field(description="The most messages on this channel.")] = None
-    quiet: Annotated[NotYet, Field(description="Times without messages on this channel.")] = None
+    caps: Annotated[Caps, Field(description="The most marketing messages on this channel.")] = []
+    quiet: Annotated[Quiet | None, Field(description="Times without marketing messages on this channel.")] = None
 
 
 class Workspace(Model):
     """`nudge.yaml`."""
+
+    shapes: ClassVar[Mapping[str, str]] = {
+        **_SHAPES,
+        "exempt": "exempt: {audience: staff}",
+        "suppress": "suppress: {audience: do-not-contact}",
+        "consent": "consent: {marketing: profile.marketing_consent}",
+        "templates": "templates: [cart-reminder]",
+    }
 
     channels: Annotated[
         dict[Name, ChannelModel],
@@ -82,12 +95,17 @@ class Workspace(Model):
             description="Where actions go. sms, email, push, wechat, webhook, kafka, coupon and ads are known without."
         ),
     ] = {}
-    caps: Annotated[NotYet, Field(description="The most messages, over all channels.")] = None
-    quiet: Annotated[NotYet, Field(description="Times without messages.")] = None
-    exempt: Annotated[NotYet, Field(description="Users whom caps and quiet hours do not hold.")] = None
-    suppress: Annotated[NotYet, Field(description="Users who are never sent anything.")] = None
-    consent: Annotated[NotYet, Field(description="Attributes of the profile that must be true.")] = None
-    templates: Annotated[NotYet, Field(description="The templates that flows may name.")] = None
+    caps: Annotated[Caps, Field(description="The most marketing messages, over all channels.")] = []
+    quiet: Annotated[Quiet | None, Field(description="Times without marketing messages on any channel.")] = None
+    exempt: Annotated[Members | None, Field(description="Users for whom caps and quiet times do not hold.")] = None
+    suppress: Annotated[Members | None, Field(description="Users who are never sent anything.")] = None
+    consent: Annotated[
+        Consent, Field(description="Which attribute of the profile must be true, by the category of the message.")
+    ] = Consent()
+    templates: Annotated[
+        list[Annotated[str, Field(min_length=1, strict=True)]] | None,
+        Field(description="The templates that flows may name. Without this key they may name any."),
+    ] = None
     audiences: Annotated[
         tuple[str, ...] | None,
         BeforeValidator(_audiences),
@@ -106,6 +124,22 @@ class Workspace(Model):
         Field(description="Options of all Kafka clients, as librdkafka names them. Keep passwords out of Git."),
     ] = {}
 
+    _document: Document = PrivateAttr(default_factory=lambda: Document(FILE, {}))
+
+    @property
+    def document(self) -> Document:
+        """What it was read from, to tell problems that only the flows show."""
+        return self._document
+
+    def audiences_of_rules(self) -> Iterator[tuple[str, Path]]:
+        """Yield the audiences that message rules name, each with its place."""
+        for key, members in (("exempt", self.exempt), ("suppress", self.suppress)):
+            if members is not None:
+                path: Path = (key, "audience")
+                is_list = isinstance(self._document.value_at(path), list)
+                for index, name in enumerate(members.audience):
+                    yield name, (*path, index) if is_list else path
+
 
 def read_workspace(file: str, text: bytes) -> tuple[Workspace, list[Problem]]:
     """Return the workspace in *text*, and what is wrong with it."""
@@ -114,16 +148,45 @@ def read_workspace(file: str, text: bytes) -> tuple[Workspace, list[Problem]]:
     document, problems = read_document(file, text)
     if document.data is None:
         return Workspace(), problems.found
-    workspace = checked(Workspace, document.data, (), problems)
-    if workspace is None and isinstance(document.data, dict) and isinstance(document.data.get("channels"), dict):
-        # What is wrong with a channel is told; that flows send to it is not wrong.
-        names = {str(name): ChannelModel() for name in document.data["channels"]}
-        workspace = Workspace.model_construct(channels=names)
-    for name, channel in workspace.channels.items() if workspace else ():
+    workspace = checked(Workspace, document.data, (), problems) or _sound_part(document.data)
+    for name, channel in workspace.channels.items():
         if channel.topic in OWN_TOPICS:
             message = f"{channel.topic} is a topic of the job's own: a replay could not tell what is in it already"
             problems.add(("channels", name, "topic"), "reserved-topic", message, "choose another name")
-    return workspace or Workspace(), problems.found
+    _check_rules(workspace, problems)
+    workspace._document = document
+    return workspace, problems.found
+
+
+def _sound_part(raw: object) -> Workspace:
+    """Return what is left of *raw* without what is wrong: that has been told, and the rest is looked at all the same.
+
+    A channel stays in any case: that flows send to it is not wrong.
+    """
+    if not isinstance(raw, dict):
+        return Workspace()
+    written = raw.get("channels")
+    channels = {
+        str(name): sound_part(ChannelModel, channel) or ChannelModel()
+        for name, channel in (written.items() if isinstance(written, dict) else ())
+    }
+    rest = sound_part(Workspace, {key: value for key, value in raw.items() if key != "channels"})
+    return (rest or Workspace()).model_copy(update={"channels": channels})
+
+
+def _check_rules(workspace: Workspace, problems: Problems) -> None:
+    """Note what is wrong with the message rules, alone and together."""
+    check_caps(workspace.caps, (), ("caps",), problems)
+    everywhere: list[tuple[Path, Quiet]] = []
+    if workspace.quiet is not None:
+        everywhere.append((("quiet",), workspace.quiet))
+        check_quiet(workspace.quiet, ("quiet",), problems)
+    for name, channel in workspace.channels.items():
+        check_caps(channel.caps, workspace.caps, ("channels", name, "caps"), problems)
+        if channel.quiet is not None:
+            path = ("channels", name, "quiet")
+            check_quiet(channel.quiet, path, problems)
+            check_whole_day([*everywhere, (path, channel.quiet)], problems)
 
 
 def without_settings(text: str) -> str:

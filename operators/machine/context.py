@@ -15,12 +15,12 @@ from msgspec import UNSET, UnsetType
 from operators.conditions.base import Clause
 from operators.conditions.values import dig, equal
 from operators.conditions.wanted import Wanted
-from operators.ids import action_id
+from operators.ids import action_id, experiment_name
 from operators.language.localtime import zone_of
 from operators.limits import write_profile
 from operators.machine.membership import join
 from operators.machine.outbox import Outbox
-from operators.machine.totals import SENT, SUPPRESSED, key_of
+from operators.machine.totals import POSTPONED, SENT, SUPPRESSED, key_of
 from operators.program.program import Program
 from operators.steps.base import Node
 from operators.templates.errors import TemplateFailed
@@ -29,7 +29,8 @@ from operators.templates.template import Template
 from state.iso import format_ms
 from state.outgoing import Action, Cause, JournalKind, JournalRecord, SendReason
 from state.records import RECEIPT, Input
-from state.user import Branch, Journey, User
+from state.register import Decide, Register
+from state.user import Branch, Journey, Trial, User
 
 NOTHING: Final[frozenset[str]] = frozenset()
 
@@ -73,6 +74,12 @@ class Moment:
         """The id of the journey, None before there is one."""
         return None
 
+    @property
+    def register(self) -> Register:
+        """What answers questions that this user alone cannot."""
+        assert self.out.register is not None, "where flows ask, there is a register"
+        return self.out.register
+
     # ---- the scope of templates --------------------------------------------------------------------------------
 
     @property
@@ -111,6 +118,10 @@ class Moment:
     @property
     def audiences(self) -> dict[str, dict[str, Any]]:
         return self.user.audiences
+
+    @property
+    def sends(self) -> dict[str, list[int]]:
+        return self.user.sends
 
     def value(self, root: str, path: tuple[str, ...]) -> Any:
         if root == "properties":
@@ -264,6 +275,25 @@ class AtStep(InJourney):
         self.journey.event = self.heard
         self.journey.cause = (self.record.message_id, self.record.name)
 
+    def try_out(self, arm: str, most: int, decide: Decide, *, keeps_fields: bool) -> str:
+        """Let the user be in the experiment at this step, and return the arm to take: the winner's, if there is one."""
+        user, journey = self.user, self.journey
+        name = experiment_name(journey.flow, self.node.id)
+        winner = self.register.join(name, self.user_id, user.seq, arm, most, decide)
+        taken = arm if winner is None else winner
+        if name not in user.trials:
+            user.trials[name] = Trial(
+                self.now,
+                taken,
+                journey.version,
+                journey=journey.id,
+                key=journey.key,
+                cause=journey.cause,
+                entry=journey.entry if keeps_fields else None,
+                event=journey.event if keeps_fields else None,
+            )
+        return taken
+
     def write_profile(self, changes: dict[str, Any]) -> bool:
         """Write attributes of the profile, null removes; tell whether they were written: nothing too large is."""
         is_written = write_profile(self.user.profile, changes)
@@ -322,6 +352,11 @@ class AtStep(InJourney):
             self.out.keeper.note(self.user_id, journey.number, action)
         if step in self.program.asked:
             journey.results[step] = []
+
+    def postpone(self, channel: str, reason: SendReason, detail: dict[str, Any]) -> None:
+        """Journal that a message is not sent on *channel* yet, with what was compared."""
+        self.journal("postponed", reason=reason, detail={"channel": channel, **detail}, cause=self.cause())
+        self.tally(POSTPONED, channel)
 
     def suppress(self, channel: str, reason: SendReason, detail: dict[str, Any]) -> None:
         """Journal that a message is not sent on *channel*, with what was compared."""

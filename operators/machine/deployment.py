@@ -13,7 +13,7 @@ from operators.ids import label_of
 from operators.language.schedule import Schedule
 from operators.language.values import DAY
 from operators.machine.memory import Memory
-from operators.program.program import Program
+from operators.program.program import Goal, Program
 from operators.triggers.event import Alternative
 from state.user import NEVER, User
 
@@ -38,6 +38,7 @@ class Reaction:
     satisfied: frozenset[str]
     windows: tuple[Window, ...]
     triggers: tuple[tuple[Program, tuple[Alternative, ...]], ...]
+    goals: tuple[tuple[Program, Goal], ...]
 
 
 class Deployment:
@@ -79,10 +80,24 @@ class Deployment:
         for order, program in enumerate(self.entering):
             for alternative in program.alternatives:
                 self._alternatives.setdefault(alternative.wanted.interest, []).append((order, alternative))
+        self.asks = any(program.asks for program in running)
+        """Whether flows ask what no single user decides."""
+        self._goals: dict[str, list[tuple[Program, Goal]]] = {}
+        self._judges: dict[tuple[str, int], Program] = {}
+        self._newest_judges: dict[str, Program] = {}
+        for program in sorted(running, key=lambda one: (-one.priority, one.name, one.version)):
+            for goal in program.goals:
+                self._goals.setdefault(goal.wanted.interest, []).append((program, goal))
+                self._judges[(goal.experiment, program.version)] = program
+                self._newest_judges[goal.experiment] = program
         reaches: dict[str, int | None] = {window.id: window.reach_ms for _, window in windows}
         for program in self.entering:
             reaches.update({alternative.counter: alternative.within for alternative in program.alternatives})
-        self.memory = Memory(running, self.entering_by_name, reaches)
+        goals: dict[str, int] = {}
+        for goal in (goal for program in running for goal in program.goals):
+            goals[goal.experiment] = max(goal.within_ms, goals.get(goal.experiment, 0))
+        sends = {counts: reach for program in running for counts, reach in program.cap_reaches.items()}
+        self.memory = Memory(running, self.entering_by_name, reaches, sends, goals)
 
     def reaction(self, hits: Hits) -> Reaction:
         """Return what an event with these *hits* of the match index sets in motion."""
@@ -101,7 +116,15 @@ class Deployment:
             for order, alternative in self._alternatives.get(interest, ()):
                 by_program.setdefault(order, []).append(alternative)
         triggers = tuple((self.entering[order], tuple(found)) for order, found in sorted(by_program.items()))
-        return Reaction(frozenset(satisfied), windows, triggers)
+        goals = tuple(one for interest in satisfied for one in self._goals.get(interest, ()))
+        return Reaction(frozenset(satisfied), windows, triggers, goals)
+
+    def judge(self, experiment: str, version: int) -> Program | None:
+        """Return the program whose goal counts for a user who passed *experiment* in *version*.
+
+        Versions go when nobody is inside any more, and users may still convert: then by the newest that has the step.
+        """
+        return self._judges.get((experiment, version)) or self._newest_judges.get(experiment)
 
     def program(self, flow: str, version: int) -> Program:
         """Return the program of a journey; a state whose journeys lack theirs is refused before it runs."""
@@ -119,7 +142,9 @@ class Deployment:
         journeys = user.journeys
         if not journeys:
             day = user.day  # As `Memory.due`, without a call per event.
-            return day * DAY if day and (user.seen or user.windows or user.entries) else NEVER
+            if not day:
+                return NEVER
+            return day * DAY if user.seen or user.windows or user.entries or user.sends or user.trials else NEVER
         due = NEVER
         for journey in journeys:
             if without and label_of(journey.flow, journey.version) in without:

@@ -86,9 +86,14 @@ def _refusal(moment: Moment, key: Key) -> tuple[EntryReason, dict[str, Any] | No
         return "already_inside", {"open": open_journeys, "concurrent": rules.concurrent}
     if len(user.journeys) >= JOURNEYS_MAX:
         return "already_inside", {"open_in_all_flows": len(user.journeys), "at_most": JOURNEYS_MAX}
-    if rules.holdout and share_of(program.name, moment.user_id, "holdout") < rules.holdout:
-        return "holdout", None
-    return None
+    is_held_out = bool(rules.holdout) and share_of(program.name, moment.user_id, "holdout") < rules.holdout
+    if rules.limit is not None:
+        # Last of all: whoever is let in here does enter. Who is held out looks, and takes no place.
+        ask = moment.register.look if is_held_out else moment.register.enter
+        taken = ask(program.name, moment.user_id, user.seq, rules.limit)
+        if taken is not None:
+            return "limit", {"entries": taken, "limit": rules.limit}
+    return ("holdout", None) if is_held_out else None
 
 
 def _against_reentry(entries: list[int], rule: str | ReentryAfter | ReentryAtMost, now: int) -> dict[str, Any] | None:

@@ -1,8 +1,8 @@
 """A record of one user: everything that follows from it, in the order that the language promises.
 
 Wake-ups due by then have fired (`operators/machine/wakeup.py`). Then duplicates are dropped; traits are merged;
-counters take the event in; open journeys look at it; triggers fire. A membership moves no journey. Pure: it changes the
-one user it is given and adds to the outbox it is given, and nothing else.
+counters take the event in; experiments look for their goals; open journeys look at it; triggers fire. A membership
+moves no journey. Pure: it changes the one user it is given and adds to the outbox it is given, and nothing else.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from operators.machine.journey import fail, hear, leave
 from operators.machine.membership import take_membership
 from operators.machine.memory import REPEAT_MS, forget_oldest_ids
 from operators.machine.outbox import Mistake, Outbox, Place
+from operators.machine.trials import hear_goal
 from operators.program.program import Exit, Program
 from operators.triggers.event import Alternative, counts_up
 from operators.windows import insert
@@ -75,6 +76,12 @@ def take_in(deployment: Deployment, user: User, record: Input, out: Outbox) -> N
             _enter_window(user, record, reaction, window, out)
         except Exception as error:  # A mistake of ours must not take the rest of what the event does with it.
             _note(out, "window", window.program, record, error)
+    if reaction.goals and user.trials:
+        for program, goal in reaction.goals:
+            try:
+                hear_goal(deployment, user, program, goal, record, reaction, out)
+            except Exception as error:
+                _note(out, "exit", program, record, error)
     fired = _fired(user, record, reaction, out) if reaction.triggers else None
     if user.journeys:
         _tell_journeys(deployment, user, record, reaction, out)

@@ -9,8 +9,10 @@ from operators.ids import label_of
 from operators.machine.deployment import Deployment
 from operators.machine.totals import FlowTotals, Totals, read_totals
 from operators.program.program import Program
+from operators.steps.base import Lane, Node
+from operators.steps.fork import ForkStep
 from state.iso import format_ms
-from state.user import NEVER, PARKED, Journey, User
+from state.user import NEVER, PARKED, Branch, Journey, User
 
 RECORDS_OF_A_JOURNEY: Final = 2  # It is journaled when it enters, and then at least once more: it waits, or is over.
 
@@ -104,8 +106,38 @@ def _look_at_journey(journey: Journey, program: Program, found: list[Violation],
         if node.step.has_lost_its_memo(branch.memo):
             text = f"a journey of {program} in '{branch.step}' has lost what it counts its events in"
             found.append(Violation("subscription-lost", text))
-    if len(branches) > 1 and len({branch.number for branch in branches}) < len(branches):
+        if not _is_in_its_lane(branch, node, program):
+            text = f"a branch of a journey of {program} stands in '{branch.step}', and should be in another branch"
+            found.append(Violation("branch-misplaced", text))
+    if len(branches) > 1:
+        _look_at_branches(branches, program, found)
+
+
+def _is_in_its_lane(branch: Branch, node: Node, program: Program) -> bool:
+    if not 0 <= branch.number < len(program.lanes):
+        return False
+    lane = program.lanes[branch.number]
+    # At a step that forks nobody stands, but those who have forked there and wait for their time.
+    is_there = node is lane.fork and node.step.kind == "times" if isinstance(node.step, ForkStep) else node.lane is lane
+    return is_there and branch.scope == lane.scope
+
+
+def _look_at_branches(branches: Sequence[Branch], program: Program, found: list[Violation]) -> None:
+    """Look whether branches that are open side by side are of the same forks, each lane having one at most."""
+    numbers = [branch.number for branch in branches]
+    if len(set(numbers)) < len(numbers):
         found.append(Violation("journey-repeated", f"two branches of a journey of {program} have the same number"))
+    elif numbers != sorted(numbers):
+        found.append(Violation("branch-orphan", f"the branches of a journey of {program} are out of order: {numbers}"))
+    forked_at: dict[Lane, Node] = {}
+    for branch in branches:
+        lane: Lane | None = program.lanes[branch.number] if 0 <= branch.number < len(program.lanes) else None
+        while lane is not None and lane.fork is not None and lane.parent is not None:
+            if lane.parent.number in numbers or forked_at.setdefault(lane.parent, lane.fork) is not lane.fork:
+                text = f"a branch of a journey of {program} in '{branch.step}' is of none of the steps that are open"
+                found.append(Violation("branch-orphan", text))
+                break
+            lane = lane.parent
 
 
 class Balance(NamedTuple):

@@ -14,8 +14,10 @@ from operators.ids import Key, action_id, journey_id
 from operators.machine.context import AtStep, InJourney, Moment
 from operators.machine.outbox import Keeper, Mistake, Place
 from operators.machine.totals import CONVERTED, ENDED, ENTERED, ERROR, EXITED, FAILED, LOOP
+from operators.machine.trials import keep_for_goals
 from operators.program.program import Exit
 from operators.steps.base import GO_ON, End, Hold, Node, Outcome, Stay, To
+from operators.steps.fork import ForkStep
 from state.iso import TIME_MS_MAX, format_ms
 from state.outgoing import Cause, JournalKind
 from state.user import NEVER, Branch, Journey
@@ -110,8 +112,12 @@ def _guarded(visit: AtStep, outcome: Outcome) -> None:
 
 
 def _run(visit: AtStep, outcome: Outcome) -> None:
-    """Follow *outcome*, and whatever the steps on the way answer, until the branch holds or the journey ends."""
-    branch, visits = visit.branch, visit.journey.visits
+    """Follow *outcome*, and whatever the steps on the way answer, until the branch holds or the journey ends.
+
+    Where it forks, the branches run one after the other, each until it holds or has finished.
+    """
+    visits = visit.journey.visits
+    unstarted: list[Branch] = []  # The next one is the last.
     while True:
         node: Node | None
         if outcome is GO_ON:
@@ -119,28 +125,95 @@ def _run(visit: AtStep, outcome: Outcome) -> None:
         elif isinstance(outcome, To):
             node = outcome.node
         elif isinstance(outcome, Hold):
+            branch = visit.branch
             branch.wake_ms = min(outcome.until_ms, TIME_MS_MAX)
             branch.memo = outcome.memo
             if not outcome.still:
                 visit.journal("waiting", detail={"until": format_ms(branch.wake_ms)})
-            return
-        else:
-            assert isinstance(outcome, End)
+            if not unstarted:
+                return
+            outcome = _start(visit, unstarted.pop())
+            continue
+        elif isinstance(outcome, End):
             _close(visit, "ended", ENDED, outcome.reason, step=visit.step)
             return
+        else:
+            unstarted += _fork(visit)
+            outcome = _start(visit, unstarted.pop())
+            continue
         if node is None:
-            _close(visit, "ended", ENDED, None, step=visit.step)
-            return
+            if not visit.branch.scope:
+                _close(visit, "ended", ENDED, None, step=visit.step)
+                return
+            joined = _join(visit)
+            if joined is not None:
+                outcome = joined
+            elif unstarted:
+                outcome = _start(visit, unstarted.pop())
+            else:
+                return
+            continue
         visit.node = node
-        times = visits.get(node.id, 0) + 1
+        times = visits.pop(node.id, 0) + 1
         if times > VISITS_MAX:
             _close(visit, "failed", FAILED, LOOP, step=node.id)
             return
         visits[node.id] = times
+        branch = visit.branch
         branch.step = node.id
         branch.begun_ms = visit.now
         branch.memo = None
         outcome = node.step.enter(visit)
+
+
+# ---- branches ------------------------------------------------------------------------------------------------------
+
+
+def _fork(visit: AtStep) -> list[Branch]:
+    """Replace the branch by those of the step at which it stands, and return them, the first one last.
+
+    From here on, the lane that it was in has no branch until the last of these has finished. So there is never one that
+    nothing will wake.
+    """
+    branches, fork = visit.journey.branches, visit.node
+    assert isinstance(fork.step, ForkStep), "only such a step forks"
+    forked = [Branch(lane.number, fork.id, NEVER, visit.now, scope=fork.id) for lane in fork.step.lanes]
+    index = branches.index(visit.branch)
+    branches[index : index + 1] = forked
+    return forked[::-1]
+
+
+def _start(visit: AtStep, branch: Branch) -> Outcome:
+    """Let *branch*, one of a step that has forked, begin."""
+    visit.branch = branch
+    visit.node = visit.program.nodes[branch.scope]
+    assert isinstance(visit.node.step, ForkStep), "only such a step forks"
+    return visit.node.step.start(visit)
+
+
+def _join(visit: AtStep) -> To | None:
+    """Take the branch out of the journey: it has finished. The last one of its fork goes on as the one that forked.
+
+    Returns:
+        Where it goes on, None while others are left.
+    """
+    branches, lane = visit.journey.branches, visit.program.lanes[visit.branch.number]
+    fork, parent = lane.fork, lane.parent
+    assert fork is not None, "a branch with a scope has forked"
+    assert parent is not None, "a branch with a scope has forked"
+    assert isinstance(fork.step, ForkStep), "only such a step forks"
+    first, last = fork.step.lanes[0].number, fork.step.lanes[-1].last
+    index = branches.index(visit.branch)
+    if any(first <= one.number <= last for one in branches if one is not visit.branch):
+        del branches[index]
+        return None
+    visit.branch = branches[index] = Branch(parent.number, fork.id, NEVER, visit.now, scope=parent.scope)
+    # Should the journey end now, it has ended with the last step that was begun, in whatever branch.
+    visit.node = visit.program.nodes[next(reversed(visit.journey.visits))]
+    return To(fork.next)
+
+
+# ---- the end -------------------------------------------------------------------------------------------------------
 
 
 def _close(
@@ -154,6 +227,8 @@ def _close(
     step: str | UnsetType = UNSET,
 ) -> None:
     """End the journey: exactly once, and for a reason that the journal has."""
+    if inside.program.goals:
+        keep_for_goals(inside)
     inside.user.journeys.remove(inside.journey)
     if inside.out.keeper is not None:
         _let_go(inside, inside.out.keeper)

@@ -1,13 +1,15 @@
 """What is remembered of users for a while only, and when it can go.
 
-Message ids, windows of events and times of entries are of use until a window has passed; after that an idle user would
-keep them for ever. So each record notes a day, some days ahead, at which the user is looked through if no journey is
-open then. Days, and not moments, so that the timer moves once a day and not with every record. The day is noted with
-the user and not reckoned anew, so that a deployment which asks further back leaves every timer where it is.
+Message ids, windows of events, times of entries and of messages are of use until a window has passed; after that an
+idle user would keep them for ever. So each record notes a day, some days ahead, at which the user is looked through if
+no journey is open then. Days, and not moments, so that the timer moves once a day and not with every record. The day
+is noted with the user and not reckoned anew, so that a deployment which asks further back leaves every timer where it
+is.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from operators.language.flow import ReentryAfter, ReentryAtMost
@@ -44,20 +46,34 @@ class Memory:
     """How long the flows in force can ask for what.
 
     `reaches` maps the id of each window or counter to how far it reaches back in ms; None for one without a window.
-    `days` is after how many days, that of the record included, nothing that has an end is asked for any more.
+    `sends` maps each channel, and all together, to how far back caps ask for messages. `days` is after how many days,
+    that of the record included, nothing that has an end is asked for any more.
     """
 
-    def __init__(self, programs: list[Program], entering: dict[str, Program], reaches: dict[str, int | None]) -> None:
+    def __init__(
+        self,
+        programs: list[Program],
+        entering: dict[str, Program],
+        reaches: dict[str, int | None],
+        sends: Mapping[str, int],
+        goals: Mapping[str, int],
+    ) -> None:
         self._entering = entering
         self._reaches = reaches
+        self._sends = sends
+        self._goals = goals
         horizons = [_horizon(program) for program in programs]
-        longest = max([REPEAT_MS, *(reach for reach in [*reaches.values(), *horizons] if reach is not None)])
+        ends = [*reaches.values(), *sends.values(), *goals.values(), *horizons]
+        longest = max([REPEAT_MS, *(reach for reach in ends if reach is not None)])
         self.days = -(-longest // DAY) + 1
 
     @staticmethod
     def due(user: User) -> int:
         """Return when *user*, who has no open journey, is to be looked through, or `NEVER`."""
-        return user.day * DAY if user.day and (user.seen or user.windows or user.entries) else NEVER
+        if not user.day:
+            return NEVER
+        is_left = user.seen or user.windows or user.entries or user.sends or user.trials
+        return user.day * DAY if is_left else NEVER
 
     def forget(self, user: User, now: int) -> None:
         """Drop what nobody can ask for at *now* or later; what stays and has an end is looked at again."""
@@ -73,7 +89,11 @@ class Memory:
                 del user.windows[name]
             else:
                 ends = True
-        ends |= self.forget_entries(user, now)
+        for counts, times in list(user.sends.items()):
+            drop(times, now - self._sends.get(counts, 0))  # One that no cap asks for any more goes.
+            if not times:
+                del user.sends[counts]
+        ends |= bool(user.sends) | self.forget_entries(user, now) | self.forget_trials(user, now)
         user.day = now // DAY + self.days if ends else 0
 
     def forget_ids(self, user: User, now: int) -> None:
@@ -95,6 +115,22 @@ class Memory:
                 continue
             if user.entries[name][-1] <= now - horizon:
                 del user.entries[name]
+            else:
+                ends = True
+        return ends
+
+    def forget_trials(self, user: User, now: int) -> bool:
+        """Keep of a trial in which the user cannot convert any more only that there was one.
+
+        Another passage is not a first one, however late it comes, so that much stays: there are only as many as
+        experiments. Returns whether trials are left that are not over.
+        """
+        ends = False
+        for name, trial in user.trials.items():
+            if trial.is_over:
+                continue
+            if now >= trial.begun_ms + self._goals.get(name, 0):
+                user.trials[name] = trial.over()
             else:
                 ends = True
         return ends

@@ -7,6 +7,7 @@ from typing import Final, Literal, NamedTuple, Protocol, get_args
 
 from operators.machine.totals import Totals
 from state.outgoing import Action, JournalRecord
+from state.register import Register
 
 Place = Literal["step", "tally", "exit", "entry", "trigger", "window", "record", "wake-up", "run"]
 """What was being done when a mistake of ours showed."""
@@ -46,12 +47,13 @@ class Outbox:
         totals: the counts to go on from; shared with whoever keeps them.
         counted: the labels whose counts have changed; shared with whoever keeps them.
         news: what is counted from now on; several outboxes may share it.
+        register: answers what no single user decides; None where no flow asks.
         keeper: keeps what was sent; None where no receipts come.
     """
 
     __slots__ = (
         "actions", "counted", "duplicates", "ids_forgotten", "journal", "keeper", "memberships_cut", "mistakes", "news",
-        "parked", "too_large", "totals", "unknown_receipts",
+        "parked", "register", "too_large", "totals", "unknown_receipts",
     )  # fmt: skip
 
     def __init__(
@@ -59,6 +61,7 @@ class Outbox:
         totals: Totals | None = None,
         counted: set[str] | None = None,
         news: Totals | None = None,
+        register: Register | None = None,
         keeper: Keeper | None = None,
     ) -> None:
         self.actions: list[Action] = []
@@ -66,6 +69,7 @@ class Outbox:
         self.totals: Totals = {} if totals is None else totals
         self.counted: set[str] = set() if counted is None else counted
         self.news: Totals = {} if news is None else news
+        self.register = register
         self.parked: list[tuple[str, str]] = []  # Label of a paused flow, and a user of whom a wake-up fell due there.
         self.keeper = keeper
         self.duplicates = 0

@@ -40,15 +40,16 @@ class Planner:
     ) -> None:
         self._programs = [(program, program.runs) for program in programs if program.runs is not None]
         self._planned = planned
+        self._partitions = frozenset(partitions)
         self._now_ms = now_ms
         self._next: dict[str, int] = {}
         self.has_changed = False
         """Whether something in what is known has changed; set back by whoever writes it down."""
         self.next_ms = NEVER
         """The first planned time that is not decided; -1 while that is not known."""
-        self._look_at_the_deployment(partitions, begins)
+        self._look_at_the_deployment(begins)
 
-    def _look_at_the_deployment(self, partitions: Sequence[str], begins: Mapping[str, int]) -> None:
+    def _look_at_the_deployment(self, begins: Mapping[str, int]) -> None:
         here = {program.label: runs for program, runs in self._programs}
         for label, one in self._planned.items():
             if label not in here and not one.is_idle:
@@ -58,15 +59,15 @@ class Planner:
             if one.is_idle:
                 # Other versions were in force meanwhile, and what was planned then is past: it begins anew.
                 if not isinstance(runs.schedule, Now) or one.begin_ms < 0:
-                    one.begin_ms, one.awaited = -1, []
+                    one.begin_ms, one.first_ms, one.heard = -1, NEVER, []
                 one.is_idle, self.has_changed = False, True
             if one.begin_ms >= 0:
                 continue
             begin_ms = begins.get(label, BY_THE_FIRST_RECORD)
             if begin_ms != BY_THE_FIRST_RECORD:
                 self._begin(one, begin_ms)
-            elif not one.awaited:
-                one.first_ms, one.awaited, self.has_changed = NEVER, list(partitions), True
+            elif not self._awaits(one) and one.first_ms == NEVER:
+                one.heard, self.has_changed = [], True  # There were no records at all.
         self._find_next()
 
     # ---- what is heard -----------------------------------------------------------------------------------------
@@ -75,14 +76,18 @@ class Planner:
         """Take note that *partition* had its first record since the start at *at_ms*, or will have none."""
         for program, _ in self._programs:
             one = self._planned[program.label]
-            if partition in one.awaited:
-                one.awaited.remove(partition)
+            if one.begin_ms < 0 and partition not in one.heard:
+                one.heard.append(partition)
                 self.has_changed = True
                 if at_ms is not None:
                     one.first_ms = min(one.first_ms, at_ms)
-                if not one.awaited and one.first_ms < NEVER:
+                if not self._awaits(one) and one.first_ms < NEVER:
                     self._begin(one, max(one.first_ms, self._now_ms))
                 self._find_next()
+
+    def _awaits(self, one: Planned) -> bool:
+        """Tell whether partitions are still to be heard before the beginning is known."""
+        return not self._partitions.issubset(one.heard)
 
     def hear_updates(self, updates: Iterable[tuple[str, int]]) -> None:
         """Take note that audiences, by their names, were updated at these times (ms)."""
@@ -95,7 +100,7 @@ class Planner:
                         self.has_changed = True
 
     def _begin(self, one: Planned, begin_ms: int) -> None:
-        one.begin_ms, one.awaited, self.has_changed = begin_ms, [], True
+        one.begin_ms, one.heard, self.has_changed = begin_ms, [], True
 
     # ---- what is decided ---------------------------------------------------------------------------------------
 
@@ -129,17 +134,16 @@ class Planner:
 
     def _find_next(self) -> None:
         for program, runs in self._programs:
-            self._next[program.label] = _next_of(runs, self._planned[program.label])
+            self._next[program.label] = self._next_of(runs, self._planned[program.label])
         self.next_ms = min(self._next.values(), default=NEVER)
 
-
-def _next_of(runs: Runs, one: Planned) -> int:
-    if one.begin_ms < 0:
-        return -1 if one.awaited else NEVER
-    if runs.at_most is not None and one.ran >= runs.at_most:
-        return NEVER
-    found = runs.schedule.first_from(max(one.begin_ms, one.done_ms + 1), one.begin_ms)
-    return NEVER if found is None else found
+    def _next_of(self, runs: Runs, one: Planned) -> int:
+        if one.begin_ms < 0:
+            return -1 if self._awaits(one) else NEVER
+        if runs.at_most is not None and one.ran >= runs.at_most:
+            return NEVER
+        found = runs.schedule.first_from(max(one.begin_ms, one.done_ms + 1), one.begin_ms)
+        return NEVER if found is None else found
 
 
 def _is_skipped(runs: Runs, one: Planned, at_ms: int) -> bool:

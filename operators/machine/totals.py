@@ -19,6 +19,7 @@ FAILED: Final = "failed"
 REFUSED: Final = "refused"
 SENT: Final = "sent"
 SUPPRESSED: Final = "suppressed"
+POSTPONED: Final = "postponed"
 INSIDE: Final = "inside"
 """Not counted, but what is left of the others."""
 
@@ -60,7 +61,8 @@ def inside_by(counts: Mapping[str, int]) -> int:
 class FlowTotals(msgspec.Struct):
     """The counts of one flow version, read; its fields have the names of the kinds.
 
-    `ended` and `exited` are by label, `failed`, `refused` and `suppressed` by reason, `sent` by channel; "" for none.
+    `ended` and `exited` are by label, `failed`, `refused` and `suppressed` by reason, `sent` and `postponed` by
+    channel; "" for none.
     """
 
     entered: int = 0
@@ -71,6 +73,7 @@ class FlowTotals(msgspec.Struct):
     refused: dict[str, int] = {}
     sent: dict[str, int] = {}
     suppressed: dict[str, int] = {}
+    postponed: dict[str, int] = {}
 
     @classmethod
     def read(cls, counts: Mapping[str, int]) -> FlowTotals:
@@ -106,7 +109,7 @@ class FlowTotals(msgspec.Struct):
         return self.balance()[INSIDE]
 
 
-_DETAILED: Final = (ENDED, EXITED, FAILED, REFUSED, SENT, SUPPRESSED)
+_DETAILED: Final = (ENDED, EXITED, FAILED, REFUSED, SENT, SUPPRESSED, POSTPONED)
 
 
 def read_totals(totals: Mapping[str, Mapping[str, int]], flows: Iterable[str] = ()) -> dict[str, FlowTotals]:

@@ -9,10 +9,11 @@ from zoneinfo import ZoneInfo
 
 import orjson
 
+from operators.caps import reaches_of
 from operators.conditions.base import Clause, identity
 from operators.conditions.wanted import Wanted
 from operators.conditions.where import where_field
-from operators.ids import label_of
+from operators.ids import experiment_name, label_of
 from operators.language.flow import Entry, ExitRule, Flow
 from operators.language.localtime import zone_of
 from operators.language.model import checked, keys_of, sound_part
@@ -21,10 +22,11 @@ from operators.language.workspace import Workspace
 from operators.program.audiences import KnownAudiences
 from operators.program.doubts import Doubts
 from operators.program.paths import check_paths
-from operators.program.program import EntryRules, Exit, Program, Tally
+from operators.program.program import EntryRules, Exit, Goal, Program, Tally
 from operators.steps import KINDS, NOT_YET
 from operators.steps.base import Node
 from operators.steps.build import Build
+from operators.steps.experiment import ExperimentStep
 from operators.triggers import build_trigger
 from operators.triggers.audience import Runs
 
@@ -83,13 +85,16 @@ def compile_flow(
         exits=tuple(exits),
         first=first,
         nodes=build.nodes,
+        lanes=tuple(build.lanes),
         wants=tuple(build.wants),
         windows=tuple((clause, wanted) for clause, wanted in build.clauses if clause.within is not None),
+        cap_reaches=reaches_of(workspace),
         tallies=tuple(tallies),
         tally_names=tally_names,
         hears=frozenset(_heard_by(build.nodes.values(), exits, tallies)),
         sends=tuple(node.id for node in build.nodes.values() if node.step.kind == "send"),
         asked=_asked(build.nodes.values()),
+        goals=tuple(_goals(flow.flow, build.nodes.values())),
         content=content_hash(raw, {**build.local_moments, **build.orders}),
         content_in_utc=content_hash(raw, build.orders),
         label=label_of(flow.flow, flow.version),
@@ -145,7 +150,7 @@ def _entry_rules(entry: Entry, build: Build) -> EntryRules:
     written = "when" in entry.model_fields_set
     when = build.when(entry.when, "entry", "when", at_entry=True) if written else None
     holdout = 0.0 if entry.holdout is None else float(entry.holdout / 100)
-    return EntryRules(when, entry.reentry, entry.concurrent, holdout)
+    return EntryRules(when, entry.reentry, entry.concurrent, holdout, entry.limit)
 
 
 def _tallies(clauses: list[tuple[Clause, Wanted]]) -> tuple[list[Tally], dict[Clause, str]]:
@@ -168,6 +173,12 @@ def _asked(nodes: Iterable[Node]) -> dict[str, frozenset[str]]:
         for step, status in node.step.asks():
             found[step] = found.get(step, frozenset()) | {status}
     return found
+
+
+def _goals(flow: str, nodes: Iterable[Node]) -> Iterator[Goal]:
+    for node in nodes:
+        if isinstance(node.step, ExperimentStep):
+            yield Goal(experiment_name(flow, node.id), node.id, node.step.goal, node.step.within_ms)
 
 
 def _heard_by(nodes: Iterable[Node], exits: Iterable[Exit], tallies: Iterable[Tally]) -> Iterator[str]:

@@ -101,6 +101,7 @@ class _Look:
         self._now_ms = now_ms
         self._similar = similar
         self._active_until = active_until
+        self._has_key = False
         self._active_ms = None if active_from is None or active_until is None else active_until - active_from
 
     # ---- the flow ----------------------------------------------------------------------------------------------
@@ -113,6 +114,7 @@ class _Look:
         for path, one in _alternatives(trigger, ("trigger",)):
             self._event(one, path, _TRIGGER, group=path[:-1] if "any" in path else path)
         entry = raw.get("entry")
+        self._has_key = isinstance(entry, dict) and entry.get("key") is not None
         if isinstance(entry, dict):
             self._when(entry.get("when"), ("entry", "when"))
             self._name(entry.get("key"), ("entry", "key"), "write order_id for the property order_id")
@@ -248,10 +250,13 @@ class _Look:
         if kind is not None and "id" not in step:
             said = f"a {kind} without 'id': its users are drawn anew when its place in the file changes"
             self._problems.warn(path, "missing-id", said, "give it an id")
+        if isinstance(experiment := step.get("experiment"), dict):
+            self._goal(experiment.get("goal"), (*path, "experiment", "goal"))
         for label, one in _entries(step.get("wait_for")):
             self._event(one, (*path, "wait_for", label), _JOURNEY, group=(*path, "wait_for"))
         for label, steps in _entries(step.get("then")):
             self._steps(steps, (*path, "then", label))
+        self._times(step.get("times"), (*path, "times"))
         for key in ("branch", "times"):
             for arm, at in _numbered(step.get(key), (*path, key)):
                 if isinstance(arm, dict):
@@ -260,6 +265,14 @@ class _Look:
                         self._steps(arm.get(name), (*at, name))
         for steps, at in _numbered(step.get("parallel"), (*path, "parallel")):
             self._steps(steps, at)
+
+    def _goal(self, raw: Any, path: Path) -> None:
+        self._event(raw, path, _JOURNEY, group=path)
+        name = raw.get("event") if isinstance(raw, dict) else None
+        if self._has_key and isinstance(name, str) and name.startswith("$"):
+            said = f"'{name}' is a receipt, which has no key property: in a flow with a key nobody reaches this goal"
+            hint = "choose an event that has the property of 'entry.key', or remove the key"
+            self._problems.warn((*path, "event"), "unreachable-goal", said, hint)
 
     def _send(self, step: dict[str, Any], path: Path) -> None:
         template = step.get("template")
@@ -302,17 +315,37 @@ class _Look:
                 self._problems.warn(at, "wait-beyond-active", said, hint)
 
     def _until(self, written: Any, path: Path) -> None:
-        moment = parse_local(written) if isinstance(written, str) else None
-        if moment is None:
-            return
-        until = Moment(*moment)
-        latest = until.ms_in_utc() if until.offset_ms is not None else until.local_ms + _FURTHEST_WEST
-        if latest <= self._now_ms:
-            said = f"{written} is past: nobody waits here"
-            self._problems.warn(path, "past-moment", said, "write a later one, or remove the step")
+        until = _moment(written)
+        if until is not None:
+            latest = until.ms_in_utc() if until.offset_ms is not None else until.local_ms + _FURTHEST_WEST
+            if latest <= self._now_ms:
+                said = f"{written} is past: nobody waits here"
+                self._problems.warn(path, "past-moment", said, "write a later one, or remove the step")
+
+    def _times(self, raw: Any, path: Path) -> None:
+        """Look at the moments of a `times`; those with an offset compare with one another, and so do the others."""
+        latest: dict[bool, tuple[int, str]] = {}
+        for branch, at in _numbered(raw, path):
+            written = branch.get("at") if isinstance(branch, dict) else None
+            self._until(written, (*at, "at"))
+            moment = _moment(written)
+            if moment is None:
+                continue
+            is_local = moment.offset_ms is None
+            before_ms, before = latest.get(is_local, (moment.ms_in_utc(), ""))
+            if moment.ms_in_utc() < before_ms:
+                said = f"{written} comes before {before}, which is written above it"
+                self._problems.warn((*at, "at"), "times-out-of-order", said, "write them in order of time")
+            else:
+                latest[is_local] = moment.ms_in_utc(), str(written)
 
 
 # ---- what is written -----------------------------------------------------------------------------------------------
+
+
+def _moment(written: Any) -> Moment | None:
+    moment = parse_local(written) if isinstance(written, str) else None
+    return None if moment is None else Moment(*moment)
 
 
 def _is_template(text: str) -> bool:

@@ -53,12 +53,14 @@ def compile_texts(texts: Iterable[FlowText], workspace: Workspace, doubts: Doubt
     """
     result = Checked()
     audiences = KnownAudiences(workspace.audiences)
+    of_rules = Problems(workspace.document)
+    audiences.note(of_rules, workspace.audiences_of_rules(), ())
     with _nothing_collected():
         looked_at = [_compile_text(text, workspace, audiences, doubts, result) for text in texts]
         audiences.check()
         if doubts is not None:
             doubts.compare()
-    for problems in looked_at:
+    for problems in (of_rules, *looked_at):
         result.problems.extend(problems.found)
     return result
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from zoneinfo import ZoneInfo
 
@@ -9,7 +10,7 @@ from operators.conditions.base import Clause, Condition
 from operators.conditions.wanted import Wanted
 from operators.language.channels import Channel
 from operators.language.flow import ReentryAfter, ReentryAtMost
-from operators.steps.base import Node
+from operators.steps.base import Lane, Node
 from operators.triggers.audience import Runs
 from operators.triggers.event import Alternative
 
@@ -25,12 +26,13 @@ class Exit:
 
 @dataclass(frozen=True, slots=True)
 class EntryRules:
-    """Who may enter; times in ms, `holdout` a share from 0 to 1."""
+    """Who may enter; times in ms, `holdout` a share from 0 to 1, `limit` the most entries over all users."""
 
     when: Condition | None
     reentry: str | ReentryAfter | ReentryAtMost
     concurrent: int
     holdout: float
+    limit: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,19 +43,34 @@ class Tally:
     wanted: Wanted
 
 
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What counts as success of an experiment: an event within so many ms of a user's first passage.
+
+    `experiment` names it over all versions of the flow: `<flow> 0x1F <step>`.
+    """
+
+    experiment: str
+    step: str
+    wanted: Wanted
+    within_ms: int
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Program:
     """One version of one flow.
 
-    `label` is what counts and reports call it: `<flow> 0x1F <version>`. `key_path` is where a trigger event has the
-    entry key, None for a flow without one. `alternatives` are the events that start journeys, `runs` what does
-    over audiences, None for a flow that is started by events. `channels` are those that it sends to. `tallies` are what
-    each journey counts; `tally_names` says which of them answers a clause. `windows` are the clauses that the user's
-    rolling windows answer. `wants` has every event that the flow wants, `hears` the names of those that an open journey
-    may want. `sends` are the ids of the steps that send, `asked` are those of them that others ask for results of, with
-    the statuses that these want to know.
-    `content` identifies what the flow does: title, owner and state aside. `content_in_utc` does, too, but takes moments
-    without an offset for UTC, as they were read once; it is another one only where that makes a difference.
+    `label` is what counts and reports call it: `<flow> 0x1F <version>`. `lanes` are known by their numbers. `key_path`
+    is where a trigger event has the entry key, None for a flow without one. `alternatives` are the events that
+    start journeys, `runs` what does over audiences, None for a flow that is started by events. `channels` are those
+    that it sends to. `tallies` are what each journey counts; `tally_names` says which of them answers a clause.
+    `windows` are the clauses that the user's rolling windows answer. `cap_reaches` says how far back (ms) caps ask
+    for messages, per channel and over all; it is the same for all flows of a workspace. `wants` has every event
+    that the flow wants, `hears` the names of those that an open journey may want, `goals` those of its experiments.
+    `sends` are the ids of the steps that send, `asked` are those of them that others ask for results of, with the
+    statuses that these want to know.
+    `content` identifies what the flow does: title, owner and state aside. `content_in_utc` does, too, but takes
+    moments without an offset for UTC, as they were read once; it is another one only where that makes a difference.
     """
 
     name: str
@@ -72,17 +89,25 @@ class Program:
     exits: tuple[Exit, ...]
     first: Node | None
     nodes: dict[str, Node]
+    lanes: tuple[Lane, ...]
     wants: tuple[Wanted, ...]
     windows: tuple[tuple[Clause, Wanted], ...]
+    cap_reaches: Mapping[str, int]
     tallies: tuple[Tally, ...]
     tally_names: dict[Clause, str]
     hears: frozenset[str]
     sends: tuple[str, ...]
     asked: dict[str, frozenset[str]]
+    goals: tuple[Goal, ...]
     content: str
     content_in_utc: str
     label: str
     is_paused: bool
+
+    @property
+    def asks(self) -> bool:
+        """Whether it asks the register anything."""
+        return bool(self.goals) or self.entry_rules.limit is not None
 
     def __repr__(self) -> str:
         return f"{self.name} v{self.version}"

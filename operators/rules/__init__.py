@@ -8,13 +8,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from operators.rules import address, expiry, variables
+from operators.rules import address, caps, consent, expiry, quiet, suppressed, variables
 from operators.rules.base import Check, Sending
 
 CHECKS: Final[tuple[Callable[[Sending], Check | None], ...]] = (
+    suppressed.check_of,
+    consent.check_of,
     address.check_of,
     variables.check_of,
+    quiet.check_of,
     expiry.check_of,
+    caps.check_of,
 )
 
 

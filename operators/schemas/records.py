@@ -99,6 +99,43 @@ def receipt_schema() -> Schema:
     }
 
 
+def membership_schema() -> Schema:
+    """Return the JSON Schema of memberships in audiences, and of the record that an update is complete."""
+    return {
+        "$schema": DIALECT,
+        "title": "Nudge membership",
+        "description": "That a user is in an audience, or no longer; or that an update of an audience is complete. "
+        "Other fields are ignored; null is as absent.",
+        "type": "object",
+        "required": ["audience"],
+        "properties": {
+            "audience": {"type": "string", "maxLength": EVENT_NAME_MAX, "description": "The name of the audience."},
+            "message_id": described(_TEXT_OR_NULL, "Identity of the record: a second one within 24 hours is dropped."),
+            "timestamp": described(_TIME_IN, "When it was decided: ISO 8601, or ms since 1970. Default: on arrival."),
+            "received_at": described(_TIME_IN, "In files: when it arrived."),
+        },
+        "anyOf": [
+            {
+                "title": "membership",
+                "required": ["user_id", "member"],
+                "properties": {
+                    "user_id": described(_USER, "Who is in it; the Kafka key."),
+                    "member": {"type": "boolean", "description": "Whether the user is in it from now on."},
+                    "row": described(_OBJECT_OR_NULL, "What the audience knows of this member."),
+                },
+            },
+            {
+                "title": "completed update",
+                "required": ["updated"],
+                "properties": {
+                    "updated": {"const": True, "description": "The update is complete: to every partition."},
+                    "member": {"type": "null"},
+                },
+            },
+        ],
+    }
+
+
 def _record_schema(record: type[msgspec.Struct], title: str) -> Schema:
     """Return the JSON Schema of a record that goes out."""
     made = msgspec.json.schema(record)
@@ -154,6 +191,7 @@ def journal_schema() -> Schema:
         "allOf": [
             of("refused", refused, {"properties": {"journey_id": digest}}),
             of("suppressed", {**reasons(SendReason), "required": ["step", "reason"]}),
+            of("postponed", {**reasons(SendReason), "required": ["step", "reason", "detail"]}),
             of("sent", {"required": ["step", "detail"], "properties": {"detail": sent}}),
             of("ended", {"required": ["step"]}),
             of("receipt", {"required": ["step", "reason", "detail"], "properties": {"detail": sent}}),

@@ -18,7 +18,7 @@ from operators.visit import Visit
 class Hold(Struct, frozen=True, gc=False):
     """Stand here until *until_ms* (stream time), or until `hear` moves the journey.
 
-    With *still* it stood here before, and the journal has it already.
+    With *still* the journal has it already: it stood here before, or another record says that it does.
     """
 
     until_ms: int
@@ -27,7 +27,7 @@ class Hold(Struct, frozen=True, gc=False):
 
 
 class To(Struct, frozen=True, gc=False):
-    """Go on at a node; None is the end of the flow."""
+    """Go on at a node; None is the end of the lane: of the flow, or of one of several branches."""
 
     node: Node | None
 
@@ -46,10 +46,15 @@ class Stay(Struct, frozen=True, gc=False):
     """Nothing changes: only an answer of `hear`."""
 
 
+class Fork(Struct, frozen=True, gc=False):
+    """Go down all lanes of the step at once: only an answer of `enter`, and only of one that has lanes."""
+
+
 GO_ON: Final = GoOn()
 STAY: Final = Stay()
+FORK: Final = Fork()
 
-Outcome = Hold | To | End | GoOn
+Outcome = Hold | To | End | GoOn | Fork
 Heard = Hold | To | End | GoOn | Stay
 
 
@@ -91,19 +96,46 @@ class Step:
         return iter(())
 
     def ways(self, node: Node) -> Iterator[Node | None]:
-        """Yield every node at which a journey may go on after this step; None is the end of the flow."""
+        """Yield every node at which a journey may go on after this step; None is the end of its lane."""
         yield node.next
 
 
+class Lane:
+    """A list of steps with all that is nested in it, down which one branch of a journey goes: the flow itself, or one
+    of those into which a step forks.
+
+    Lanes have numbers from 0, which is the flow. Those of a step rise in written order, and the lanes inside a lane
+    have the next numbers, up to its `last`. So the branches of a journey by their numbers are in written order.
+    `parent` and `fork` are the lane and the step that it begins at, None for the flow; `forks` the steps in it at which
+    others begin.
+    """
+
+    __slots__ = ("first", "fork", "forks", "last", "number", "parent")
+
+    def __init__(self, parent: Lane | None) -> None:
+        self.parent = parent
+        self.number = 0
+        self.last = 0
+        self.first: Node | None = None
+        self.fork: Node | None = None
+        self.forks: list[Node] = []
+
+    @property
+    def scope(self) -> str:
+        """The id of the step that it begins at, "" for the flow."""
+        return "" if self.fork is None else self.fork.id
+
+
 class Node:
-    """A step at its place in a program: its id, and the node after it, None at the end of the flow."""
+    """A step at its place in a program: its id, its lane, and the node after it, None at the end of the lane."""
 
-    __slots__ = ("id", "next", "path", "step")
+    __slots__ = ("id", "lane", "next", "path", "step")
 
-    def __init__(self, step: Step, id: str, path: tuple[str | int, ...], next: Node | None) -> None:
+    def __init__(self, step: Step, id: str, path: tuple[str | int, ...], lane: Lane, next: Node | None) -> None:
         self.step = step
         self.id = id
         self.path = path
+        self.lane = lane
         self.next = next
 
     def __repr__(self) -> str:

@@ -13,9 +13,11 @@ from zoneinfo import ZoneInfo
 
 from pydantic import Field
 
+from operators.caps import Cap
 from operators.conditions.arguments import parse_value_template
 from operators.conditions.audience import parse_audiences
 from operators.conditions.base import Clause, Condition, Where
+from operators.conditions.keyword import Site
 from operators.conditions.parse import parse_condition
 from operators.conditions.wanted import Wanted, wanted
 from operators.conditions.when import parse_when
@@ -25,12 +27,15 @@ from operators.language.model import EventModel, M, Model, checked, sound_part
 from operators.language.problems import BadValue, Path, Problems, did_you_mean
 from operators.language.values import Moment, Name, shown
 from operators.language.workspace import Workspace
+from operators.rules.base import Category, Rules, rules_of
 from operators.shares import WHOLE
-from operators.steps.base import Node, Step
+from operators.steps.base import Lane, Node, Step
+from operators.steps.fork import ForkStep
 from operators.templates.json_template import JsonTemplate
 from operators.templates.template import Template
 
 STEPS_MAX: Final = 10_000  # Of one flow; all of them are looked at together.
+BRANCHES_MAX: Final = 100  # Of one journey at once; an event may ask each of them, and all are in the user's row.
 _MISTAKEN_KINDS: Final = {
     **dict.fromkeys(("when", "if", "condition"), "write branch: [{when: {profile.tier: gold}, steps: [..]}]"),
     **dict.fromkeys(("delay", "sleep", "pause"), "write wait: 2h"),
@@ -63,15 +68,20 @@ class StepModel(Model):
 
 
 class Reference:
-    """A step that is named by another one; known once all steps are built."""
+    """A step that is named by another one; known once all steps are built.
 
-    __slots__ = ("name", "node", "path", "sends_before")
+    Args:
+        lane: the lane in which it must be, None for any.
+        sends_before: the path of the step that names it, where it has to be a `send` that comes before that one.
+    """
 
-    def __init__(self, name: str, path: Path, sends_before: Path | None = None) -> None:
+    __slots__ = ("lane", "name", "node", "path", "sends_before")
+
+    def __init__(self, name: str, path: Path, lane: Lane | None, sends_before: Path | None = None) -> None:
         self.name = name
         self.path = path
+        self.lane = lane
         self.sends_before = sends_before
-        """The path of the step that names it, where it has to be a `send` that comes before that one."""
         self.node: Node | None = None
 
 
@@ -108,12 +118,12 @@ class _BrokenWait(_Broken):
 class Build:
     """What the steps of one flow ask for while they are built.
 
-    Places are given relative to the step that is being built. `nodes` are the steps by id. `wants` has every event that
-    somebody wants, `clauses` every `did` with the event that it counts, `channels` those that are sent to, by name,
-    `asked` the audiences that somebody asks for, with their paths, `added` those that the flow adds users to,
-    `local_moments` the ms of the moments that would be others in UTC, by their paths, `orders` the keys of mappings in
-    which their order says something. `zone` is that of the flow. `is_lost` says that somewhere a journey goes on at a
-    step that is not known.
+    Places are given relative to the step that is being built. `nodes` are the steps by id, `lanes` the lanes by
+    number. `wants` has every event that somebody wants, `clauses` every `did` with the event that it counts, `channels`
+    those that are sent to, by name, `asked` the audiences that somebody asks for, with their paths, `added` those that
+    the flow adds users to, `local_moments` the ms of the moments that would be others in UTC, by their paths, `orders`
+    the keys of mappings in which their order says something. `zone` is that of the flow. `is_lost` says that somewhere
+    a journey goes on at a step that is not known.
 
     Args:
         kinds: the models of the kinds of steps that there are.
@@ -138,6 +148,7 @@ class Build:
         self.added: set[str] = set()
         self.local_moments: dict[Path, int] = {}
         self.orders: dict[Path, list[str]] = {}
+        self.lanes: list[Lane] = []
         self.is_lost = False
         self._workspace = workspace
         self._kinds = kinds
@@ -149,6 +160,7 @@ class Build:
         self._steps = 0
         self._path: Path = ()
         self._after: Node | None = None
+        self._lane = Lane(None)
         self._ids: dict[str, Path] = {}  # Every id that is taken: a step with one of its own keeps its path, too.
         self._own_ids: dict[str, Path] = {}
 
@@ -167,15 +179,8 @@ class Build:
     def when(self, raw: object, *place: str | int, at_entry: bool = False) -> Condition | None:
         """Return a condition on the user."""
         path = (*self._path, *place)
-        return parse_when(
-            raw,
-            path,
-            self.problems,
-            note=self._note_clause,
-            ask=self._ask_audience,
-            at_entry=at_entry,
-            resolve=self._resolve,
-        )
+        site = Site(self._note_clause, at_entry, self._ask_audience, self._resolve, self._caps_left)
+        return parse_when(raw, path, self.problems, site)
 
     def audiences(self, raw: object, *place: str | int) -> list[str]:
         """Return the names of audiences, one or several, noted as ones that have to be known."""
@@ -228,26 +233,37 @@ class Build:
 
     def channel(self, name: str, *place: str | int) -> Channel | None:
         """Return a channel, or None after noting that there is none of this name."""
-        channel = channel_of(name, self._workspace)
-        if channel is None:
-            hint = did_you_mean(name, [*DEFAULT_ADDRESSES, *self._workspace.channels])
-            hint = f"{hint}; other channels need an entry under 'channels' in nudge.yaml"
-            self.problem("unknown-channel", f"there is no channel '{name}'", hint, *place)
-        else:
+        channel = self._channel(name, (*self._path, *place))
+        if channel is not None:
             self.channels[name] = channel
         return channel
 
+    def rules(self, channel: str, category: Category) -> Rules:
+        """Return the message rules for what is sent on a channel."""
+        return rules_of(self._workspace, channel, category)
+
+    def known_template(self, name: str, *place: str | int) -> None:
+        """Note a template that is none of those that the workspace lists."""
+        known = self._workspace.templates
+        if known is not None and name not in known:
+            hint = f"{did_you_mean(name, known)}; nudge.yaml lists all of them under 'templates'".removeprefix("; ")
+            self.problem("unknown-template", f"there is no template {shown(name)}", hint, *place)
+
     def reference(self, name: str, *place: str | int) -> Reference:
         """Return a reference to the step *name*."""
-        reference = Reference(name, (*self._path, *place))
+        return self._refer(Reference(name, (*self._path, *place), None))
+
+    def jump(self, name: str, *place: str | int) -> Reference:
+        """Return a reference to the step *name*, at which the branch that stands here goes on: it is in its lane."""
+        return self._refer(Reference(name, (*self._path, *place), self._lane))
+
+    def _refer(self, reference: Reference) -> Reference:
         self._references.append(reference)
         return reference
 
     def earlier_send(self, name: str, *place: str | int) -> Reference:
         """Return a reference to the step *name*, which has to be a `send` that is written before, on the same way."""
-        reference = Reference(name, (*self._path, *place), self._path)
-        self._references.append(reference)
-        return reference
+        return self._refer(Reference(name, (*self._path, *place), None, self._path))
 
     def at_the_end(self, task: Callable[[], None]) -> None:
         """Do *task* once all steps are built and references known."""
@@ -283,6 +299,14 @@ class Build:
         """Return where the arm *label* begins; an arm that is not written goes on after the step."""
         return self.steps(then[label], "then", label) if label in then else self._after
 
+    def lane(self, raw: list[Any], *place: str | int) -> Lane:
+        """Return a nested list of steps as a lane of its own, down which a branch goes beside others."""
+        lane = Lane(self._lane)
+        outer, self._lane = self._lane, lane
+        lane.first = self._list(raw, (*self._path, *place), None)
+        self._lane = outer
+        return lane
+
     def steps(self, raw: list[Any], *place: str | int) -> Node | None:
         """Return where a nested list of steps begins; it rejoins after the step that is being built."""
         return self._list(raw, (*self._path, *place), self._after)
@@ -299,14 +323,43 @@ class Build:
         for reference in self._references:
             if self.problems.is_full:
                 break
-            reference.node = self.nodes.get(reference.name)
+            node = reference.node = self.nodes.get(reference.name)
             if reference.name not in self._own_ids:
                 self._unknown_step(reference)
             elif reference.sends_before is not None:
                 self._check_send(reference, reference.sends_before)
+            elif node is not None and reference.lane not in (None, node.lane):
+                self._across_a_border(reference, node)
         for task in self._at_the_end:
             task()
+        self._number_lanes(self._lane)
         return first
+
+    def _across_a_border(self, reference: Reference, node: Node) -> None:
+        self.is_lost = True
+        reference.node = None
+        message = f"'{node.id}' is not in the same branch of a 'parallel' or 'times' as this step"
+        hint = "what comes after that step runs when all of its branches have finished; or end the journey here"
+        self.problems.add(reference.path, "crosses-border", message, hint)
+
+    def _number_lanes(self, lane: Lane) -> int:
+        """Number *lane* and all inside it, and return how many branches can be in it at once.
+
+        By path and not by place in the file: the same content has the same numbers, however it is laid out.
+        """
+        lane.number = len(self.lanes)
+        self.lanes.append(lane)
+        most = 1
+        for fork in sorted(lane.forks, key=lambda node: [(isinstance(part, str), part) for part in node.path]):
+            assert isinstance(fork.step, ForkStep)
+            at_once = sum(self._number_lanes(inner) for inner in fork.step.lanes)
+            if at_once > BRANCHES_MAX:
+                message = f"a journey may have {BRANCHES_MAX} branches at once, here it could have {at_once}"
+                self.problems.add(fork.path, "too-many", message, "make several flows of it")
+                at_once = 1  # What is around it needs no message, too.
+            most = max(most, at_once)
+        lane.last = len(self.lanes) - 1
+        return most
 
     @property
     def has_too_many(self) -> bool:
@@ -410,8 +463,12 @@ class Build:
         return self._node(step, model.id, path, after)
 
     def _node(self, step: Step, id: str | None, path: Path, after: Node | None) -> Node:
-        node = Node(step, id or ".".join(str(part) for part in path), path, after)
+        node = Node(step, id or ".".join(str(part) for part in path), path, self._lane, after)
         self.nodes.setdefault(node.id, node)
+        if isinstance(step, ForkStep):
+            self._lane.forks.append(node)
+            for lane in step.lanes:
+                lane.fork = node
         return node
 
     def _broken(
@@ -470,6 +527,20 @@ class Build:
         if moment_ms != written.ms_in_utc():
             self.local_moments[path] = moment_ms
         return moment_ms
+
+    def _channel(self, name: str, path: Path) -> Channel | None:
+        channel = channel_of(name, self._workspace)
+        if channel is None:
+            hint = did_you_mean(name, [*DEFAULT_ADDRESSES, *self._workspace.channels])
+            hint = f"{hint}; other channels need an entry under 'channels' in nudge.yaml"
+            self.problems.add(path, "unknown-channel", f"there is no channel {shown(name)}", hint)
+        return channel
+
+    def _caps_left(self, channel: str, path: Path) -> tuple[tuple[Cap, ...], tuple[str, ...]] | None:
+        if self._channel(channel, path) is None:
+            return None
+        rules = self.rules(channel, "marketing")
+        return rules.caps, rules.exempt
 
     def _note_clause(self, clause: Clause) -> None:
         counted = wanted(clause.event, clause.where)

@@ -20,7 +20,7 @@ class GotoModel(StepModel):
     goto: Annotated[str, Field(strict=True, description="The id of the step to go on at. A loop needs a wait on it.")]
 
     def build(self, build: Build) -> Step:
-        return GotoStep(build.reference(self.goto, "goto"))
+        return GotoStep(build.jump(self.goto, "goto"))
 
 
 class GotoStep(Step):

@@ -22,12 +22,14 @@ from operators.language.problems import Document, Problems
 from operators.language.workspace import Workspace
 from operators.limits import (
     ADDRESS_CHARACTERS_MAX,
+    AUDIENCES_MAX,
     COUNTERS_MAX,
     ENTRIES_MAX,
     IDS_MAX,
     JOURNEYS_MAX,
     KEY_CHARACTERS_MAX,
     PROFILE_BYTES_MAX,
+    ROW_BYTES_MAX,
     fits,
     told,
     write_profile,
@@ -151,6 +153,21 @@ def test_a_profile_that_is_too_large_already_can_be_made_smaller() -> None:
     assert write_profile(profile, {"a": None})
     assert write_profile(profile, {"b": "y" * 1000})
     assert profile == {"b": "y" * 1000}
+
+
+def test_audiences_of_one_user_and_their_rows_are_bounded(tmp_path: Path) -> None:
+    flow = "flow: f\ntrigger: {event: e}\nsteps: [{audience: {add: [a0, more], remove: a1}}, {audience: {add: more}}]\n"
+    member = {"member": True, "row": {"text": "x" * (ROW_BYTES_MAX + 1)}}
+    events: list[dict[str, Any]] = [{**member, "audience": f"a{n}"} for n in range(AUDIENCES_MAX + 5)]
+    _, journal, shard = simulated(flow, [*events, {"event": "e"}], tmp_path)
+    user = shard.store.slot("u").user
+    assert len(user.audiences) == AUDIENCES_MAX
+    assert len(dump_user(user)) < 20 * AUDIENCES_MAX
+    assert [one["detail"] for one in journal if one["kind"] == "audience"] == [
+        {"added": [], "removed": ["a1"], "left_out": ["more"]},
+        {"added": ["more"], "removed": []},
+    ]
+    assert shard.out.memberships_cut == AUDIENCES_MAX + 5 + 1
 
 
 def test_open_journeys_of_one_user_are_bounded(tmp_path: Path) -> None:

@@ -440,7 +440,13 @@ class World:
         has passed, also when the journey is over; journaled `converted` with `step` and the arm as reason".
         """
         trials = [e.trials[user.id] for e in self.experiments.values() if user.id in e.trials]
-        for trial in sorted(trials, key=lambda t: (-t.journey.flow.priority, t.journey.number)):
+
+        def place(trial: Trial) -> tuple[int, str, int]:
+            """Nobody says in which order; as triggers go, then as written."""
+            flow = trial.journey.flow
+            return -flow.priority, flow.name, list(flow.steps).index(trial.step.id)
+
+        for trial in sorted(trials, key=place):
             goal = trial.step.written["experiment"]["goal"]
             if trial.converted or now - trial.at >= duration_ms(goal["within"]):
                 continue
@@ -780,17 +786,17 @@ class World:
 
     def experiment(self, journey: Journey, step: Step, now: int) -> str:
         """S16: "N counts distinct users. Until N are in, a user takes the split's arm. When the next user begins the
-        step, the winner is decided once and for ever ..; from then on everybody goes there".
+        step, the winner is decided once and for ever ..; from then on everybody goes there". `experiment`: "afterwards
+        everybody goes to the winner", so the next user may be one of the N.
         """
         written = step.written["experiment"]
         experiment = self.experiments.setdefault((journey.flow.name, step.id), Experiment())
         trials = experiment.trials
         taken = [trial for trial in trials.values() if trial.counts]
-        is_new = journey.user_id not in trials
-        if experiment.winner is None and is_new and len(taken) >= written["stop_after"]:
+        if experiment.winner is None and len(taken) >= written["stop_after"]:
             experiment.winner = written["winner"] if written["winner"] != "best" else best_arm(written["arms"], taken)
         arm = experiment.winner or self.arm_of(journey, step, written["arms"])
-        if is_new:
+        if journey.user_id not in trials:
             trials[journey.user_id] = Trial(step, journey, arm, now, counts=experiment.winner is None)
         return arm
 

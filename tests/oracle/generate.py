@@ -36,7 +36,7 @@ FEATURES = (
     "runs",  # Audience triggers.
 )
 # Those of FEATURES that the product has; random cases use them by default.
-IN_PRODUCT: frozenset[str] = frozenset({"split"})
+IN_PRODUCT: frozenset[str] = frozenset({"split", "parallel", "times", "rules", "audience", "runs"})
 
 # A zone, and the moment at which something happens to its clocks, or nothing.
 SCENES = [
@@ -221,6 +221,8 @@ class Maker:
         made = one()
         if self.chance(25):
             made |= one()
+        if "did" in made and made["did"] == made.get("did_not"):
+            del made["did_not"]  # Both could never hold.
         if depth < 2 and self.chance(20):
             name = self.rng.choice(["any", "all", "not"])
             if name == "not":
@@ -866,7 +868,8 @@ class Stream:
         self.rng = maker.rng
         self.lines: list[bytes] = []
         self.again: list[tuple[int, Json]] = []  # Sent records with an id, and their stream time.
-        self.repeats: list[int] = []  # Which lines are repeats.
+        self.repeats: list[int] = []  # Which lines have a `message_id` that was there before.
+        self.ids: set[tuple[str, str]] = set()
         self.now = maker.start
         if maker.chance(12):  # Nothing at the head says when it was.
             for _ in range(self.rng.randint(1, 3)):
@@ -883,6 +886,11 @@ class Stream:
                 self.membership(user)
 
     def write(self, record: Json) -> None:
+        if "message_id" in record:
+            name = (record["user_id"], record["message_id"])
+            if name in self.ids:
+                self.repeats.append(len(self.lines))
+            self.ids.add(name)
         self.lines.append(json.dumps(record, ensure_ascii=self.maker.chance(30)).encode())
 
     def add(self) -> None:
@@ -1004,7 +1012,7 @@ class Stream:
             record["code"] = self.rng.choice(["x", "y", ""])
             record["detail"] = self.rng.choice(["no credit", ""])
         if self.maker.chance(50):
-            record["message_id"] = f"{action['action_id']}/{record['status']}"
+            record["message_id"] = f"{record['action_id']}/{record['status']}"
         if self.maker.chance(4):  # R1: "whose journey closed more than 30 days ago".
             over = [r for r in result.journal if r["journey_id"] == action["journey_id"]]
             over = [r for r in over if r["kind"] in ("ended", "exited", "failed")]
@@ -1028,7 +1036,6 @@ class Stream:
             ahead = self.rng.choice([0, 0, MINUTE, DAY - 1, DAY]) if self.maker.chance(50) else 0
             self.now = max(self.now, then + ahead)
             record["received_at"] = to_iso(self.now)
-        self.repeats.append(len(self.lines))
         return self.write(record)
 
     def broken(self) -> None:

@@ -519,7 +519,7 @@ def test_an_experiment_goes_by_the_split_until_n_users_are_in_then_to_the_winner
     assert [line.split()[0:4:3] for line in only(simulate([flow(experiment())], lines), "moved")] == [
         ["08:00", "a"],
         ["08:01", "b"],
-        ["08:03", "a"],  # All are in, and nobody else has come.
+        ["08:03", "b"],  # All are in: the next one is who comes next, also one of them.
         ["08:04", "b"],
         ["08:05", "b"],
     ]

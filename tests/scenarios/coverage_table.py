@@ -28,6 +28,9 @@ SECTIONS = {
     "branch": "Steps: branch",
     "result_of": "Steps: result_of",
     "split": "Steps: split",
+    "experiment": "Steps: experiment",
+    "parallel": "Steps: parallel",
+    "times": "Steps: times",
     "goto": "Steps: goto",
     "end": "Steps: end",
     "message-rules": "Message rules: channels and addresses",
@@ -67,41 +70,15 @@ COMMAND_TESTS = {  # By functions of test_scenarios.py, where the command itself
 
 _LATER = "Not there yet: "
 NOT_COVERED = {
-    "X1": _LATER + "`limit`, `experiment`.",
     "T16": "Promises nothing that a test could find missing; scenarios give different records different ids.",
     "T17": "Needs more than one input topic; a scenario has one file.",
     "T18": "A file has no tombstones; tests/test_tombstones.py has them on Kafka.",
-    "V10": "A warning; tests/test_doubts.py has it for `split`. `experiment` comes later.",
-    "W15": _LATER + "`cap_left`.",
-    "S1": _LATER + "quiet hours.",
-    "S3": _LATER + "quiet hours.",
-    "S14": _LATER + "`times`.",
-    "S16": _LATER + "`experiment`.",
-    "S17": _LATER + "`parallel`.",
-    "S24": _LATER + "`experiment`.",
-    "M1": _LATER + "`exempt`.",
-    "M2": _LATER + "`suppress` and `consent`.",
-    "M3": _LATER + "quiet hours.",
-    "M4": _LATER + "quiet hours.",
-    "M5": _LATER + "quiet hours.",
-    "M6": _LATER + "caps.",
-    "M7": _LATER + "quiet hours.",
-    "M8": _LATER + "`templates` of nudge.yaml.",
-    "M9": _LATER + "`suppress` and `exempt`.",
+    "V10": "A warning; tests/test_doubts.py has it.",
 }
 
 PARTLY = {
     "T5": "All reasons but `unknown_format`, which only other formats than `native` have.",
-    "E2": "`reentry` and `concurrent`; `limit` comes later.",
-    "O4": "Journeys of one branch; `parallel` comes later.",
-    "O6": "The order of the stages; branches of one journey come with `parallel`.",
-    "S5": "That a late reading refuses nothing; what is refused as expired comes with quiet hours.",
-    "S13": "`split`; `experiment` comes later.",
-    "S18": "Nested lists; the border of `parallel` and `times` comes with them.",
-    "W8": "All places but goals of experiments.",
     "W16": "`live`, outside the active period, and `paused`.",
-    "J2": "`wait`, `wait_for` and `result_of`.",
-    "J3": "`branch`, `wait_for`, `result_of`, `split`, `goto` and `wait`.",
     "J8": "By what wakes and what does not; the state itself is looked at by `audit`.",
 }
 

@@ -24,7 +24,7 @@ ANY = "<any>"
 SCENARIO_KEYS = {"name", "spec", "flows", "config", "events", "until", "expect", "run", "subprocess"}
 TABLE_KEYS = {"name", "spec", "where", "holds", "fails", "places"}
 DEPLOYMENT_KEYS = {"name", "spec", "phases", "expect"}
-PHASE_KEYS = {"flows", "events", "until", "refuses"}
+PHASE_KEYS = {"flows", "config", "events", "until", "refuses"}
 EXPECT_KEYS = {"actions", "journal", "journal_kinds", "dead_letters", "check", "totals", "topics"}
 EVENT_KEYS = {
     "audience", "member", "row", "updated",
@@ -197,10 +197,15 @@ def write(scenario: Scenario, folder: Path) -> Path:
     """Write the flows, `nudge.yaml` and the events into *folder*; return the folder of the flows."""
     flows = write_flows(scenario.flows, folder)
     if scenario.config is not None:
-        text = scenario.config if isinstance(scenario.config, str) else _dump(scenario.config).decode()
-        (flows / "nudge.yaml").write_text(text, encoding="utf-8")
+        write_config(scenario.config, flows)
     (folder / EVENTS).write_bytes(b"".join(line_of(row) + b"\n" for row in scenario.events))
     return flows
+
+
+def write_config(config: Any, flows: Path) -> None:
+    """Write `nudge.yaml` beside the flows."""
+    text = config if isinstance(config, str) else _dump(config).decode()
+    (flows / "nudge.yaml").write_text(text, encoding="utf-8")
 
 
 def write_flows(of: Iterable[Any], folder: Path) -> Path:

@@ -25,6 +25,7 @@ from tests.scenarios.scenario_files import (
     marked_lines,
     readable_dead_letter,
     write,
+    write_config,
     write_flows,
 )
 
@@ -165,6 +166,8 @@ def test_run_goes_on_where_the_run_before_stopped(scenario: Scenario, tmp_path: 
         if "flows" in phase:
             shutil.rmtree(tmp_path / "flows", ignore_errors=True)
             write_flows(phase["flows"], tmp_path)
+        if "config" in phase:
+            write_config(phase["config"], tmp_path / "flows")
         with (tmp_path / EVENTS).open("ab") as events:
             events.writelines(line_of(row) + b"\n" for row in phase["events"])
         done = run(tmp_path, phase.get("until"))

@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import orjson
 
 from dataflow.keep.recovery import read_cut
 from dataflow.keep.statedir import read_state_file
+from operators.machine.deployment import Deployment
+from operators.machine.invariants import UserInvariants
 from operators.machine.totals import Totals, read_totals
+from state.meta import Meta
 from state.store import ShardStore
 from state.user import NEVER, User
 from tests.simulation.disk import SimulatedBackend
-from tests.simulation.oracle import Expected, Violation
-from tests.simulation.scenario import Scenario, loaded, scenario, scenario_of_receipts, scenario_of_two_builds
+from tests.simulation.oracle import Expected, Violation, check_members
+from tests.simulation.scenario import (
+    PLACES,
+    TRIED,
+    Scenario,
+    loaded,
+    scenario,
+    scenario_of_receipts,
+    scenario_of_two_builds,
+    scenario_that_asks,
+)
 from tests.simulation.world import OTHER_JOB, SimulatedWorld
 
 
@@ -32,6 +45,15 @@ def run_scenario(made: Scenario) -> SimulatedWorld:
     world.run()
     audit(world)
     return world
+
+
+def run_asking(seed: int) -> SimulatedWorld:
+    """Let *seed* happen with flows that ask the register.
+
+    Raises:
+        Violation: a promise was broken.
+    """
+    return run_scenario(scenario_that_asks(seed))
 
 
 def run_two_builds(seed: int) -> SimulatedWorld:
@@ -101,6 +123,27 @@ def audit(world: SimulatedWorld) -> None:
     _check_topics(world, expected)
     _check_dead_letters(world)
     _check_state(world, expected)
+    _check_register(world, expected)
+
+
+def _check_register(world: SimulatedWorld, expected: Expected) -> None:
+    """As many were let in as there are places, and one has won, once all were in."""
+    asked, answers = expected.asked, world.history.answers
+    assert asked is not None
+    if answers.changed:
+        raise Violation(f"the register: {answers.changed[:3]}")
+    register = world.register(world.job_id, make=False)
+    known = {} if register is None else register.questions()
+    for flow, number in asked.asked.items():
+        entered, taken = asked.entered[flow], known[flow].taken
+        if not entered == taken == min(PLACES, number):
+            raise Violation(f"{flow}: {entered} of {number} were let in, and {taken} places are taken of {PLACES}")
+    for experiment, users in asked.tried.items():
+        there, winners = len(asked.in_time.get(experiment, ())), asked.winners.get(experiment, set())
+        if not there == known[experiment].taken == min(TRIED, len(users)):
+            raise Violation(f"{experiment}: {there} of {len(users)} were in, by the register {known[experiment]}")
+        if winners - {known[experiment].winner} or (winners and there < TRIED):
+            raise Violation(f"{experiment}: {winners} won with {there} in, by the register {known[experiment]}")
 
 
 def _check_topics(world: SimulatedWorld, expected: Expected) -> None:
@@ -135,6 +178,11 @@ def _check_topics(world: SimulatedWorld, expected: Expected) -> None:
             raise Violation(f"the journal of {user} has gaps: {sorted(numbers)}")
 
 
+def remembered(user: User) -> tuple[Any, ...]:
+    """Return what is known of *user* whatever has happened to the job."""
+    return user.seq, user.profile, user.journeys, user.sends, user.audiences
+
+
 def _check_dead_letters(world: SimulatedWorld) -> None:
     found: Counter[tuple[str, int, int]] = Counter()
     for partition in world.topics.topics.get("dead-letters", []):
@@ -150,6 +198,14 @@ def _check_dead_letters(world: SimulatedWorld) -> None:
         raise Violation(f"dead letters {sorted(found.elements())} instead of {sorted(should)}")
 
 
+def _check_invariants(users: dict[str, User], meta: Meta, deployment: Deployment) -> None:
+    """What `nudge audit` asks of every user: a wake-up or subscription per branch, all of the same forks."""
+    invariants = UserInvariants(deployment, meta.fired_ms, parking={*meta.paused, *meta.resumed})
+    for user_id, user in users.items():
+        for found in invariants.look_at(user, invariants.due(user)):
+            raise Violation(f"{user_id}: {found.code}: {found.text}")
+
+
 def _check_state(world: SimulatedWorld, expected: Expected) -> None:
     """Conservation, one wake-up per user who waits, and users as they should be."""
     cut = read_cut([world.recovery.database])
@@ -162,7 +218,8 @@ def _check_state(world: SimulatedWorld, expected: Expected) -> None:
     assert file is not None
     sent: dict[bytes, bytes] = {}
     for number, rows in world.rows.items():
-        store = ShardStore(SimulatedBackend(rows, world.fate), due_of=due_of)
+        backend = SimulatedBackend(rows, world.fate)
+        store = ShardStore(backend, due_of=due_of)
         store.roll_back(cut.shards.get(file.keys.names[number], [0])[0])
         for flow, counts in store.totals.items():
             kept = totals.setdefault(flow, {})
@@ -170,11 +227,13 @@ def _check_state(world: SimulatedWorld, expected: Expected) -> None:
                 kept[what] = kept.get(what, 0) + count
         sent.update(_sent_in(store))
         here = dict(store.scan_users())
+        _check_invariants(here, store.meta, loaded(world.history.flows).deployment)
         users.update(here)
         timers = Counter((key[9:].decode(), int.from_bytes(key[1:9], "big")) for key in rows.now if key[:1] == b"t")
         should = Counter((user_id, due_of(user)) for user_id, user in here.items() if due_of(user) < NEVER)
         if timers != should:
             raise Violation(f"timers {timers} instead of {should}")
+        check_members(backend)
     if totals != expected.totals:
         raise Violation(f"totals {totals} instead of {expected.totals}")
     open_journeys = Counter(f"{one.flow}\x1f{one.version}" for user in users.values() for one in user.journeys)
@@ -184,7 +243,7 @@ def _check_state(world: SimulatedWorld, expected: Expected) -> None:
     assert expected.store is not None
     for user_id, user in expected.store.scan_users():
         mine = users.pop(user_id, User())
-        if (mine.seq, mine.profile, mine.journeys) != (user.seq, user.profile, user.journeys):
+        if remembered(mine) != remembered(user):
             raise Violation(f"{user_id} is {mine} instead of {user}")
     if users:
         raise Violation(f"nobody knows {sorted(users)}")

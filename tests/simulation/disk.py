@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from random import Random
 
 from state.backend import Changes, MemoryBackend, MemoryChanges
+from state.registerfile import RegisterFile, ShardRegister
 from tests.simulation.fate import Fate
 
 
@@ -137,3 +141,69 @@ class SimulatedBackend(MemoryBackend):
             _apply(batch, self._all.on_disk)
         self._all.unsynced = []
         self._fate.touch("stored")
+
+
+class RegisterDisk:
+    """The register's file: what was written outlives a process, and what was confirmed outlives the machine."""
+
+    def __init__(self, fate: Fate) -> None:
+        self.fate = fate
+        self.database: sqlite3.Connection | None = None
+        self._on_disk = b""
+        self._unsynced: list[bytes] = []
+
+    def open(self, job: str) -> SimulatedRegister:
+        self.database = self.database or sqlite3.connect(":memory:", isolation_level=None)
+        return SimulatedRegister(self, self.database, job)
+
+    def wrote(self) -> None:
+        assert self.database is not None
+        self._unsynced.append(self.database.serialize())
+
+    def sync(self) -> None:
+        self._on_disk, self._unsynced = self._unsynced[-1], []
+
+    def lose_power(self, chance: Random) -> None:
+        """Keep what was confirmed, and the first few of the rest: they are written in order."""
+        if self.database is None:
+            return
+        left = chance.randint(0, len(self._unsynced))
+        self._on_disk = self._unsynced[left - 1] if left else self._on_disk
+        self._unsynced = []
+        self.database.close()
+        self.database = None
+        if self._on_disk:
+            self.database = sqlite3.connect(":memory:", isolation_level=None)
+            self.database.deserialize(self._on_disk)
+
+
+class SimulatedRegister(RegisterFile):
+    """A `RegisterFile` on such a disk.
+
+    `watch` is wrapped around what shards ask.
+    """
+
+    watch: Callable[[ShardRegister], ShardRegister] = staticmethod(lambda shard: shard)
+
+    def __init__(self, disk: RegisterDisk, database: sqlite3.Connection, job: str) -> None:
+        self._disk = disk
+        super().__init__(database, job, "register")
+
+    def of_shard(self, shard: int, next_commit: Callable[[], int] | None) -> ShardRegister:
+        return self.watch(super().of_shard(shard, next_commit))
+
+    @contextmanager
+    def _change(self) -> Iterator[None]:
+        self._disk.fate.touch("ask the register")
+        with super()._change():
+            yield
+        self._disk.wrote()
+        self._disk.fate.touch("answered")
+
+    def _sync(self) -> None:
+        super()._sync()
+        self._disk.sync()
+        self._disk.fate.touch("confirmed")
+
+    def close(self) -> None:
+        pass  # Another process has it open, too.

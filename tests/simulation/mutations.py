@@ -24,13 +24,23 @@ from dataflow.read.partition import Partition
 from dataflow.read.progress import ProgressLog
 from dataflow.readback import Decided, ReadBack
 from dataflow.shard import Shard
+from operators.machine import journey
+from operators.machine.context import AtStep
+from state import store
 from state import undo as undoing
+from state.registerfile import RegisterFile, ShardRegister
 from state.store import ShardStore
+from state.user import NEVER, User, dump_user, load_user
 from tests.simulation import world
 from tests.simulation.broker import SimulatedSink
 from tests.simulation.disk import SimulatedBackend
 from tests.simulation.engine import Execution
+from tests.simulation.scenario import PAUSED, RULED, loaded
 
+SENDS = frozenset(
+    id for number in range(RULED + PAUSED) for program in loaded(number).deployment.programs.values()
+    for id, node in program.nodes.items() if node.step.kind == "send"
+)  # fmt: skip
 Patch = pytest.MonkeyPatch
 Mutation = Callable[[Patch], None]
 
@@ -74,6 +84,14 @@ def undo_users_without_their_counts(patch: Patch) -> None:
     load = undoing.load_undo
     patch.setattr(
         undoing, "load_undo", lambda row: {key: before for key, before in load(row).items() if key[:1] != b"c"}
+    )
+
+
+def undo_users_without_their_audiences(patch: Patch) -> None:
+    """The list of an audience's members stays as it is."""
+    load = undoing.load_undo
+    patch.setattr(
+        undoing, "load_undo", lambda row: {key: before for key, before in load(row).items() if key[:1] != b"a"}
     )
 
 
@@ -237,6 +255,42 @@ def call_every_stop_clean(patch: Patch) -> None:
     patch.setattr(Worker, "has_due", False)
 
 
+def ask_the_register_anew_in_a_replay(patch: Patch) -> None:
+    patch.setattr(ShardRegister, "_was_told", lambda self, *_: False)
+
+
+def go_by_what_is_known_before_what_was_said(patch: Patch) -> None:
+    """What is full is full, and who has won has won, whatever a user was told before."""
+    was_told = RegisterFile.was_told
+
+    def unless_it_is_over(self: RegisterFile, question: str, user_id: str, seq: int) -> bool:
+        known = self.questions().get(question)
+        is_over = known is not None and (known.winner is not None or known.taken >= 2)
+        return not is_over and was_told(self, question, user_id, seq)
+
+    patch.setattr(RegisterFile, "was_told", unless_it_is_over)
+
+
+def forget_what_was_said_with_the_next_commit(patch: Patch) -> None:
+    forget = RegisterFile.forget
+    patch.setattr(
+        RegisterFile, "forget", lambda self, commits: forget(self, {key: number + 3 for key, number in commits.items()})
+    )
+
+
+def send_before_the_answer_is_on_disk(patch: Patch) -> None:
+    patch.setattr(RegisterFile, "confirm", lambda self: self._confirmed)
+
+
+def let_who_is_held_out_take_a_place(patch: Patch) -> None:
+    patch.setattr(ShardRegister, "look", ShardRegister.enter)
+
+
+def decide_the_winner_anew_in_every_process(patch: Patch) -> None:
+    question = RegisterFile._question
+    patch.setattr(RegisterFile, "_question", lambda self, name: (question(self, name)[0], None))
+
+
 def leave_out_processes_that_have_noted_nothing(patch: Patch) -> None:
     def resume_epoch(connections: Any) -> int:
         (connection,) = connections
@@ -369,15 +423,74 @@ OF_RECEIPTS: list[Mutation] = [
 """Those that show only where receipts come."""
 
 
+def lose_postponed_messages_with_the_user_from_memory(patch: Patch) -> None:
+    """Who is written down while a message of theirs is held is read again with nothing that would ever wake them."""
+
+    def without_wake_ups(user: User) -> bytes:
+        row = dump_user(user)
+        held = load_user(row)
+        for one in held.journeys:
+            for branch in one.branches:
+                if branch.step in SENDS:
+                    branch.wake_ms = NEVER
+        return dump_user(held)
+
+    patch.setattr(store, "dump_user", without_wake_ups)
+
+
+def forget_what_caps_have_counted(patch: Patch) -> None:
+    """The times of messages live as long as the user stays in memory."""
+
+    def without_times(user: User) -> bytes:
+        kept, user.sends = user.sends, {}
+        try:
+            return dump_user(user)
+        finally:
+            user.sends = kept
+
+    patch.setattr(store, "dump_user", without_times)
+
+
+def let_other_message_rules_take_over_at_once(patch: Patch) -> None:
+    """What a dead run had begun is finished under the new rules, if only these have changed."""
+    finish = Course._finish_the_last_run
+
+    def with_the_new_ones(self: Course, file: Any, *arguments: Any) -> bool:
+        file.workspace = self.job.loaded.workspace_text
+        return finish(self, file, *arguments)
+
+    patch.setattr(Course, "_finish_the_last_run", with_the_new_ones)
+
+
+def let_nobody_go_on_where_branches_rejoin(patch: Patch) -> None:
+    """The last branch of a fork vanishes as the others do."""
+
+    def vanish(visit: AtStep) -> None:
+        branches = visit.journey.branches
+        del branches[branches.index(visit.branch)]
+
+    patch.setattr(journey, "_join", vanish)
+
+
 OF_TWO_BUILDS: list[Mutation] = [
     do_not_compare_what_was_read_back,
 ]
 """Those that show only where another build has decided."""
 
 
+OF_THE_REGISTER: list[Mutation] = [
+    ask_the_register_anew_in_a_replay,
+    go_by_what_is_known_before_what_was_said,
+    forget_what_was_said_with_the_next_commit,
+    send_before_the_answer_is_on_disk,
+    let_who_is_held_out_take_a_place,
+    decide_the_winner_anew_in_every_process,
+]
+
 MUTATIONS: list[Mutation] = [
     *OF_TWO_BUILDS,
     *OF_RECEIPTS,
+    *OF_THE_REGISTER,
     never_wait_for_an_acknowledgement,
     do_not_sync_a_commit,
     do_not_roll_back,
@@ -385,6 +498,7 @@ MUTATIONS: list[Mutation] = [
     drop_undo_too_early,
     undo_users_without_their_timers,
     undo_users_without_their_counts,
+    undo_users_without_their_audiences,
     spill_without_undo,
     forget_who_was_still_to_be_woken,
     forget_held_records_at_a_checkpoint,
@@ -408,4 +522,8 @@ MUTATIONS: list[Mutation] = [
     let_a_new_partition_begin_before_all_time,
     forget_where_a_new_partition_began,
     do_not_wait_for_the_last_epoch_in_an_exchange,
+    lose_postponed_messages_with_the_user_from_memory,
+    forget_what_caps_have_counted,
+    let_other_message_rules_take_over_at_once,
+    let_nobody_go_on_where_branches_rejoin,
 ]

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import msgspec
 
 from dataflow.job.ports import Parcel
 from dataflow.shard import Shard
 from operators.machine.totals import Totals
-from state.backend import MemoryBackend
+from state.backend import Backend, MemoryBackend
 from state.records import Input, unpacked
+from state.register import Decide
+from state.registerfile import ShardRegister
+from state.rows import membership_rows, user_rows
 from state.store import ShardStore
+from state.user import load_user
 from tests.outgoing import actions_of, journal_of
 from tests.simulation.scenario import OTHER_BUILD, loaded
 
@@ -21,6 +28,14 @@ _unpack = msgspec.msgpack.Decoder(Input).decode
 
 class Violation(AssertionError):
     """A promise was broken."""
+
+
+def check_members(backend: Backend) -> None:
+    """Check that the list of each audience's members says the same as the users."""
+    members = set(membership_rows(backend))
+    wanted = {(name.encode(), user_id) for user_id, row in user_rows(backend) for name in load_user(row).audiences}
+    if members != wanted:
+        raise Violation(f"the members {sorted(members)} instead of {sorted(wanted)}")
 
 
 @dataclass
@@ -39,16 +54,89 @@ class Expected:
     records: list[tuple[str, dict[str, object]]] = field(default_factory=list)
     totals: Totals = field(default_factory=dict)
     store: ShardStore | None = None
+    asked: Told | None = None
+
+
+class Answers:
+    """What the register has said, as far as anything may follow from it."""
+
+    def __init__(self) -> None:
+        self._given: dict[tuple[str, str, int], int | str | None] = {}
+        self._lost: dict[tuple[str, str, int], int | str | None] = {}
+        self.changed: list[str] = []
+
+    def watch(self, shard: ShardRegister) -> ShardRegister:
+        """Take note of what *shard* is told from now on."""
+        for name in ("enter", "look", "join"):
+            setattr(shard, name, partial(self._note, getattr(shard, name)))
+        return shard
+
+    def _note(self, ask: Any, question: str, user_id: str, seq: int, *arguments: Any) -> int | str | None:
+        place = (question, user_id, seq)
+        answer: int | str | None = ask(question, user_id, seq, *arguments)
+        if self._given.setdefault(place, answer) != answer:
+            self.changed.append(f"{place} was told {self._given[place]}, and then {answer}")
+        return answer
+
+    def lose_power(self) -> None:
+        """From here on what was said may be said otherwise, where nothing has followed from it."""
+        self._lost = {**self._lost, **self._given}
+        self._given = {}
+
+    def given(self, question: str, user_id: str, seq: int) -> int | str | None:
+        place = (question, user_id, seq)
+        known = self._given if place in self._given else self._lost
+        if place not in known:
+            self.changed.append(f"{place} has not asked")
+        return known.get(place)
+
+
+class Told:
+    """A register that says what was said, and counts to whom."""
+
+    def __init__(self, answers: Answers) -> None:
+        self._answers = answers
+        self.asked: Counter[str] = Counter()
+        self.entered: Counter[str] = Counter()
+        self.tried: dict[str, set[str]] = {}
+        self.in_time: dict[str, set[str]] = {}
+        self.winners: dict[str, set[str]] = {}
+
+    def enter(self, flow: str, user_id: str, seq: int, most: int) -> int | None:
+        answer = self._answers.given(flow, user_id, seq)
+        self.asked[flow] += 1
+        self.entered[flow] += answer is None
+        return answer  # type: ignore[return-value]
+
+    def look(self, flow: str, user_id: str, seq: int, most: int) -> int | None:
+        return self._answers.given(flow, user_id, seq)  # type: ignore[return-value]
+
+    def join(self, experiment: str, user_id: str, seq: int, arm: str, most: int, decide: Decide) -> str | None:
+        answer = self._answers.given(experiment, user_id, seq)
+        self.tried.setdefault(experiment, set()).add(user_id)
+        if answer is None:
+            self.in_time.setdefault(experiment, set()).add(user_id)
+        else:
+            self.winners.setdefault(experiment, set()).add(str(answer))
+        return answer  # type: ignore[return-value]
+
+    def convert(self, experiment: str, user_id: str) -> None:
+        pass
 
 
 class History:
     """Everything that shards were told, in whichever life, and what follows from it."""
 
     def __init__(self) -> None:
+        self.flow_begins: dict[str, int] = {}
+        """When versions of flows begin, as far as that was settled at their deployment."""
+        self._firsts: dict[int, int] = {}
+        self._updates: set[tuple[str, int]] = set()
         self._told: dict[tuple[int, int], tuple[int, int, bytes]] = {}
         self._turns: list[_Turn] = []
         self._numbers: list[int] = []
         self.flows = -1
+        self.answers = Answers()
 
     def begin(self, flows: int, numbers: list[int], positions: list[int], time_ms: int) -> None:
         """Note that an execution with these flows goes on from *positions*, at *time_ms*.
@@ -75,6 +163,9 @@ class History:
         Raises:
             Violation: a record comes at another time, or under other flows, than in an earlier life.
         """
+        if parcel.first_ms >= 0:
+            self._firsts.setdefault(self._numbers[parcel.source], parcel.first_ms)
+        self._updates.update(parcel.updates)
         records = parcel[4]
         for record in unpacked(records):
             place = (self._numbers[record.source], record.offset)
@@ -88,7 +179,7 @@ class History:
 
     def expected(self) -> Expected:
         """Return what should have come out by the last turn."""
-        made = Expected()
+        made = Expected(asked=Told(self.answers))
         shard: Shard | None = None
         backend = MemoryBackend()
         past = -1
@@ -104,10 +195,14 @@ class History:
                     shard.store.meta_changed = True  # Its time goes on, also where nothing else has changed.
                     shard.store.commit()
                 store = ShardStore(backend, due_of=deployment.due_of)
-                shard = Shard(store, deployment, sources=1)
+                shard = Shard(store, deployment, sources=1, begins=self.flow_begins, register=made.asked)
+                if self._firsts:
+                    shard.hear(0, min(self._firsts.values()), sorted(self._updates), is_over=False)
             assert shard is not None
             until = self._turns[number + 1].positions if number + 1 < len(self._turns) else None
             for record in self._between(turn.positions, until, past):
+                if deployment.scheduled:
+                    shard.advance_to(record.now)
                 shard.handle(record)
             _collect(shard, made)
         assert shard is not None

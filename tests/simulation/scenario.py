@@ -19,7 +19,20 @@ from tests.simulation.broker import SourcePartition, SourceRecord
 START = 1_795_435_200_000
 END = START + 200 * HOUR  # Up to here time runs on at the very end: nothing waits any more.
 
-WORKSPACE = json.dumps({"channels": {name: {"topic": f"actions.{name}"} for name in ("one", "two", "three")}})
+CHANNELS = {name: {"topic": f"actions.{name}"} for name in ("one", "two", "three")}
+WORKSPACE = json.dumps({"channels": CHANNELS})
+RULES = json.dumps(
+    {
+        "channels": {
+            "one": {**CHANNELS["one"], "caps": [{"at_most": 1, "per": "3h"}]},
+            "two": {**CHANNELS["two"], "quiet": {"from": "13:00", "until": "15:00"}},
+            "three": {**CHANNELS["three"], "quiet": {"from": "12:01", "until": "12:20"}},
+        },
+        "caps": [{"at_most": 4, "per": "1d"}],
+        "quiet": {"from": "12:40", "until": "13:20", "holidays": [{"from": "2026-11-24", "until": "2026-11-24"}]},
+    }
+)
+"""Message rules: a world begins at noon."""
 
 CART = """
 flow: cart
@@ -66,14 +79,72 @@ steps:
   - wait: 20m
   - {send: one, template: bye}
 """
+CLUB = """
+flow: club
+trigger: {event: join}
+entry: {concurrent: 2, when: {not: {audience: banned}}}
+steps:
+  - audience: {add: [club, new], remove: vip}
+  - wait: 30m
+  - branch:
+      - when: {audience: [vip, staff]}
+        steps: [{send: two, template: member}]
+      - else: [{send: one, template: guest}]
+  - audience: {remove: new}
+"""
+FORK = """
+flow: fork
+trigger: {event: view, where: {n: {lte: 2}}}
+exit: [{event: buy}]
+steps:
+  - id: top
+    parallel:
+      - - wait: 5m
+        - parallel:
+            - [{wait_for: {cart: {event: cart}}, timeout: 1h}, {send: two, template: asked}]
+            - [{times: [{at: "13:00", steps: [{send: one, template: daily}]}, {at: 2026-11-23T12:30, steps: []}]}]
+            - [{wait: {for: 20m, without: {event: hello}}}]
+        - {send: three, template: inner}
+      - - wait_for: {bye: {event: bye}}
+          timeout: 40m
+          then: {bye: [{branch: [{when: {profile.tier: gold}, steps: [{end: gold}]}]}]}
+      - []
+  - {send: one, template: joined}
+  - branch: [{when: {did: {event: bye}}, steps: [{goto: top}]}]
+"""
 DEPLOYMENTS = (
-    (CART_1, VIEW, HELLO, BYE),
-    (CART_1_ENDED, CART_2, VIEW, BYE),
-    (CART_1_ENDED, CART_2, VIEW, HELLO),
-    (CART_1, VIEW),
+    (CART_1, VIEW, HELLO, BYE, CLUB, FORK),
+    (CART_1_ENDED, CART_2, VIEW, BYE, CLUB, FORK),
+    (CART_1_ENDED, CART_2, VIEW, HELLO, CLUB, FORK),
+    (CART_1, VIEW, CLUB),
 )
 PAUSED = len(DEPLOYMENTS)  # Nobody knows but the shards when what is parked there goes on, so no seed draws it.
-DEPLOYMENTS += ((CART_1, f"state: paused{VIEW}", HELLO, BYE),)
+DEPLOYMENTS += ((CART_1, f"state: paused{VIEW}", HELLO, BYE, CLUB, f"state: paused{FORK}"),)
+RUNS = len(DEPLOYMENTS)  # Triggers on audiences: test_audience_runs.py.
+PLAIN = """
+flow: plain
+priority: 1
+trigger: {audience: [vip, gold], schedule: {every: 20m, from: 2026-11-23T00:00:00}}
+entry: {concurrent: 3}
+steps: [{wait: 15m}, {send: one, template: plain, vars: {n: "{{ entry.n }}"}}, {wait: 30m}]
+"""
+PICKY = """
+flow: picky
+trigger: {audience: [vip, gold], schedule: {cron: "*/7 * * * *", runs: 9}, skip_unchanged: true}
+entry: {concurrent: 2}
+steps: [{send: two, template: picky}, {wait: 5m}]
+"""
+ONCE = """
+flow: once
+trigger: {audience: gold, schedule: {now: true}}
+steps: [{send: three, template: once}]
+"""
+GOLD = """
+flow: gold
+trigger: {event: view}
+steps: [{wait: 10m}, {audience: {add: [gold], remove: [vip]}}]
+"""
+DEPLOYMENTS += ((PLAIN, PICKY, ONCE, GOLD),)
 ASK = """
 flow: ask
 trigger: {event: view}
@@ -97,6 +168,47 @@ RECEIPTS = len(DEPLOYMENTS)
 DEPLOYMENTS += ((ASK, OPENED, BYE),)
 
 
+GIFT = """
+flow: gift
+version: {version}
+trigger: {{event: gift}}
+entry: {{limit: 3, holdout: 25%}}
+steps: [{{send: three, template: gift}}]
+"""
+TRIAL = """
+flow: trial
+version: {version}
+{state}
+trigger: {{event: view}}
+entry: {{concurrent: 2}}
+steps:
+  - wait: 5m
+  - id: x
+    experiment: {{arms: {{a: 15%, b: 85%}}, goal: {{event: buy, within: {within}}}, stop_after: 2, winner: best}}
+    then: {{a: [{{send: one, template: a}}], b: [{{send: two, template: b}}]}}
+  - wait: 5m
+"""
+PLACES, TRIED = 3, 2
+GIFT_1, GIFT_2 = (GIFT.format(version=version) for version in (1, 2))
+TRIAL_1 = TRIAL.format(version=1, state="", within="2h")
+TRIAL_1_ENDED = TRIAL.format(version=1, state="state: ended", within="2h")
+TRIAL_2 = TRIAL.format(version=2, state="", within="1d")
+ASKING = len(DEPLOYMENTS)
+"""Added to the number of one of the first deployments: another one, in which flows ask what no single user decides."""
+DEPLOYMENTS += (
+    (CART_1, GIFT_1, TRIAL_1),
+    (CART_1_ENDED, CART_2, GIFT_2, TRIAL_1),
+    (CART_1_ENDED, VIEW, TRIAL_1),
+    (CART_1, GIFT_1, TRIAL_1_ENDED, TRIAL_2),
+)
+
+RULED = len(DEPLOYMENTS)
+"""Added to the number of a deployment that a seed draws: it, under message rules."""
+DEPLOYMENTS += DEPLOYMENTS[:PAUSED]
+
+WITH_AUDIENCES = (0, 2)
+"""Of five seeds these: seeds that are known by their names are others, and so stay what they were."""
+
 AS_OTHER_BUILD = {
     HELLO: HELLO.replace("steps: [", "steps: [{set: {greeted: 'yes'}}, "),
     VIEW: VIEW.replace('last: "{{ now }}"', "last: \"{{ now | date: '%Y' }}\""),
@@ -106,10 +218,16 @@ OTHER_BUILD = len(DEPLOYMENTS)
 """Added to the number of a deployment: it, as the other build decides it."""
 
 
+def workspace_of(number: int) -> str:
+    """Return the workspace of deployment *number*."""
+    return RULES if number % OTHER_BUILD >= RULED else WORKSPACE
+
+
 @lru_cache
 def loaded(number: int) -> Loaded:
     """Return deployment *number*, compiled."""
-    workspace, problems = read_workspace("nudge.yaml", WORKSPACE.encode())
+    text = workspace_of(number)
+    workspace, problems = read_workspace("nudge.yaml", text.encode())
     deployed = DEPLOYMENTS[number % OTHER_BUILD]
     if number >= OTHER_BUILD:
         deployed = tuple(AS_OTHER_BUILD.get(text, text) for text in deployed)
@@ -117,7 +235,7 @@ def loaded(number: int) -> Loaded:
     checked = compile_texts(texts, workspace)
     assert not checked.has_errors, checked.problems
     assert not problems
-    return Loaded(Deployment(checked.programs), checked, workspace, WORKSPACE, "")
+    return Loaded(Deployment(checked.programs), checked, workspace, text, "")
 
 
 @dataclass
@@ -209,9 +327,13 @@ def scenario(seed: int) -> Scenario:
             life.stop_after = int(2 ** chance.uniform(0, 8))
         life.pause_ms = chance.choice([0, SECOND, chance.randint(0, 2 * HOUR)])
         made.lives.append(life)
+    if seed % 5 in WITH_AUDIENCES:
+        add_audiences(made, Random(f"audiences in {seed}"))
     last = chance.randrange(PAUSED) if changes_flows else flows
     made.lives.append(Life(last, chance.randint(1, most), stop_at_end=True, until_ms=END))
     exchange_processes(made, later, changes_flows)
+    if seed % 5 in (0, 2):
+        put_under_message_rules(made, changes_flows)
     if made.keyed:
         made.from_start = later.random() < 0.3
         for life in made.lives[: later.randint(1, len(made.lives) - 1)]:
@@ -253,6 +375,16 @@ def scenario_of_receipts(seed: int) -> Scenario:
     return made
 
 
+def put_under_message_rules(made: Scenario, changes_flows: bool) -> None:
+    """Let lives of *made* go by message rules: all of them, or some where their flows change as well."""
+    chance = Random(f"message rules of {made.seed}")
+    for life in made.lives:
+        if not changes_flows or chance.random() < 0.6:
+            life.flows += RULED
+        if not changes_flows or chance.random() < 0.6:
+            life.exchange_flows += RULED
+
+
 def add_partitions_later(made: Scenario, chance: Random, pace_ms: int) -> None:
     """Let some partitions of *made* appear only after a while, but the first of each topic.
 
@@ -286,6 +418,25 @@ def scenario_of_two_builds(seed: int) -> Scenario:
         ]
     for life in made.lives:
         life.flows, life.is_other_build = 0, is_one_topic and chance.random() < 0.5
+        life.exchange_flows %= RULED
+    return made
+
+
+def scenario_that_asks(seed: int) -> Scenario:
+    """Return what *seed* stands for, with flows that ask the register."""
+    made = scenario(seed)
+    for partition in made.partitions:
+        partition.records[:] = [
+            one._replace(
+                value=one.value.replace(b'"noise"', b'"gift"')
+                .replace(b'"hello"', b'"gift"')
+                .replace(b'"bye"', b'"buy"')
+            )
+            for one in partition.records
+        ]
+    for life in made.lives:
+        life.flows = life.flows % RULED + ASKING
+        life.exchange_flows = life.exchange_flows % RULED + ASKING
     return made
 
 
@@ -319,6 +470,34 @@ def fill(made: Scenario, chance: Random, *, records: int, pace_ms: int, stamps_i
         appended_ms = max(now, partition.appears_ms)
         partition.records.append(SourceRecord(offset, appended_ms, appended_ms - late_ms, value))
         next_offsets[target] = offset + (chance.randint(1, 3) if with_gaps else 1)
+
+
+def add_audiences(made: Scenario, chance: Random) -> None:
+    """Let some records of *made* be memberships, completed updates and events of those who join; repeats stay so."""
+    others: dict[bytes, bytes] = {}
+    for partition in made.partitions:
+        for index, one in enumerate(partition.records):
+            if (partition.topic, partition.number, one.offset) not in made.bad:
+                if one.value not in others:
+                    others[one.value] = _about_audiences(chance, one.value)
+                partition.records[index] = one._replace(value=others[one.value])
+
+
+def _about_audiences(chance: Random, value: bytes) -> bytes:
+    record = json.loads(value)
+    if record.get("event") in ("cart", "view") and chance.random() < 0.7:
+        return value
+    what = chance.choices(["as it was", "join", "vip", "banned", "updated"], [4, 4, 6, 2, 1])[0]
+    kept = {key: record[key] for key in ("user_id", "message_id") if key in record}
+    if what == "as it was":
+        return value
+    if what == "join":
+        made: dict[str, object] = {**kept, "event": "join"}
+    elif what == "updated":
+        made = {"audience": "vip", "updated": True}
+    else:
+        made = {**kept, "audience": what, "member": chance.random() < 0.6, "row": {"n": chance.randint(0, 2)}}
+    return json.dumps(made).encode()
 
 
 def _value(chance: Random, user: str, number: int) -> bytes:

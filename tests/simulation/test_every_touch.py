@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from random import Random
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from operators.language.values import MINUTE
 from tests.simulation.audit import run_scenario
 from tests.simulation.broker import SourcePartition
-from tests.simulation.scenario import END, Life, Scenario, fill
+from tests.simulation.scenario import ASKING, END, Life, Scenario, fill
 from tests.simulation.world import SimulatedWorld
 
 
@@ -70,6 +71,30 @@ def test_killed_at_every_touch_of_the_replay_after_a_kill(processes: int) -> Non
     assert many > 100
     for touch in range(1, many + 1):
         check(small(processes, first, second(touch)), f"touch {touch} of {many} in the second life")
+
+
+@pytest.mark.parametrize("loses_power", [False, True])
+def test_killed_at_every_touch_of_a_job_that_asks_the_register(loses_power: bool) -> None:
+    """Between question and answer, between the answer and what follows from it, and before all of it counts."""
+
+    def made(kill_at: int | None) -> Scenario:
+        life = Life(ASKING, 2, kill_at=kill_at, loses_power=loses_power, stop_after=120, pause_ms=5 * MINUTE)
+        one = small(2, life)
+        one.lives[-1].flows = ASKING
+        for partition in one.partitions:
+            partition.records[:] = [
+                record._replace(value=re.sub(rb'"(cart|noise|bye|hello)"', b'"gift"', record.value))
+                for record in partition.records
+            ]
+        return one
+
+    many = touches(made(None))
+    world = SimulatedWorld(made(None))
+    world.fate.keeps_trace = True
+    world.live(world.scenario.lives[0])
+    assert world.fate.trace.count("ask the register") > 5
+    for touch in range(1, many + 1):
+        check(made(touch), f"touch {touch} of {many}")
 
 
 def check(made: Scenario, what: str) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 import orjson
 import pytest
 
-from tests.simulation.audit import run_receipts, run_scenario, run_seed, run_two_builds
-from tests.simulation.scenario import scenario
+from tests.simulation.audit import run_asking, run_receipts, run_scenario, run_seed, run_two_builds
+from tests.simulation.scenario import PLACES, scenario
 from tests.simulation.world import SimulatedWorld
 
 SEEDS = int(os.environ.get("NUDGE_SIMULATION_SEEDS", "3000"))
@@ -42,6 +42,16 @@ def test_receipts_meet_what_was_sent_whatever_goes_wrong() -> None:
         for record in partition
     )
     assert min(kinds[what] for what in ("receipt", "moved", "exited", "actions.one")) > len(worlds) // 20, kinds
+
+
+def test_flows_that_ask_the_register_let_in_as_many_as_they_say_and_have_one_winner() -> None:
+    full = won = 0
+    for seed in range(SEEDS // 5):
+        asked = run(seed, run_asking).history.expected().asked
+        assert asked is not None
+        full += any(number > PLACES for number in asked.asked.values())
+        won += bool(asked.winners)
+    assert min(full, won) > SEEDS // 50, "else this shows nothing"
 
 
 @pytest.mark.parametrize("name", NAMED)

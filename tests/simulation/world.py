@@ -18,6 +18,7 @@ from dataflow.job.plan import Plan
 from dataflow.job.worker import Worker
 from dataflow.keep.decidedby import DecidedBy
 from dataflow.keep.recovery import Cut, forget_from, read_cut
+from dataflow.keep.statedir import read_state_file
 from dataflow.read.clock import SteadyClock
 from dataflow.read.discovery import PartitionPlan
 from dataflow.readback import DecidedOtherwise
@@ -26,6 +27,8 @@ from operators.language.values import HOUR, MINUTE
 from operators.machine.deployment import Deployment
 from state.backend import Backend
 from state.errors import Refused
+from state.registerfile import RegisterFile
+from state.undo import AsOf
 from tests.simulation.broker import (
     Clock,
     SimulatedReader,
@@ -34,11 +37,20 @@ from tests.simulation.broker import (
     SinkTopics,
     SourcePartition,
 )
-from tests.simulation.disk import Rows, SimulatedBackend, SimulatedFolder
+from tests.simulation.disk import RegisterDisk, Rows, SimulatedBackend, SimulatedFolder
 from tests.simulation.engine import Execution, Recovery
 from tests.simulation.fate import Fate, Killed
-from tests.simulation.oracle import History
-from tests.simulation.scenario import DEPLOYMENTS, OTHER_BUILD, START, Life, Scenario, loaded
+from tests.simulation.oracle import History, check_members
+from tests.simulation.scenario import (
+    DEPLOYMENTS,
+    OTHER_BUILD,
+    START,
+    WITH_AUDIENCES,
+    Life,
+    Scenario,
+    loaded,
+    workspace_of,
+)
 
 OTHER_JOB = "another-job"
 
@@ -58,7 +70,8 @@ class _CompiledPlan(Plan):
     @property
     def number(self) -> int:
         """The number of its deployment in `scenario.py`."""
-        number = [sorted(texts) for texts in DEPLOYMENTS].index(sorted(text for _, text in self.flows))
+        wanted = (sorted(text for _, text in self.flows), self.workspace)
+        number = [(sorted(texts), workspace_of(one)) for one, texts in enumerate(DEPLOYMENTS)].index(wanted)
         return number + OTHER_BUILD * self.is_other_build
 
     def deployment(self) -> Deployment:
@@ -97,6 +110,11 @@ class SimulatedOutside:
         world = self._world
         return SimulatedBackend(world.rows.setdefault(shard, Rows()), world.fate)
 
+    def register(self) -> RegisterFile:
+        register = self._world.register_disk.open(self._world.job_id)
+        register.watch = self._world.history.answers.watch
+        return register
+
     def reader(self, partition: PartitionPlan, position: int, mark: Mark) -> Reader:
         world = self._world
         return SimulatedReader(world._partition(partition.key), position, world.clock, self.clock, world.chance)
@@ -129,6 +147,7 @@ class SimulatedWorld:
         self.progress = SimulatedFolder(self.fate)
         self.rows: dict[int, Rows] = {}
         self.recovery = Recovery(self.fate)
+        self.register_disk = RegisterDisk(self.fate)
         self.topics = SinkTopics(chance, scenario.sink_partitions)
         self.history = History()
         self.job_id = ""
@@ -189,6 +208,9 @@ class SimulatedWorld:
     def backend(self, shard: int) -> Backend | None:
         return SimulatedBackend(self.rows[shard], self.fate) if shard in self.rows else None
 
+    def register(self, job: str, *, make: bool) -> RegisterFile | None:
+        return self.register_disk.open(job) if make or self.register_disk.database is not None else None
+
     def now_ms(self) -> int:
         return self.clock.host_ms
 
@@ -219,6 +241,7 @@ class SimulatedWorld:
             [resumed.get(key, [0, -1])[0] for key in all_keys],
             min(still_read) if still_read else max(one[1] for one in resumed.values()),
         )
+        self.history.flow_begins = plan.begins
         is_exchange = self._is_exchange_due and not plan.finishes_a_run
         workers = [Worker(plan, index, _Silent(), SimulatedOutside(self)) for index in range(plan.processes)]  # type: ignore[arg-type]
         for worker in workers:
@@ -274,6 +297,7 @@ class SimulatedWorld:
             if life is self.scenario.lives[-1]:
                 self.clock.now_ms += self.scenario.lasts_ms  # By the last one all records are there.
             self.live(life)
+            self._look_at_members()
             self.clock.now_ms += life.pause_ms
 
     def live(self, life: Life) -> None:
@@ -317,6 +341,16 @@ class SimulatedWorld:
             return
         self._meet_another_job()
 
+    def _look_at_members(self) -> None:
+        """A run over an audience sees its members as of the cut that the next life goes on from."""
+        if self.scenario.seed % 5 not in WITH_AUDIENCES:
+            return
+        self.fate.next_life(None)
+        file, cut = read_state_file(self.files), read_cut([self.recovery.database])
+        for number, rows in self.rows.items() if file is not None else ():
+            commit = cut.shards.get(file.keys.names[number], [0])[0]
+            check_members(AsOf(SimulatedBackend(rows, self.fate), commit))
+
     def _bury(self, life: Life) -> None:
         for sink in self._sinks:
             self.topics.bury(sink.sent)
@@ -325,6 +359,8 @@ class SimulatedWorld:
             self.progress.lose_power(self.chance)
             for rows in self.rows.values():
                 rows.lose_power(self.chance)
+            self.register_disk.lose_power(self.chance)
+            self.history.answers.lose_power()
 
     def _meet_another_job(self) -> None:
         """Another job writes to the same topics, about the same users, and is much further."""
