@@ -249,10 +249,6 @@ class Build:
             hint = f"{did_you_mean(name, known)}; nudge.yaml lists all of them under 'templates'".removeprefix("; ")
             self.problem("unknown-template", f"there is no template {shown(name)}", hint, *place)
 
-    def reference(self, name: str, *place: str | int) -> Reference:
-        """Return a reference to the step *name*."""
-        return self._refer(Reference(name, (*self._path, *place), None))
-
     def jump(self, name: str, *place: str | int) -> Reference:
         """Return a reference to the step *name*, at which the branch that stands here goes on: it is in its lane."""
         return self._refer(Reference(name, (*self._path, *place), self._lane))

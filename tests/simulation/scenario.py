@@ -358,6 +358,8 @@ def scenario_of_receipts(seed: int) -> Scenario:
             value = json.loads(records[place].value)
         except ValueError:
             continue
+        if "user_id" not in value:
+            continue
         user, name = value["user_id"], value.get("event")
         if name in ("cart", "hello"):
             name = value["event"] = "view"
