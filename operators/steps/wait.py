@@ -373,7 +373,7 @@ class WaitWithout(_Waiting):
         return (one.event for one in self._wanted)
 
     def hear(self, visit: Visit) -> Heard:
-        if any(visit.satisfies(one) for one in self._wanted):
+        if visit.hears_key() and any(visit.satisfies(one) for one in self._wanted):
             visit.branch.memo = visit.now
         return STAY
 
