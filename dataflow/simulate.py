@@ -96,6 +96,7 @@ class Simulation:
             shards=1,
             is_file=True,
             head_ms=head_time(path, records),
+            notes_first=bool(self._deployment.scheduled),
             watched=self._deployment.watched,
         )
         events = FilePartition(path)

@@ -285,6 +285,7 @@ class Worker:
             time=StreamTime(stream_ms, noted),
             is_file=is_file,
             head_ms=head_time(Path(plan.topic), records) if is_file and stream_ms <= 0 else 0,
+            notes_first=bool(self.deployment.scheduled),
             watched=self.deployment.watched,
         )
         intake.time.reach_at(position)

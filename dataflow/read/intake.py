@@ -103,6 +103,7 @@ class Intake:
         time: the partition's stream time, which the records move on.
         is_file: default message ids are `<name>-<line>` instead of `<topic>-<partition>-<offset>`.
         head_ms: the stream time of records without any, before the first that has one.
+        notes_first: somebody wants to know when the first record came.
         watched: the audiences of which somebody wants to know when they were updated, and the schedules of those runs.
     """
 
@@ -118,6 +119,7 @@ class Intake:
         time: StreamTime | None = None,
         is_file: bool = False,
         head_ms: int = 0,
+        notes_first: bool = False,
         watched: Mapping[str, Sequence[Schedule]] | None = None,
     ) -> None:
         self._matchers = index.matchers
@@ -135,6 +137,7 @@ class Intake:
         self.counts = Counts()
         self.first_ms = -1
         """When the first record since the start came, -1 as long as there was none."""
+        self._notes_first = notes_first
         self._watched = watched or {}
         self._updates: list[tuple[str, int]] = []
         self._next_update: dict[str, int] = {}  # From when on another update of an audience would be news.
@@ -144,7 +147,7 @@ class Intake:
         dead: list[DeadLetter] = []
         by_shard: dict[int, Inputs] = {}
         self.counts.records += len(batch.values)
-        if self.first_ms < 0:
+        if self._notes_first and self.first_ms < 0:
             self.first_ms = self._first_of(batch)
         time = self.time
         if self._scanner is not None and not time.is_replayed:
