@@ -92,7 +92,7 @@ def compile_flow(
         tallies=tuple(tallies),
         tally_names=tally_names,
         hears=frozenset(_heard_by(build.nodes.values(), exits, tallies)),
-        goals=tuple(_goals(flow.flow, build.nodes.values())),
+        goals=tuple(_goals(flow.flow, build.nodes.values(), problems.document.marks)),
         content=content_hash(raw, {**build.local_moments, **build.orders}),
         content_in_utc=content_hash(raw, build.orders),
         label=label_of(flow.flow, flow.version),
@@ -164,8 +164,8 @@ def _tallies(clauses: list[tuple[Clause, Wanted]]) -> tuple[list[Tally], dict[Cl
     return list(tallies.values()), names
 
 
-def _goals(flow: str, nodes: Iterable[Node]) -> Iterator[Goal]:
-    for node in nodes:
+def _goals(flow: str, nodes: Iterable[Node], marks: Mapping[Path, tuple[int, int]]) -> Iterator[Goal]:
+    for node in sorted(nodes, key=lambda node: marks.get(node.path, (0, 0))):  # As they are written.
         if isinstance(node.step, ExperimentStep):
             yield Goal(experiment_name(flow, node.id), node.id, node.step.goal, node.step.within_ms)
 
