@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Final
 
 from operators.conditions.base import Condition
@@ -82,12 +83,14 @@ class Deployment:
                 self._alternatives.setdefault(alternative.wanted.interest, []).append((order, alternative))
         self.asks = any(program.asks for program in running)
         """Whether flows ask what no single user decides."""
-        self._goals: dict[str, list[tuple[Program, Goal]]] = {}
+        self._goals: dict[str, list[tuple[int, Program, Goal]]] = {}  # By interest, with their order.
         self._judges: dict[tuple[str, int], Program] = {}
         self._newest_judges: dict[str, Program] = {}
+        rank = 0
         for program in sorted(running, key=lambda one: (-one.priority, one.name, one.version)):
             for goal in program.goals:
-                self._goals.setdefault(goal.wanted.interest, []).append((program, goal))
+                rank += 1
+                self._goals.setdefault(goal.wanted.interest, []).append((rank, program, goal))
                 self._judges[(goal.experiment, program.version)] = program
                 self._newest_judges[goal.experiment] = program
         reaches: dict[str, int | None] = {window.id: window.reach_ms for _, window in windows}
@@ -116,7 +119,8 @@ class Deployment:
             for order, alternative in self._alternatives.get(interest, ()):
                 by_program.setdefault(order, []).append(alternative)
         triggers = tuple((self.entering[order], tuple(found)) for order, found in sorted(by_program.items()))
-        goals = tuple(one for interest in satisfied for one in self._goals.get(interest, ()))
+        ranked = sorted((one for interest in satisfied for one in self._goals.get(interest, ())), key=itemgetter(0))
+        goals = tuple((program, goal) for _, program, goal in ranked)
         return Reaction(frozenset(satisfied), windows, triggers, goals)
 
     def judge(self, experiment: str, version: int) -> Program | None:

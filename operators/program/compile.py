@@ -94,7 +94,7 @@ def compile_flow(
         hears=frozenset(_heard_by(build.nodes.values(), exits, tallies)),
         sends=tuple(node.id for node in build.nodes.values() if node.step.kind == "send"),
         asked=_asked(build.nodes.values()),
-        goals=tuple(_goals(flow.flow, build.nodes.values())),
+        goals=tuple(_goals(flow.flow, build.nodes.values(), problems.document.marks)),
         content=content_hash(raw, {**build.local_moments, **build.orders}),
         content_in_utc=content_hash(raw, build.orders),
         label=label_of(flow.flow, flow.version),
@@ -175,8 +175,8 @@ def _asked(nodes: Iterable[Node]) -> dict[str, frozenset[str]]:
     return found
 
 
-def _goals(flow: str, nodes: Iterable[Node]) -> Iterator[Goal]:
-    for node in nodes:
+def _goals(flow: str, nodes: Iterable[Node], marks: Mapping[Path, tuple[int, int]]) -> Iterator[Goal]:
+    for node in sorted(nodes, key=lambda node: marks.get(node.path, (0, 0))):  # As they are written.
         if isinstance(node.step, ExperimentStep):
             yield Goal(experiment_name(flow, node.id), node.id, node.step.goal, node.step.within_ms)
 
