@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Final, overload
+from typing import Any, Final, TypeVar, overload
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import AdminClient
@@ -22,7 +22,7 @@ from connectors.kafka import (
     ends_now,
 )
 from connectors.kafka_outage import Outage, in_words, is_of_the_connection
-from connectors.sources import Batch, Mark, Reached, SourceError
+from connectors.sources import Batch, Headers, Mark, Reached, SourceError
 
 PROBE_EVERY_S: Final = 0.02
 ASK_ALL_EVERY_S: Final = 0.1  # Also for what nobody waits: how far readers lag.
@@ -40,26 +40,42 @@ GRACE_MAX_MS: Final = 30_000  # And no longer than this do we wait for what they
 _HOPELESS: Final = (KafkaError.TOPIC_AUTHORIZATION_FAILED,)
 
 
-class _Offsets(Sequence[int]):
-    """The offsets of messages, read off only where somebody asks."""
+T = TypeVar("T")
 
-    def __init__(self, messages: list[Message]) -> None:
+
+class _Each(Sequence[T]):
+    """Something of each of some messages, read off only where somebody asks."""
+
+    def __init__(self, messages: list[Message], read: Callable[[Message], T]) -> None:
         self._messages = messages
+        self._read = read
 
     def __len__(self) -> int:
         return len(self._messages)
 
     @overload
-    def __getitem__(self, index: int) -> int: ...
+    def __getitem__(self, index: int) -> T: ...
 
     @overload
-    def __getitem__(self, index: slice) -> _Offsets: ...
+    def __getitem__(self, index: slice) -> _Each[T]: ...
 
-    def __getitem__(self, index: int | slice) -> int | _Offsets:
+    def __getitem__(self, index: int | slice) -> T | _Each[T]:
         if isinstance(index, slice):
-            return _Offsets(self._messages[index])
-        offset: int = self._messages[index].offset()
-        return offset
+            return _Each(self._messages[index], self._read)
+        return self._read(self._messages[index])
+
+
+def _offset_of(message: Message) -> int:
+    offset: int = message.offset()
+    return offset
+
+
+def headers_of(message: Message) -> Headers:
+    """Return the headers of a message; none where the client cannot read them, since names may be any bytes."""
+    try:
+        return message.headers() or ()
+    except (UnicodeDecodeError, SystemError):
+        return ()
 
 
 class KnownEnds:
@@ -279,7 +295,7 @@ class KafkaPartition:
             messages = [message for message in messages if message.value() is not None]
             values = [message.value() for message in messages]
         arrived_ms = [message.timestamp()[1] for message in messages]
-        return Batch(values, arrived_ms, _Offsets(messages), tombstones)
+        return Batch(values, arrived_ms, _Each(messages, _offset_of), tombstones, _Each(messages, headers_of))
 
     def _replace(self) -> None:
         """Read on with a new consumer: the old one may have lost its brokers, as `Renewed` tells, and says nothing."""

@@ -7,19 +7,24 @@ from typing import NamedTuple, Protocol
 
 from state.errors import Failed
 
+Headers = Sequence[tuple[str, bytes | None]]
+"""The headers of a record: names, of which some may be the same, and values."""
+
 
 class Batch(NamedTuple):
     """Records as they were read, in order.
 
     `arrived_ms` are their arrival times, None where the transport knows none. `offsets` may be any sequence: it is
     asked only for the few that matter. `tombstones` are the offsets of what was read between and behind them and has no
-    value: no record, and in none of the other fields.
+    value: no record, and in none of the other fields. `headers` are those of each record, () where the transport has
+    none; they are read off only where somebody asks.
     """
 
     values: list[bytes]
     arrived_ms: list[int] | None
     offsets: Sequence[int]
     tombstones: Sequence[int] = ()
+    headers: Sequence[Headers] = ()
 
     def before(self, offset: int) -> Batch:
         """Return the records whose offset is below *offset*."""
@@ -28,7 +33,7 @@ class Batch(NamedTuple):
             keep -= 1
         arrived_ms = None if self.arrived_ms is None else self.arrived_ms[:keep]
         tombstones = [one for one in self.tombstones if one < offset]
-        return Batch(self.values[:keep], arrived_ms, self.offsets[:keep], tombstones)
+        return Batch(self.values[:keep], arrived_ms, self.offsets[:keep], tombstones, self.headers[:keep])
 
 
 class SourceError(Failed):

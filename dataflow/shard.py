@@ -111,7 +111,8 @@ class Shard:
         self._runs = runs_of(store, deployment, self.out, self._fire, partitions=self._names, begins=begins)
         self._inside = {label: inside_by(counts) for label, counts in store.totals.items()}
         self._inside_in_all = sum(self._inside.values())
-        self._held: list[tuple[int, int, int, Input]] = []
+        self._held: list[tuple[int, int, int, int, Input]] = []
+        self._came = 0  # Of one offset several records may come, and they stay in their order.
         self._hold_again()
         self._held_changed = False
         self._ran_on = False  # Time is beyond what the sources say, and nobody but us will remember it.
@@ -288,7 +289,7 @@ class Shard:
         meta.time_ms = self.time_ms
         meta.newest_ms = self.newest_ms
         if self._held_changed:
-            held = [record for _, _, _, record in sorted(self._held)]
+            held = [one[-1] for one in sorted(self._held)]
             for record in held:
                 record.parse_properties()  # They are written down as objects; once parsed, for all commits to come.
             meta.held = msgspec.to_builtins(held)
@@ -300,7 +301,7 @@ class Shard:
         for record in records:
             record.now = max(record.now, self.time_ms)
             self.newest_ms = max(self.newest_ms, record.now)
-            heappush(self._held, (record.now, record.source, record.offset, record))
+            self._push(record)
             self._held_changed = True
 
     def _hold_again(self) -> None:
@@ -312,7 +313,11 @@ class Shard:
             record.source = numbers.get(record.source, record.source)
             # The flows may have changed since: what the event satisfies is asked anew.
             record.hits = self.deployment.index.match(record.name, record.parse_properties())
-            heappush(self._held, (record.now, record.source, record.offset, record))
+            self._push(record)
+
+    def _push(self, record: Input) -> None:
+        self._came += 1
+        heappush(self._held, (record.now, record.source, record.offset, self._came, record))
 
     def _move_time(self) -> None:
         if all(phase == CLOSED for phase in self._phases):
@@ -367,7 +372,7 @@ class Shard:
         """Run the held records whose turn has come: those before *before_ms*, since one at it may still come."""
         held = self._held
         while held and held[0][0] < before_ms:
-            self._handle_all([heappop(held)[3]])
+            self._handle_all([heappop(held)[-1]])
             self._held_changed = True
             if self.store.needs_spill:
                 self.spill()

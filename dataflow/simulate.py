@@ -101,7 +101,7 @@ class Simulation:
                 for letter in dead:
                     self._dead_letter(letter)
                     self.first_dead.setdefault(letter.reason, letter)
-                self.disorder.look(batch, {letter.offset for letter in dead})
+                self.disorder.look(batch, {letter.offset for letter in dead}, records.times)
                 for record in unpacked(found.get(0, [])):
                     self._record(record)
         finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -21,13 +22,15 @@ class SourceUrl:
     """`kafka://host:9092/topic?format=native&slack=300ms` or `file:events.jsonl`.
 
     `slack_ms` is None where the URL does not say how long a record may be on its way. `from_start` tells whether it is
-    read from its start, too, when it is added to a state.
+    read from its start, too, when it is added to a state. `settings` are parameters that only mean something to
+    its format.
     """
 
     kind: str
     bootstrap: str
     name: str
     format: str = "native"
+    settings: tuple[tuple[str, str], ...] = ()
     slack_ms: int | None = None
     from_start: bool = False
 
@@ -150,17 +153,40 @@ def _slack(url: str, query: dict[str, str]) -> int | None:
 def _parameters(url: str, query: str, *known: str) -> dict[str, Any]:
     """Return what is behind the question mark of a `--source`."""
     given = dict(parse_qsl(query, keep_blank_values=True))
-    unknown = sorted(set(given) - set(known))
-    if unknown:
-        raise UsageError(f"--source {url}: '{unknown[0]}' is not a parameter here; there is {' and '.join(known)}")
+    name, settings = read_format(
+        f"--source {url}", given.get("format", "native"), {key: given[key] for key in given if key not in known}, known
+    )
     if given.get("from", "start") != "start":
         raise UsageError(f"--source {url}: from={given['from']} means nothing; there is from=start")
-    from connectors.formats import FORMATS, NATIVE, NOT_YET  # `nudge --help` does without what it loads.
-
-    name = given.get("format", NATIVE)
-    if name in NOT_YET:
-        raise UsageError(f"--source {url}: the format {name} is not supported yet; native is")
-    if name not in FORMATS:
-        raise UsageError(f"--source {url}: there is no format {name}; native is supported")
-    found = {"format": name, "from_start": "from" in given}
+    found = {"format": name, "settings": settings, "from_start": "from" in given}
     return found if "slack" not in known else {**found, "slack_ms": _slack(url, given)}
+
+
+def read_format(
+    where: str, name: str, given: Mapping[str, str], known: Sequence[str] = ()
+) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """Return a format and its settings.
+
+    Args:
+        where: what the format is said in, for messages.
+        given: the settings as they were given.
+        known: what else could have been given there.
+
+    Raises:
+        UsageError: there is no such format, or it has no such settings.
+    """
+    from connectors.formats import FORMATS  # `nudge --help` does without what it loads.
+    from connectors.formats.decoding import settings_of
+
+    if name not in FORMATS:
+        raise UsageError(f"{where}: there is no format {name}; there are {', '.join(FORMATS)}")
+    all_known = [*known, *FORMATS[name].settings]
+    if unknown := sorted(set(given) - set(all_known)):
+        if not all_known:
+            raise UsageError(f"{where}: format {name} has no {unknown[0]} to be set")
+        raise UsageError(f"{where}: '{unknown[0]}' is not a parameter here; there is {' and '.join(all_known)}")
+    try:
+        settings_of(given)
+    except ValueError as error:
+        raise UsageError(f"{where}: {error}") from None
+    return name, tuple(sorted(given.items()))

@@ -51,7 +51,15 @@ JournalKind = Literal[
 ]
 
 DeadReason = Literal[
-    "too_large", "not_json", "too_deep", "not_an_object", "no_user", "no_event", "bad_type", "bad_time"
+    "too_large",
+    "not_json",
+    "too_deep",
+    "not_an_object",
+    "unknown_format",
+    "no_user",
+    "no_event",
+    "bad_type",
+    "bad_time",
 ]
 """Why a record cannot be read, in the order in which it is looked at."""
 DEAD_REASONS: Final[tuple[DeadReason, ...]] = get_args(DeadReason)
@@ -117,7 +125,10 @@ class DeadLetter(Struct, gc=False):
     offset: Annotated[int, Meta(description="Its offset; of a file its line.")]
     reason: Annotated[DeadReason, Meta(description="Why it could not be read.")]
     detail: Annotated[str, Meta(description="What exactly is wrong, for people.")]
-    raw: Annotated[bytes, Meta(description=f"The record itself in base64, cut at {RAW_KEPT_BYTES // 1024} KiB.")]
+    raw: Annotated[
+        bytes,
+        Meta(description=f"The record itself, or what is wrong in it, in base64, cut at {RAW_KEPT_BYTES // 1024} KiB."),
+    ]
 
 
 dump = Encoder().encode

@@ -18,6 +18,8 @@ RECEIPT: Final = 2
 MEMBERSHIP: Final = 3
 UPDATED: Final = 4
 """An audience's update is complete; such a record is about no user."""
+IGNORED: Final = 5
+"""What some other format has and nothing follows from; such a record is about no user, either."""
 
 
 class Record(msgspec.Struct, gc=False):
@@ -26,7 +28,8 @@ class Record(msgspec.Struct, gc=False):
     `message_id` is only what was sent: the default id (`<topic>-<partition>-<offset>`) is the reader's to add, since
     it takes no part in the dropping of duplicates. `at_ms` is the record's own `timestamp`, `received_ms` its
     `received_at`; None where it has none. `name` is the event's name, "" for other kinds. `fields` holds the whole
-    object for receipts, memberships and completed updates, else None. The last have `user_id` "".
+    object for receipts, memberships and completed updates, else None. The last have `user_id` "", as what
+    is ignored has.
     """
 
     kind: int
@@ -41,10 +44,14 @@ class Record(msgspec.Struct, gc=False):
 
 
 class Reject(msgspec.Struct, gc=False):
-    """Why a record cannot be read: a stable reason (see `docs/records.md`, dead letters) and a sentence for people."""
+    """Why a record cannot be read: a stable reason (see `docs/records.md`, dead letters) and a sentence for people.
+
+    `raw` is what it is about, where that is one item of a record with several.
+    """
 
     reason: DeadReason
     detail: str
+    raw: bytes = b""
 
 
 class Input(msgspec.Struct, array_like=True, gc=False):

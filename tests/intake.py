@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import chain
 from typing import Any
 
-from connectors.sources import Batch
+from connectors.sources import Batch, Headers
 from dataflow.read.intake import Intake
 from dataflow.read.scanner import NativeFormat
 from dataflow.read.streamtime import StreamTime
@@ -30,7 +30,7 @@ class Watched(NativeFormat):
         super().__init__(table)
         self.looked_at: list[bytes] = []
 
-    def decode(self, raw: bytes) -> Record | Reject:
+    def decode(self, raw: bytes, headers: Headers = ()) -> Record | Reject:
         self.looked_at.append(raw)
         return super().decode(raw)
 

@@ -49,11 +49,13 @@ def _texts(records: Iterable[Json]) -> list[str]:
     return [json.dumps(record, sort_keys=True, ensure_ascii=False) for record in records]
 
 
-def simulated(flows: Path, events: Path, folder: Path, *, until: str | None = None) -> Emitted:
+def simulated(
+    flows: Path, events: Path, folder: Path, *, until: str | None = None, more: Sequence[str] = ()
+) -> Emitted:
     """Return what `nudge simulate` says, in a process of its own."""
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / name for name in ("actions.jsonl", "journal.jsonl", "dead.jsonl")]
-    command = [*NUDGE, "simulate", str(flows), "--events", str(events)]
+    command = [*NUDGE, "simulate", str(flows), "--events", str(events), *more]
     for flag, file in zip(("--actions", "--journal", "--dead-letters"), files, strict=True):
         command += [flag, str(file)]
     if until:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from connectors.sources import Batch
 from dataflow.cli import main
 from dataflow.read.disorder import Disorder
+from dataflow.read.scanner import NativeFormat
 from dataflow.read.streamtime import StreamTime
 from operators.language.values import DAY, HOUR
 from state.iso import format_ms
@@ -30,7 +31,7 @@ def record(at_ms: int, user: str = "u") -> bytes:
 
 def look(*values: bytes, dead: frozenset[int] = frozenset()) -> Disorder:
     found = Disorder()
-    found.look(Batch(list(values), None, range(1, len(values) + 1)), dead)
+    found.look(Batch(list(values), None, range(1, len(values) + 1)), dead, NativeFormat().times)
     return found
 
 
@@ -108,7 +109,7 @@ def test_a_simulation_shows_the_first_dead_letter_of_each_reason(tmp_path: Path,
 @pytest.mark.parametrize(
     ("lines", "looks_like"),
     [
-        ([{"userId": "u", "event": "a", "type": "track"}] * 3, "the format may be Segment's"),
+        ([{"userId": "u", "event": "a", "type": "track"}] * 3, "the format may be Segment's: use `--format segment`"),
         ([json.dumps({"user_id": "u", "event": "a"}).encode("utf-16")], "this looks like UTF-16: write UTF-8"),
         ([b"\x1f\x8b\x08rest"], "this looks like gzip"),
     ],

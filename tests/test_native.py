@@ -10,8 +10,9 @@ import orjson
 import pytest
 from hypothesis import given, settings
 
-from connectors.formats import native
-from connectors.formats.native import decode, parse_object, record_of
+from connectors.formats import parsing
+from connectors.formats.native import decode, record_of
+from connectors.formats.parsing import parse_object
 from state.records import EVENT, IDENTIFY, MEMBERSHIP, RECEIPT, UPDATED, Record, Reject
 from tests.records import AT, DEEP_64, DEEP_65, MIB, NOT_JSON, ODD, SAMPLE, Choices, any_record, line, raw_line, records
 
@@ -424,11 +425,11 @@ def strict_json(raw: bytes) -> bool:
 
 def check_json(raw: bytes) -> None:
     """Assert that `decode` and the standard library agree on whether *raw* is JSON."""
-    if native._levels(raw) <= 400:  # The standard library recurses.
+    if parsing._levels(raw) <= 400:  # The standard library recurses.
         found = decode(raw)
         is_json = strict_json(raw)
         assert (isinstance(found, Reject) and found.reason == "not_json") == (not is_json)
-        assert native._is_json(raw) == is_json
+        assert parsing._is_json(raw) == is_json
 
 
 @settings(max_examples=150)

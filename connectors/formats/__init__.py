@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final
 
-from connectors.formats import native
-from state.records import Record, Reject
-
-Decode = Callable[[bytes], Record | Reject]
-"""Returns the record that some bytes are, or why they are none."""
+from connectors.formats import auto, cloudevents, native, quick_audience, quick_tracking, segment
+from connectors.formats.decoding import Kind
 
 NATIVE: Final = "native"
 
-FORMATS: Final[dict[str, Decode]] = {NATIVE: native.decode}
+FORMATS: Final[dict[str, Kind]] = {
+    NATIVE: Kind(lambda _: lambda raw, _: native.decode(raw)),
+    "segment": Kind(segment.decoder, ("user",)),
+    "quick_audience": Kind(quick_audience.decoder, ("user", "code_field", "time_field", "properties_field")),
+    "quick_tracking": Kind(quick_tracking.decoder, ("user",)),
+    "cloudevents": Kind(cloudevents.decoder, ("user_from",), has_headers=True),
+    "auto": Kind(auto.decoder, ("user", "user_from", "code_field", "time_field", "properties_field"), has_headers=True),
+}
 """By the name that a source gives: `?format=native`."""
-
-NOT_YET: Final = ("segment", "quick_audience", "quick_tracking", "cloudevents", "auto")
-"""Part of what is promised, but not of this version."""

@@ -32,7 +32,30 @@ def simulate(
     dead_letters: Annotated[
         Path | None, typer.Option("--dead-letters", help="Write records that cannot be read to this file.")
     ] = None,
-    format: Annotated[str, typer.Option("--format", help="The format of the events.")] = "native",
+    format: Annotated[
+        str,
+        typer.Option(
+            "--format", help="native, segment, quick_audience, quick_tracking, cloudevents, or auto: by shape."
+        ),
+    ] = "native",
+    user: Annotated[
+        str | None,
+        typer.Option("--user", metavar="any", help="Take an anonymous or device id as the user if there is no other."),
+    ] = None,
+    user_from: Annotated[
+        str | None,
+        typer.Option("--user-from", metavar="PATHS", help="CloudEvents: the user. Default: subject,data.user_id."),
+    ] = None,
+    code_field: Annotated[
+        str | None, typer.Option("--code-field", help="Quick Audience: the event's code. Default: eventCode.")
+    ] = None,
+    time_field: Annotated[
+        str | None, typer.Option("--time-field", help="Quick Audience: the event's time. Default: eventTime.")
+    ] = None,
+    properties_field: Annotated[
+        str | None,
+        typer.Option("--properties-field", help="Quick Audience: the event's properties. Default: properties."),
+    ] = None,
     config: Config = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the counts as one JSON object.")] = False,
 ) -> None:
@@ -41,11 +64,20 @@ def simulate(
     from dataflow.read.disorder import said
     from dataflow.read.scanner import format_of
     from dataflow.simulate import Simulation, jsonl
-    from dataflow.urls import parse_source
+    from dataflow.urls import read_format
     from operators.language.problems import BadValue
     from operators.language.values import parse_moment
 
-    source = parse_source(f"file:{events}?format={format}")
+    settings = {
+        "user": user,
+        "user_from": user_from,
+        "code_field": code_field,
+        "time_field": time_field,
+        "properties_field": properties_field,
+    }
+    format, given = read_format(
+        "--format", format, {key: value for key, value in settings.items() if value is not None}
+    )
     try:
         until_ms = None if until is None else parse_moment(until).ms_in_utc()
     except BadValue as bad:
@@ -65,7 +97,7 @@ def simulate(
             journal=jsonl(outputs[1]),
             dead_letter=jsonl(outputs[2]),
         )
-        simulation.run(events, format_of(source.format, loaded.deployment.index.table()), until_ms)
+        simulation.run(events, format_of(format, loaded.deployment.index.table(), given), until_ms)
     for sentence in said(simulation.disorder.jumps, str(events)):
         sys.stderr.write(f"warning: {sentence}\n")
     if simulation.half_line:
@@ -130,6 +162,7 @@ def print_simulation(simulation: Simulation, deployment: Deployment, *, as_json:
             "receipts": counts.receipts,
             "memberships": counts.memberships,
             "audience_updates": counts.updates,
+            "ignored": counts.ignored,
             "internal_errors": simulation.mistakes,
             "flows": rows,
         }
@@ -160,6 +193,7 @@ def print_simulation(simulation: Simulation, deployment: Deployment, *, as_json:
     repeats = "1 duplicate" if simulation.duplicates == 1 else f"{simulation.duplicates} duplicates"
     console.print(f"{simulation.records} records, {repeats}, dead letters: {dead}")
     others = {"receipts": counts.receipts, "memberships": counts.memberships, "updates of audiences": counts.updates}
+    others["ignored"] = counts.ignored
     if found := ", ".join(f"{what} {number}" for what, number in others.items() if number):
         console.print(f"among them {found}")
     for reason, letter in sorted(simulation.first_dead.items()):

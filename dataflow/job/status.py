@@ -24,9 +24,10 @@ PREPARED: Final = b"prepared\n"  # What a process says, once and before its repo
 class Work(msgspec.Struct, frozen=True):
     """How much was done since the start: records by what became of them, and what was written.
 
-    `tombstones` are no records; `updates` say that an update of an audience is complete; `too_large` are profile
-    updates that would have made a profile so; `memberships_cut` are memberships of which something was left out;
-    `ids_forgotten` says how often ids of the day had to go; `skipped` is what a killed run had written already.
+    `tombstones` are no records; `updates` say that an update of an audience is complete; `ignored` are of other
+    formats, and nothing follows from them; `too_large` are profile updates that would have made a profile so;
+    `memberships_cut` are memberships of which something was left out; `ids_forgotten` says how often ids of the day had
+    to go; `skipped` is what a killed run had written already.
     """
 
     records: int = 0
@@ -35,6 +36,7 @@ class Work(msgspec.Struct, frozen=True):
     receipts: int = 0
     memberships: int = 0
     updates: int = 0
+    ignored: int = 0
     duplicates: int = 0
     too_large: int = 0
     memberships_cut: int = 0
@@ -216,6 +218,7 @@ class Running:
             "receipts": work.receipts,
             "memberships": work.memberships,
             "audience_updates": work.updates,
+            "ignored": work.ignored,
             "tombstones": work.tombstones,
             "seconds": round(seconds, 3),
             "events_per_second": round(work.records / seconds) if seconds > 0 else 0,

@@ -54,7 +54,8 @@ class Worker:
         self.outside = outside
         self.deployment = deployment or plan.deployment()
         table = self.deployment.index.table()
-        self._formats = {name: format_of(name, table) for name in {one.format for one in plan.partitions}}
+        kinds = {(one.format, one.settings) for one in plan.partitions}
+        self._formats = {(name, settings): format_of(name, table, settings) for name, settings in kinds}
         self.stopping = threading.Event()
         self.has_said_why = False  # Whether what stops the job is in the log.
         self.shards: dict[int, Shard] = {}
@@ -271,7 +272,7 @@ class Worker:
         plan = self.plan.partitions[number]
         position, stream_ms, *mark = resumed if resumed is not None else (plan.start, plan.begin_ms)
         noted = [pair for pair in read_progress(self.outside.progress, plan.key) if pair[0] >= position]
-        is_file, records = plan.kind == "file", self._formats[plan.format]
+        is_file, records = plan.kind == "file", self._formats[plan.format, plan.settings]
         intake = Intake(
             self.deployment.index,
             records,
@@ -364,6 +365,7 @@ class Worker:
                 receipts=sum(one.receipts for one in read),
                 memberships=sum(one.memberships for one in read),
                 updates=sum(one.updates for one in read),
+                ignored=sum(one.ignored for one in read),
                 duplicates=sum(out.duplicates for out in outboxes),
                 too_large=sum(out.too_large for out in outboxes),
                 memberships_cut=sum(out.memberships_cut for out in outboxes),

@@ -25,7 +25,8 @@ class PartitionPlan(msgspec.Struct):
     """One source partition.
 
     `end` is the offset at which to stop, None to go on for ever. `closes` tells whether that end is all there is, so
-    that time runs on to the newest record; if not, time stands where it is. `format` is what its records look like.
+    that time runs on to the newest record; if not, time stands where it is. `format` is what its records look like,
+    with the `settings` that the source gives it.
     `slack_ms` is how long a record may be on its way here, of a file no time at all. `begin_ms` is the stream time at
     `start`: -1, or the time that the job had reached when the partition was added.
     """
@@ -40,6 +41,7 @@ class PartitionPlan(msgspec.Struct):
     closes: bool = True
     topic_id: str = ""
     format: str = NATIVE
+    settings: tuple[tuple[str, str], ...] = ()
     slack_ms: int = 0
     begin_ms: int = -1
 
@@ -89,7 +91,9 @@ def _of_file(source: SourceUrl, up_to_now: bool, log: Callable[[str], None]) -> 
         end += 1
     elif lines.half:
         log(f"{source.name}: line {lines.half} has no end yet: it is left for the next run")
-    return PartitionPlan(f"file:{source.name}", "file", "", source.name, 0, 1, end, format=source.format)
+    return PartitionPlan(
+        f"file:{source.name}", "file", "", source.name, 0, 1, end, format=source.format, settings=source.settings
+    )
 
 
 def _of_topic(
@@ -122,6 +126,7 @@ def _of_topic(
             end,
             topic_id=made,
             format=source.format,
+            settings=source.settings,
             slack_ms=slack_ms,
         )
         for number, start, end in zip(numbers, starts, ends, strict=True)

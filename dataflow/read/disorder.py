@@ -6,29 +6,16 @@ should know, since waits and windows of the raised ones mean nothing.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Final
-
-import msgspec
+from typing import Final
 
 from connectors.sources import Batch
 from operators.language.values import DAY
-from state.iso import format_ms, parse_time_value
+from state.iso import format_ms
 
 JUMP_MS: Final = DAY
 SURELY_WRONG_MS: Final = 366 * DAY  # So far ahead of the record before it, it need not raise another one to be told.
-
-
-class _Stamp(msgspec.Struct):
-    """Of a record, what its time is read from."""
-
-    user_id: Any = None
-    received_at: Any = None
-    timestamp: Any = None
-
-
-_read: Final = msgspec.json.Decoder(_Stamp).decode
 
 
 @dataclass(slots=True)
@@ -56,19 +43,16 @@ class Disorder:
         """The records that moved time away from their neighbours."""
         return [one for one in self._jumps if _is_told(one)]
 
-    def look(self, batch: Batch, dead: Container[int]) -> None:
-        """Look at a batch of records that say themselves when they came, without those at the offsets *dead*."""
+    def look(self, batch: Batch, dead: Container[int], times: Callable[[bytes], Iterable[tuple[str, int]]]) -> None:
+        """Look at a batch of records that say themselves when they came, without those at the offsets *dead*.
+
+        Args:
+            times: of what is in a record, the user and the time.
+        """
         for offset, value in zip(batch.offsets, batch.values, strict=True):
-            if offset in dead:
-                continue
-            try:
-                stamp = _read(value)
-            except msgspec.MsgspecError:
-                continue  # A record all the same, for whoever reads it: it only is not looked at here.
-            came = stamp.timestamp if stamp.received_at is None else stamp.received_at
-            at_ms = None if came is None else parse_time_value(came)
-            if at_ms is not None:
-                self._see(offset, str(stamp.user_id), at_ms)
+            if offset not in dead:
+                for user_id, at_ms in times(value):
+                    self._see(offset, user_id, at_ms)
 
     def _see(self, offset: int, user_id: str, at_ms: int) -> None:
         if at_ms < self._now_ms:

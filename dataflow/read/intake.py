@@ -6,25 +6,28 @@ comes from the transport (a Kafka record's timestamp), else from `received_at`, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
 import msgspec
 
 from connectors.file_source import FilePartition
-from connectors.sources import Batch
+from connectors.formats.decoding import Decoded
+from connectors.sources import Batch, Headers
 from dataflow.read.streamtime import StreamTime
 from operators.conditions.index import NO_HITS, MatchIndex
 from operators.language.schedule import Schedule
 from state.iso import TIME_MS_MAX
 from state.outgoing import RAW_KEPT_BYTES, DeadLetter
-from state.records import EVENT, MEMBERSHIP, RECEIPT, UPDATED, Input, Inputs, Record, Reject, pack
+from state.records import EVENT, IGNORED, MEMBERSHIP, RECEIPT, UPDATED, Input, Inputs, Record, Reject, pack
 from state.shards import shard_of
 from state.user import NEVER
 
 # Stamps in ns and the like. Taken for a time, a single one would let all waits end at once.
 _NO_TIME: Final = Reject("bad_time", "the transport's stamp of the record lies beyond the year 9999")
+_ITEMS_DESCRIBED: Final = 10  # Of a batch's bad items so many are described,
+_ITEMS_NAMED: Final = 100  # and so many more have their number told.
 
 
 class Scanner(Protocol):
@@ -53,10 +56,20 @@ class Scanner(Protocol):
 
 
 class Format(Protocol):
-    """What records look like in a source."""
+    """What records look like in a source. `has_headers` tells whether it looks at their headers."""
 
-    def decode(self, raw: bytes) -> Record | Reject:
-        """Return the record that *raw* is, or why it is none."""
+    has_headers: bool
+
+    def decode(self, raw: bytes, headers: Headers = ()) -> Decoded:
+        """Return the record that *raw* is, or why it is none, or all that are in it."""
+        ...
+
+    def kept(self, raw: bytes) -> bytes:
+        """Return what of *raw* a dead letter may show."""
+        ...
+
+    def times(self, raw: bytes) -> Iterable[tuple[str, int]]:
+        """Return, of the records in *raw* that say when they came, the user and when that was."""
         ...
 
     def scanner(self, *, prefix: str, source: int, shards: int, head_ms: int) -> Scanner | None:
@@ -67,7 +80,8 @@ class Format(Protocol):
 class Counts(msgspec.Struct):
     """What one source partition has read since the process started. Tombstones are no records.
 
-    `updates` are the records which say that an update of an audience is complete.
+    `updates` are the records which say that an update of an audience is complete. `ignored` are those of other formats
+    from which nothing follows. A batch is one of `records`.
     """
 
     records: int = 0
@@ -77,6 +91,7 @@ class Counts(msgspec.Struct):
     receipts: int = 0
     memberships: int = 0
     updates: int = 0
+    ignored: int = 0
 
 
 class Intake:
@@ -107,6 +122,8 @@ class Intake:
     ) -> None:
         self._matchers = index.matchers
         self._decode = records.decode
+        self._kept = records.kept
+        self._has_headers = records.has_headers
         self._topic = topic
         self._partition = partition
         self._source = source
@@ -134,12 +151,13 @@ class Intake:
 
             def slowly(position: int, stream_ms: int) -> tuple[int, bytes, int]:
                 time.reach(stream_ms)
-                one = self._take_one(batch, position, dead)
-                if one is None:
+                taken = self._take_one(batch, position, dead)
+                if not taken:
                     return time.now_ms, b"", 0
+                (one,) = taken  # What is scanned has no batches.
                 return time.now_ms, pack(one), shard_of(one.user_id, self._shards)
 
-            values, arrived_ms, offsets, _ = batch
+            values, arrived_ms, offsets = batch.values, batch.arrived_ms, batch.offsets
             packed, stream_ms, relevant = self._scanner.take(values, arrived_ms, offsets, time.now_ms, slowly)
             time.reach(stream_ms)
             self.counts.relevant += relevant
@@ -147,21 +165,41 @@ class Intake:
             return by_shard, dead
         found: dict[int, list[Input]] = {}
         for position in range(len(batch.values)):
-            one = self._take_one(batch, position, dead)
-            if one is not None:
+            for one in self._take_one(batch, position, dead):
                 found.setdefault(shard_of(one.user_id, self._shards), []).append(one)
         by_shard.update(found)
         return by_shard, dead
 
-    def _take_one(self, batch: Batch, position: int, dead: list[DeadLetter]) -> Input | None:
+    def _take_one(self, batch: Batch, position: int, dead: list[DeadLetter]) -> Sequence[Input]:
         """Return what comes of the record at *position*: this says what the scanner has to do with a batch."""
         raw, offset = batch.values[position], batch.offsets[position]
         arrived_ms = None if batch.arrived_ms is None else batch.arrived_ms[position]
         self.time.reach_at(offset)
-        record = self._decode(raw) if arrived_ms is None or arrived_ms <= TIME_MS_MAX else _NO_TIME
-        if isinstance(record, Reject):
-            dead.append(self._dead_letter(offset, raw, record))  # It does not move time.
-            return None
+        found = self._decoded(raw, batch, position, arrived_ms)
+        if isinstance(found, Record):
+            one = self._input_of(found, arrived_ms, offset)
+            return () if one is None else (one,)
+        if isinstance(found, Reject):
+            dead.append(self._dead_letter(offset, raw, found))  # It does not move time.
+            return ()
+        inputs: list[Input] = []
+        bad: list[tuple[int, Reject]] = []
+        for index, item in enumerate(found):
+            if isinstance(item, Reject):
+                bad.append((index, item))
+            elif (one := self._input_of(item, arrived_ms, offset, f"#{index}")) is not None:
+                inputs.append(one)
+        if bad:
+            dead.append(self._dead_letter(offset, *_in_one(bad)))  # One, since its place is what it is known by.
+        return inputs
+
+    def _decoded(self, raw: bytes, batch: Batch, position: int, arrived_ms: int | None) -> Decoded:
+        if arrived_ms is not None and arrived_ms > TIME_MS_MAX:
+            return _NO_TIME
+        return self._decode(raw, batch.headers[position] if self._has_headers and batch.headers else ())
+
+    def _input_of(self, record: Record, arrived_ms: int | None, offset: int, item: str = "") -> Input | None:
+        """Return what the shard gets of *record*, the *item* of a batch, None where that is nothing."""
         now = self.time.reach(self._own_time(record) if arrived_ms is None else arrived_ms)
         kind, hits = record.kind, NO_HITS
         if kind == EVENT:
@@ -176,6 +214,9 @@ class Intake:
             self.counts.updates += 1
             self._note_update(record, now)
             return None  # All that it says is said to whoever watches the audience, and it is about no user.
+        elif kind == IGNORED:
+            self.counts.ignored += 1
+            return None
         elif kind == RECEIPT:
             self.counts.receipts += 1
         self.counts.relevant += 1
@@ -184,7 +225,7 @@ class Intake:
             record.user_id,
             now,
             record.name,
-            message_id or f"{self._prefix}{offset}",
+            message_id or f"{self._prefix}{offset}{item}",
             message_id is not None,
             now if record.at_ms is None else record.at_ms,
             record.properties,
@@ -200,9 +241,8 @@ class Intake:
         """Return the stream time of the first record in *batch* that can be read, -1 if none can."""
         for position, raw in enumerate(batch.values):
             self.time.reach_at(batch.offsets[position])
-            record = self._decode(raw)
-            if isinstance(record, Record):
-                arrived_ms = None if batch.arrived_ms is None else batch.arrived_ms[position]
+            arrived_ms = None if batch.arrived_ms is None else batch.arrived_ms[position]
+            for record in _records_in(self._decoded(raw, batch, position, arrived_ms)):
                 return max(self.time.now_ms, self._own_time(record) if arrived_ms is None else arrived_ms)
         return -1
 
@@ -235,7 +275,28 @@ class Intake:
     def _dead_letter(self, offset: int, value: bytes, reject: Reject) -> DeadLetter:
         dead = self.counts.dead
         dead[reject.reason] = dead.get(reject.reason, 0) + 1
-        return DeadLetter(self._topic, self._partition, offset, reject.reason, reject.detail, value[:RAW_KEPT_BYTES])
+        return DeadLetter(self._topic, self._partition, offset, reject.reason, reject.detail, self._kept(value))
+
+
+def _in_one(bad: Sequence[tuple[int, Reject]]) -> tuple[bytes, Reject]:
+    """Return what the bad items of a batch are, and one reason that names all of them, by number."""
+    raw = bytearray()
+    for _, reject in bad:
+        raw += reject.raw + b"\n"
+        if len(raw) > RAW_KEPT_BYTES:
+            break
+    detail = "; ".join(f"item {index}: {reject.detail}" for index, reject in bad[:_ITEMS_DESCRIBED])
+    if more := [str(index) for index, _ in bad[_ITEMS_DESCRIBED:]]:
+        others = f", and {len(more) - _ITEMS_NAMED} more" if len(more) > _ITEMS_NAMED else ""
+        detail += f"; and items {', '.join(more[:_ITEMS_NAMED])}{others}"
+    return bytes(raw[:-1]), Reject(bad[0][1].reason, detail)
+
+
+def _records_in(found: Decoded) -> Iterator[Record]:
+    """Yield the records in what was decoded, without those that cannot be read."""
+    for one in found if isinstance(found, list) else (found,):
+        if isinstance(one, Record):
+            yield one
 
 
 def head_time(path: Path, records: Format) -> int:
@@ -244,8 +305,7 @@ def head_time(path: Path, records: Format) -> int:
     try:
         while values := file.poll(100).values:
             for value in values:
-                record = records.decode(value)
-                if isinstance(record, Record):
+                for record in _records_in(records.decode(value)):
                     at = record.received_ms if record.received_ms is not None else record.at_ms
                     if at is not None:
                         return at

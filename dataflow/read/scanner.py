@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Final
 
+import msgspec
 import orjson
 
-from connectors.formats import FORMATS, NATIVE, Decode
+from connectors.formats import FORMATS, NATIVE
+from connectors.formats.decoding import Decode, Decoded, settings_of, without_secrets
 from connectors.formats.native import decode
+from connectors.sources import Headers
+from state.iso import parse_time_value
+from state.outgoing import RAW_KEPT_BYTES
 from state.records import Record, Reject
 
 CONTRACT: Final = 1
@@ -30,13 +36,43 @@ class PlainFormat:
 
     Args:
         decode: see `connectors/formats`.
+        has_headers: whether it looks at headers.
     """
 
-    def __init__(self, decode: Decode) -> None:
-        self.decode = decode
+    def __init__(self, decode: Decode, *, has_headers: bool = False) -> None:
+        self._decode = decode
+        self.has_headers = has_headers
+
+    def decode(self, raw: bytes, headers: Headers = ()) -> Decoded:
+        """Return the record that *raw* is, or why it is none, or all that are in it."""
+        return self._decode(raw, headers)
+
+    def kept(self, raw: bytes) -> bytes:
+        """Return what of *raw* a dead letter may show: no keys of senders."""
+        return without_secrets(raw[:RAW_KEPT_BYTES])[:RAW_KEPT_BYTES]
+
+    def times(self, raw: bytes) -> Iterable[tuple[str, int]]:
+        """Return, of the records in *raw* that say when they came, the user and when that was."""
+        found = self._decode(raw, ())
+        for record in found if isinstance(found, list) else (found,):
+            if isinstance(record, Record):
+                at_ms = record.at_ms if record.received_ms is None else record.received_ms
+                if at_ms is not None:
+                    yield record.user_id, at_ms
 
     def scanner(self, *, prefix: str, source: int, shards: int, head_ms: int) -> None:
         """Return None: nothing reads batches of it."""
+
+
+class _Stamp(msgspec.Struct):
+    """Of a record, what its time is read from."""
+
+    user_id: Any = None
+    received_at: Any = None
+    timestamp: Any = None
+
+
+_read_stamp: Final = msgspec.json.Decoder(_Stamp).decode
 
 
 class NativeFormat:
@@ -50,12 +86,28 @@ class NativeFormat:
             left to `decode`.
     """
 
+    has_headers = False
+
     def __init__(self, table: dict[str, Any] | None = None) -> None:
         self._table = Table(table, orjson.loads) if table is not None and not WHY_NOT_COMPILED else None
 
-    def decode(self, raw: bytes) -> Record | Reject:
+    def decode(self, raw: bytes, _: Headers = ()) -> Record | Reject:
         """Return the record that *raw* is, or why it is none."""
         return decode(raw)
+
+    def kept(self, raw: bytes) -> bytes:
+        """Return what of *raw* a dead letter may show."""
+        return raw[:RAW_KEPT_BYTES]
+
+    def times(self, raw: bytes) -> Iterable[tuple[str, int]]:
+        """Return, if the record *raw* says when it came, the user and when that was; a dead letter may say so, too."""
+        try:
+            stamp = _read_stamp(raw)
+        except msgspec.MsgspecError:
+            return ()  # It may be a record all the same, for whoever reads all of it.
+        came = stamp.timestamp if stamp.received_at is None else stamp.received_at
+        at_ms = None if came is None else parse_time_value(came)
+        return () if at_ms is None else ((str(stamp.user_id), at_ms),)
 
     def scanner(self, *, prefix: str, source: int, shards: int, head_ms: int) -> Scanner | None:
         """Return what reads the batches of one source partition, None where nothing does.
@@ -71,6 +123,9 @@ class NativeFormat:
         return Scanner(self._table, prefix, source, shards, head_ms)
 
 
-def format_of(name: str, table: dict[str, Any]) -> NativeFormat | PlainFormat:
-    """Return the format *name*, whose events are matched with *table*."""
-    return NativeFormat(table) if name == NATIVE else PlainFormat(FORMATS[name])
+def format_of(name: str, table: dict[str, Any], settings: Iterable[tuple[str, str]] = ()) -> NativeFormat | PlainFormat:
+    """Return the format *name*, whose events are matched with *table*, as a source's *settings* have it."""
+    if name == NATIVE:
+        return NativeFormat(table)
+    kind = FORMATS[name]
+    return PlainFormat(kind.decoder(settings_of(dict(settings))), has_headers=kind.has_headers)

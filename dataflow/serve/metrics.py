@@ -295,6 +295,11 @@ METRICS: Final = (
         _one(lambda look: look.work.updates),
     ),
     _counter(
+        "nudge_ignored_records_total",
+        "What other formats have and nothing follows from, such as Segment's group and alias.",
+        _one(lambda look: look.work.ignored),
+    ),
+    _counter(
         "nudge_memberships_cut_total",
         "Memberships of which something was left out: the row was too large, or the user is in too many audiences.",
         _one(lambda look: look.work.memberships_cut),

@@ -12,6 +12,7 @@ import pytest
 from connectors.formats.native import decode
 from operators.conditions.index import MatchIndex
 from state import records
+from state.outgoing import DEAD_REASONS
 from state.records import Record, Reject
 from tests.fuzz.bounds import cpu_at_most
 from tests.fuzz.corpus_files import built, examples
@@ -137,5 +138,6 @@ def test_hostile_records_on_kafka_with_odd_keys_and_headers(
 
 def test_every_kind_of_dead_letter_has_an_example() -> None:
     known = {"too_large", "not_json", "too_deep", "not_an_object", "no_user", "no_event", "bad_type", "bad_time"}
+    assert known == {*DEAD_REASONS} - {"unknown_format"}
     assert {one["reason"] for one in RECORDS if "reason" in one} == known
     assert isinstance(decode(built(RECORDS[-1]["text"])), Record)

@@ -54,6 +54,7 @@ FINE_PRINT = [
     *(f"U{n}" for n in range(1, 13)),
     *(f"J{n}" for n in range(1, 9)),
     *(f"C{n}" for n in range(1, 9)),
+    *(f"F{n}" for n in range(1, 5)),
 ]
 
 COMMAND_TESTS = {  # By functions of test_scenarios.py, where the command itself is what is tested.
@@ -79,7 +80,6 @@ NOT_COVERED = {
 }
 
 PARTLY = {
-    "T5": "All reasons but `unknown_format`, which only other formats than `native` have.",
     "T7": "All kinds; what receipts do comes with them.",
     "O5": "Triggers, audience rows and `wait_for`; receipts come later.",
     "W16": "`live`, outside the active period, and `paused`.",

@@ -21,7 +21,7 @@ MIB = 1024 * 1024
 ABSENT = "<absent>"
 ANY = "<any>"
 
-SCENARIO_KEYS = {"name", "spec", "flows", "config", "events", "until", "expect", "run", "subprocess"}
+SCENARIO_KEYS = {"name", "spec", "flows", "config", "events", "until", "expect", "run", "subprocess", "format"}
 TABLE_KEYS = {"name", "spec", "where", "holds", "fails", "places"}
 DEPLOYMENT_KEYS = {"name", "spec", "phases", "expect"}
 PHASE_KEYS = {"flows", "config", "events", "until", "refuses"}
@@ -95,6 +95,19 @@ class Scenario:
     run: bool = False
     subprocess: bool = False
     phases: tuple[dict[str, Any], ...] = ()
+    format: str = "native"
+
+    @property
+    def format_options(self) -> list[str]:
+        """The options of `simulate` for the format of the events."""
+        name, _, query = self.format.partition("?")
+        given = [part.partition("=") for part in query.split("&") if part]
+        return ["--format", name, *(text for key, _, value in given for text in (f"--{key.replace('_', '-')}", value))]
+
+    @property
+    def format_query(self) -> str:
+        """The parameters of a source for the format of the events."""
+        return "?format=" + self.format.replace("?", "&")
 
     @property
     def checks(self) -> bool:

@@ -69,7 +69,7 @@ def outputs(folder: Path) -> dict[str, Path]:
 
 def simulate_args(scenario: Scenario, flows: Path, until: str | None) -> list[str | Path]:
     folder = flows.parent
-    args: list[str | Path] = ["simulate", flows, "--events", folder / EVENTS]
+    args: list[str | Path] = ["simulate", flows, "--events", folder / EVENTS, *scenario.format_options]
     for name, path in outputs(folder).items():
         args += [f"--{name}", path]
     return args + (["--until", instant(until)] if until else [])
@@ -105,9 +105,9 @@ def test_simulate(scenario: Scenario, tmp_path: Path, capsys: Capture) -> None:
     assert_expected(scenario, actions, journal, dead)
 
 
-def run(folder: Path, until: str | None) -> subprocess.CompletedProcess[str]:
+def run(folder: Path, until: str | None, query: str = "") -> subprocess.CompletedProcess[str]:
     """Run the job on the files of *folder*, or go on with it."""
-    source, sink = f"file:{folder / EVENTS}", f"file:{folder / 'out'}"
+    source, sink = f"file:{folder / EVENTS}{query}", f"file:{folder / 'out'}"
     args = ["--source", source, "--sink", sink, "--state", folder / "state", "--shards", "4", "--stop-at-end"]
     return spawn("run", folder / "flows", *args, *(["--until", instant(until)] if until else []))
 
@@ -138,7 +138,7 @@ def test_run_does_what_simulate_does(scenario: Scenario, tmp_path: Path, capsys:
     assert call(*simulate_args(scenario, flows, until)) == 0, capsys.readouterr().err
     simulated = [rows_of(path) for path in outputs(tmp_path).values()]
 
-    done = run(tmp_path, until)
+    done = run(tmp_path, until, scenario.format_query)
     assert done.returncode == 0, done.stderr
     ran = sent_to(tmp_path)
     for rows, expected in zip(ran, simulated, strict=True):

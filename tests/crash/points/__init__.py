@@ -14,6 +14,7 @@ A point that is never reached is a failed test, and so is a job that ends in any
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 from collections.abc import Sequence
@@ -59,7 +60,8 @@ assert set(PASSES) == {*PLACES, STATE_FILE}
 
 def environment(**more: str) -> dict[str, str]:
     """Return the environment of a job that is watched from here."""
-    return {"PYTHONPATH": str(HERE), **more}
+    path = os.pathsep.join(filter(None, (str(HERE), os.environ.get("PYTHONPATH"))))
+    return {"PYTHONPATH": path, **more}
 
 
 def all_points() -> list[tuple[str, str]]:
