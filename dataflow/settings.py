@@ -60,6 +60,13 @@ def _switch(given: Any) -> bool:
     raise ValueError(f"{given!r} is neither true nor false")
 
 
+def _switch_or_auto(given: Any) -> bool | None:
+    try:
+        return None if str(given).lower() == "auto" else _switch(given)
+    except ValueError:
+        raise ValueError(f"{given!r} is neither auto nor true nor false") from None
+
+
 def _number(least: int, most: int, metavar: str) -> Kind[int]:
     def parse(given: Any) -> int:
         text = str(given)
@@ -112,6 +119,9 @@ SINK: Final = Kind(lambda given: parse_sink(str(given)), None, metavar="URL")
 HOST: Final = Kind(_host, metavar="HOST")
 FOLDER: Final = Kind(lambda given: Path(str(given)), None, metavar="DIR")
 SWITCH: Final = Kind(_switch, option=bool)
+SWITCH_OR_AUTO: Final = Kind(
+    _switch_or_auto, lambda value: "auto" if value is None else str(value).lower(), metavar="WHEN"
+)
 COUNT: Final = _number(1, 1_000_000_000, "N")
 PORT: Final = _number(0, 65_535, "PORT")
 DURATION: Final = Kind(_duration, lambda ms: f"{ms / 1000:g}s", ending="_ms", metavar="DURATION")
@@ -181,6 +191,14 @@ class Settings:
     cached_users: Annotated[int, Declared(COUNT, "Users that each process keeps in memory. Default: {default}.")] = (
         200_000
     )
+    receipts: Annotated[
+        bool | None,
+        Declared(
+            SWITCH_OR_AUTO,
+            "Keep what is sent, for its receipts: true, false, or auto, if it is seen that some may come.",
+            unset="auto",
+        ),
+    ] = None
     create_topics: Annotated[bool, Declared(SWITCH, "Create missing topics of the sink.")] = True
     watch: Annotated[
         bool, Declared(SWITCH, "Put changed flows in force while the job runs; kill -HUP does it once.")

@@ -25,10 +25,13 @@ from operators.machine.deployment import Deployment
 from operators.machine.event import on_record
 from operators.machine.outbox import Mistake, Outbox
 from operators.machine.pause import resumer
+from operators.machine.receipt import KEPT_MS, on_receipt
 from operators.machine.totals import Totals, inside_by
 from operators.machine.wakeup import on_due, postpone
-from state.records import Input
+from state.errors import StoreError
+from state.records import RECEIPT, Input
 from state.register import Register
+from state.sent import SentActions
 from state.store import ShardStore, Slot
 from state.user import NEVER, User
 
@@ -75,6 +78,7 @@ class Shard:
         until_ms: up to where time runs on once all sources are closed; None: to the newest record.
         keys: the keys of the source partitions, by number; empty where nobody changes them.
         news: where what is counted from now on is counted once more.
+        keeps_sent: whether it is kept what is sent, for the receipts that come.
         begins: when versions of flows begin whose runs are planned, see `operators/machine/planning.py`.
         in_order: what is due goes strictly in order of time, then user: nothing overtakes a run that takes long.
         register: answers what no single user decides; None where no flow asks.
@@ -90,13 +94,16 @@ class Shard:
         until_ms: int | None = None,
         keys: Sequence[str] = (),
         news: Totals | None = None,
+        keeps_sent: bool = True,
         begins: Mapping[str, int] = _NO_BEGINS,
         in_order: bool = False,
         register: Register | None = None,
     ) -> None:
         self.store = store
         self.deployment = deployment
-        self.out = Outbox(store.totals, store.counted, news, register)
+        self.sent = SentActions(store, kept_ms=KEPT_MS, keeps=keeps_sent)
+        keeper = self.sent if self.sent.has_some else None
+        self.out = Outbox(store.totals, store.counted, news, register, keeper)
         self.time_ms = store.meta.time_ms
         self.newest_ms = store.meta.newest_ms
         self.is_behind = True
@@ -131,6 +138,7 @@ class Shard:
                 self._hold(records)
             self._marks[source] = max(mark, self._marks[source])
             self._phases[source] = phase
+        self.sent.forget(self.time_ms)
         if self.store.needs_spill:
             self.spill()
         self._move_time()
@@ -161,14 +169,22 @@ class Shard:
             slot = slot_of(user_id)
             user = slot.user
             try:
+                woken = True
                 if runs is not None and runs.pending:
                     runs.catch_up(user_id, user, now)
                     self._fire(user_id, user, now)
                 elif slot.due <= now:
                     self._fire(user_id, user, now)
-                on_record(deployment, user, record, out)
+                else:
+                    woken = False
+                if record.kind != RECEIPT:
+                    on_record(deployment, user, record, out)
+                elif not (self._handle_receipt(record, user) or woken):
+                    continue
                 if runs is not None and user.runs:
                     runs.forget(user)
+            except StoreError:
+                raise
             except Exception as error:  # What is not contained closer to its cause is here: nobody else has to wait.
                 out.mistakes.append(Mistake("record", "", error, record.source, record.offset))
                 postpone(deployment, user, now)
@@ -178,6 +194,16 @@ class Shard:
                 if due <= time_ms:  # At the end of time, where a wait cannot end later than it begins.
                     self.is_behind = True
         self.newest_ms = newest_ms
+
+    def _handle_receipt(self, record: Input, user: User) -> bool:
+        """Handle a receipt, and tell whether its action is known: else it leaves no trace."""
+        assert record.fields is not None, "a receipt has fields"
+        sent = self.sent.find(record.user_id, record.fields["action_id"], record.now)
+        if sent is None:
+            self.out.unknown_receipts += 1
+            return False
+        on_receipt(self.deployment, user, record, sent.journey, sent.action, self.out)
+        return True
 
     def advance_to(self, time_ms: int) -> None:
         """Let the shard's time reach *time_ms*: fire what is due by then, in order of due time, then user."""

@@ -80,6 +80,11 @@ class Simulation:
     def duplicates(self) -> int:
         return self._shard.out.duplicates
 
+    @property
+    def unknown_receipts(self) -> int:
+        """How many receipts were of actions that were not sent to that user, or too long ago."""
+        return self._shard.out.unknown_receipts
+
     def run(self, path: Path, records: Format, until_ms: int | None = None) -> None:
         """Read the events in *path* to their end and let time run on to *until_ms*, or until nothing waits."""
         intake = Intake(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-DECISIONS: Final = 2
+DECISIONS: Final = 3
 """Raised with every change after which other actions or journal records can follow from the same records, flows and
 state: a rule, the order of checks or of what happens within one instant, an id, a field or a reason of a record. Not
 raised for what no flow could say before, nor for anything that leaves the records as they are.

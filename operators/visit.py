@@ -55,6 +55,10 @@ class Visit(Context, Scope, Protocol):
         """Tell whether the event has the journey's key value, as every event has for a flow without a key."""
         ...
 
+    def answered(self, step: str) -> str | None:
+        """Return the status of the latest visit of *step* if the record that is being handled is its receipt."""
+        ...
+
     def moved_by_event(self) -> None:
         """Note that the event moves the journey."""
         ...

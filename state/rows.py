@@ -9,6 +9,12 @@ All keys are bytes:
     c <flow 0x1F version>       what was counted for a version of a flow (operators/machine/totals.py)
     p <flow 0x1F version> 0x1F <user_id>
                                 a wake-up of the user that fell due while the flow was paused, and waits for its resume
+    s <user_id> 0x1F <action id, 16 bytes>
+                                an action that was sent, as its receipts need it (state/sent.py)
+    j <user_id> 0x1F <journey, 8 bytes>
+                                when a journey closed that had sent something
+    x <time, 8 bytes> <user_id> 0x1F <journey, 8 bytes>
+                                what such a journey had sent: forgotten after that time
     z <commit, 8> <part, 4>     undo of one part of one commit (state/undo.py)
     m                           the shard's own record (state/meta.py)
 """
@@ -64,6 +70,40 @@ def parked_rows(backend: Backend, label: str, user_id: bytes = b"") -> Iterator[
     prefix = b"p" + label.encode()
     for key, _ in backend.scan(prefix + _SEPARATOR + user_id, prefix + _BEHIND_SEPARATOR):
         yield key[len(prefix) + 1 :]
+
+
+def sent_key(user_id: bytes, action_id: bytes) -> bytes:
+    return b"s" + user_id + _SEPARATOR + action_id
+
+
+def sent_rows(backend: Backend) -> Iterator[tuple[bytes, bytes]]:
+    """Yield (user id, row) of every action that was sent and is not forgotten."""
+    for key, row in backend.scan(b"s", b"t"):
+        yield key[1:-17], row
+
+
+def closed_key(user_id: bytes, journey: int) -> bytes:
+    return b"j" + user_id + _SEPARATOR + journey.to_bytes(8, "big")
+
+
+def closed_rows(backend: Backend) -> Iterator[tuple[bytes, int, bytes]]:
+    """Yield (user id, number, row) of every journey that has closed and of which something that was sent is known."""
+    for key, row in backend.scan(b"j", b"k"):
+        yield key[1:-9], int.from_bytes(key[-8:], "big"), row
+
+
+def forgotten_key(due: int, user_id: bytes, journey: int) -> bytes:
+    return b"x" + due.to_bytes(8, "big") + closed_key(user_id, journey)[1:]
+
+
+def forgotten_rows(backend: Backend, start: bytes = b"x") -> Iterator[tuple[bytes, bytes]]:
+    """Yield (key, row) of every journey of which something is to be forgotten, from the key *start* on, in order."""
+    return backend.scan(start, b"y")
+
+
+def of_forgotten_key(key: bytes) -> tuple[int, bytes, int]:
+    """Return (due time, user id, number of the journey) of a key of these."""
+    return int.from_bytes(key[1:9], "big"), key[9:-9], int.from_bytes(key[-8:], "big")
 
 
 def member_key(audience: str, user_id: bytes) -> bytes:

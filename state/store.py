@@ -207,6 +207,15 @@ class ShardStore:
         """Let the row *key*, one of neither a user nor a timer, be *row* from the next commit on; None: let it go."""
         self._rows[key] = row
 
+    def get_row(self, key: bytes) -> bytes | None:
+        """Return the row *key*, one of neither a user nor a timer, as it is now; None where there is none."""
+        return self._rows[key] if key in self._rows else self._backend.get_many([key])[0]
+
+    @property
+    def written(self) -> Backend:
+        """The rows as they were last written: to scan those that `put_row` has put."""
+        return self._backend
+
     def park(self, label: str, user_id: str) -> None:
         """Note that a wake-up of the user has fallen due in the flow *label*, which is paused."""
         self.put_row(parked_key(label, user_id.encode()), b"")

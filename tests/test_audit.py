@@ -96,7 +96,8 @@ def test_a_sound_state_is_clean_and_everybody_is_accounted_for(state: Path) -> N
     assert forks.totals.balance() == {**nothing, "entered": 11, "inside": 11}
     assert brief.totals.balance() == {**nothing, "entered": 11, "ended": 11, "inside": 0}
     assert [one.inside_by_users for one in (wait, ask, forks, brief)] == [10, 11, 11, 0]
-    assert (audit.seen.users, audit.seen.timers, audit.seen.memberships, audit.seen.shards) == (11, 11, 1, SHARDS)
+    seen = audit.seen
+    assert (seen.users, seen.timers, seen.memberships, seen.sent, seen.shards) == (11, 11, 1, 11, SHARDS)
 
 
 def test_who_looks_leaves_every_file_alone(state: Path) -> None:
@@ -208,6 +209,20 @@ def fork(number: int, step: str, scope: str, *others: int) -> Callable[[User], N
 
 def held(now: int, user_id: str) -> list[Any]:
     return list(msgspec.to_builtins(Input(user_id, now, "x", "m", False, now, {}, None, (), 0, 1)))
+
+
+def rows_of(state: Path, user_id: str, kind: bytes) -> dict[bytes, bytes]:
+    """Return the rows of a user, and of nobody else, whose keys begin with *kind*."""
+    backend = RocksBackend(StateDir(state).shard(shard_of(user_id)), read_only=True)
+    found = {key: row for key, row in backend.scan(kind, bytes([kind[0] + 1])) if user_id.encode() + b"\x1f" in key}
+    backend.close()
+    assert found
+    return found
+
+
+def without_rows(kind: bytes) -> Damage:
+    """Return what removes the rows of u1 whose keys begin with *kind*."""
+    return lambda state: rewrite(state, shard_of("u1"), *((key, None) for key in rows_of(state, "u1", kind)))
 
 
 ELSEWHERE = next(f"x{n}" for n in range(99) if shard_of(f"x{n}") == 0)
@@ -335,6 +350,12 @@ DAMAGES: dict[str, tuple[Damage, set[str]]] = {
         {"held-misplaced"},
     ),
     "a held record is garbage": (changed_meta(lambda meta: meta.held.append([1, "x"])), {"held-unreadable"}),
+    "what was sent by a journey that never was": (without_rows(b"j"), {"sent-orphan"}),
+    "what was sent and is never forgotten": (without_rows(b"x"), {"sent-orphan"}),
+    "what was sent is garbage": (
+        lambda state: rewrite(state, shard_of("u1"), *((key, b"\xc1") for key in rows_of(state, "u1", b"s"))),
+        {"sent-unreadable"},
+    ),
     "a shard is gone": (lambda state: shutil.rmtree(StateDir(state).shard(1)), {"shard-missing"}),
     "a shard is cut short": (
         lambda state: [path.write_bytes(b"") for path in StateDir(state).shard(1).glob("MANIFEST-*")],
@@ -523,7 +544,9 @@ def test_the_command_prints_a_table_per_flow_and_exits_with_0(state: Path) -> No
         ["forks", "v1", "11", "0", "0", "0", "11", "11"],
         ["wait", "v1", "11", "0", "1", "0", "10", "10"],
     ]
-    assert done.stdout.splitlines()[6].startswith("clean: 11 users, 11 timers, 1 memberships in 2 shards, as of epoch ")
+    assert done.stdout.splitlines()[6].startswith(
+        "clean: 11 users, 11 timers, 1 memberships, 11 actions kept for receipts in 2 shards, as of epoch "
+    )
 
 
 def test_the_command_says_what_it_found_and_what_next_and_exits_with_1(state: Path) -> None:

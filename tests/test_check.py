@@ -152,7 +152,11 @@ OFFERED = [
     flow("entry: {when: {audiences: vip}}\n"),
     flow("entry: {when: {cap_lft: sms}}\n"),
     flow("", "[{send: sms, template: t, postpon: true}]"),
-    flow("", "[{experimnt: {arms: {a: 50%, b: 50%}}}]"),
+    flow(
+        "",
+        "[{id: x, experimnt: {arms: {a: 50%, b: 50%}, goal: {event: g, within: 1d}, stop_after: 9, winner: best}, "
+        "then: {a: [], b: []}}]",
+    ),
     flow("", "[{wait: {for: 1d, untill: '09:00'}}]"),
     flow("", "[{wait: {until: '09:00', fro: 1d}}]"),
     flow("entry: {when: {did: {event: x, within: 1d, sinc: entry}}}\n"),

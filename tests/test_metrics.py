@@ -176,7 +176,7 @@ def test_every_metric_that_is_declared_has_a_value_that_a_run_makes(jobs: Any, t
     broker = Broker()
     broker.send(b"no json")
     broker.send(None)
-    broker.send(b'{"type": "receipt", "user_id": "ann", "action_id": "a", "status": "delivered"}')
+    broker.send(b'{"user_id": "ann", "action_id": "a", "status": "delivered"}')
     large = json.dumps({"audience": "vip", "user_id": "ann", "member": True, "row": {"text": "x" * 20_000}}).encode()
     broker.send(large)
     broker.send(b'{"audience": "vip", "updated": true}')

@@ -9,6 +9,7 @@ import base64
 import binascii
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, Final
 
@@ -44,18 +45,21 @@ def is_told_by(headers: Headers) -> bool:
     return _is_structured(attributes) or "specversion" in attributes
 
 
+@lru_cache(maxsize=1024)
+def _attribute_of(header: str) -> str:
+    """Return the attribute that stands in a header, "" for none."""
+    field = header.lower()
+    if field == "content-type":
+        return "datacontenttype"
+    return field.removeprefix(_PREFIX) if field.startswith(_PREFIX) else ""
+
+
 def _attributes(headers: Headers) -> dict[str, Any]:
     """Return the attributes of an event that stand in *headers*; of two with one name the last."""
     found: dict[str, Any] = {}
     for header, value in headers:
-        field = header.lower()
-        if field == "content-type":
-            field = "datacontenttype"
-        elif field.startswith(_PREFIX):
-            field = field[len(_PREFIX) :]
-        else:
-            continue
-        if value is not None:
+        field = _attribute_of(header)
+        if field and value is not None:
             try:
                 found[field] = value.decode()
             except UnicodeDecodeError:
@@ -76,9 +80,9 @@ def is_binary(attributes: dict[str, Any]) -> bool:
 def _with_data(attributes: dict[str, Any], raw: bytes) -> dict[str, Any]:
     attributes.pop("data", None)
     attributes.pop("data_base64", None)
-    for field, value in attributes.items():
-        if value is _NOT_UTF_8:
-            raise Unreadable(Reject("bad_type", f"the header of `{field}` is no text in UTF-8"))
+    if _NOT_UTF_8 in attributes.values():
+        field = next(field for field, value in attributes.items() if value is _NOT_UTF_8)
+        raise Unreadable(Reject("bad_type", f"the header of `{field}` is no text in UTF-8"))
     _check_content_type(attributes)
     if raw:
         attributes["data"] = _parsed(raw)
@@ -107,7 +111,8 @@ def reader(settings: Settings) -> Read:
         data = _data(event)
         user_id = _user(event, data, paths)
         kind = name("type", get("type"), "no_event")
-        source, event_id = (name(field, get(field), "bad_type", _ATTRIBUTES_MAX) for field in ("source", "id"))
+        source = name("source", get("source"), "bad_type", _ATTRIBUTES_MAX)
+        event_id = name("id", get("id"), "bad_type", _ATTRIBUTES_MAX)
         at_ms = time_ms("time", get("time"))
         properties = data if isinstance(data, dict) else {} if data is None else {"value": data}
         return Record(EVENT, user_id, kind, _digest(source, event_id), at_ms, None, properties, None)
@@ -117,7 +122,7 @@ def reader(settings: Settings) -> Read:
 
 def _check_content_type(event: dict[str, Any]) -> None:
     content_type = event.get("datacontenttype")
-    if content_type is None:
+    if content_type is None or content_type == "application/json":
         return
     if not isinstance(content_type, str):
         raise Unreadable(bad_type("datacontenttype", content_type, "a text"))

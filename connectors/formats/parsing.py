@@ -77,6 +77,7 @@ _TEXTS: Final = re.compile(_TEXT, re.DOTALL)
 _WORDS: Final = re.compile(_WORD)
 _SCALARS: Final = re.compile(_TEXT + rb"|" + _WORD, re.DOTALL)
 _ALL_BUT_BRACKETS: Final = bytes(byte for byte in range(256) if byte not in b"[]{}")
+_ALL_BUT_BRACKETS_AND_QUOTES: Final = _ALL_BUT_BRACKETS.replace(b'"', b"")
 _STEPS: Final = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 
 
@@ -87,7 +88,10 @@ def _levels(raw: bytes) -> int:
     """
     if raw.count(b"{") + raw.count(b"[") <= LEVELS_MAX:
         return 0
-    brackets = _TEXTS.sub(b"", raw).translate(None, _ALL_BUT_BRACKETS)
+    if b"\\" in raw:
+        brackets = _TEXTS.sub(b"", raw).translate(None, _ALL_BUT_BRACKETS)
+    else:  # Every second part between quotes is in a text.
+        brackets = b"".join(raw.translate(None, _ALL_BUT_BRACKETS_AND_QUOTES).split(b'"')[::2])
     return max(accumulate(map(_STEPS.__getitem__, brackets)), default=0)
 
 

@@ -62,7 +62,8 @@ def audit_command(state: Path, *, as_json: bool) -> int:
         seen = audit.seen
         _print_json(
             {**summary, "shards": seen.shards, "users": seen.users, "timers": seen.timers,
-             "memberships": seen.memberships, "held": seen.held, "seconds": round(time.monotonic() - began, 3)}
+             "memberships": seen.memberships, "held": seen.held, "sent": seen.sent,
+             "seconds": round(time.monotonic() - began, 3)}
         )  # fmt: skip
     else:
         _print_for_people(audit, found)
@@ -168,5 +169,6 @@ def _print_for_people(audit: Audit, found: dict[str, int]) -> None:
     what = "clean" if not total else "1 finding" if total == 1 else f"{total:,} findings"
     members = f", {seen.memberships:,} memberships" if seen.memberships else ""
     held = f", {seen.held:,} records held" if seen.held else ""
+    held += f", {seen.sent:,} actions kept for receipts" if seen.sent else ""
     where = f"in {seen.shards} shards, as of epoch {audit.epoch}"
     console.print(f"{what}: {seen.users:,} users, {seen.timers:,} timers{members}{held} {where}", soft_wrap=True)

@@ -15,7 +15,7 @@ app = typer.Typer()
 @app.command(epilog="Example: [bold]nudge schema > flow.schema.json[/bold]")
 def schema(
     what: Annotated[
-        str, typer.Argument(help="flow, workspace, event, membership, action, journal or dead-letter.")
+        str, typer.Argument(help="flow, workspace, event, receipt, membership, action, journal or dead-letter.")
     ] = "flow",
 ) -> None:
     """Print the JSON Schema of flow files or records, for editors and tests."""

@@ -160,6 +160,7 @@ def print_simulation(simulation: Simulation, deployment: Deployment, *, as_json:
             "duplicates": simulation.duplicates,
             "raised": simulation.disorder.raised,
             "receipts": counts.receipts,
+            "unknown_receipts": simulation.unknown_receipts,
             "memberships": counts.memberships,
             "audience_updates": counts.updates,
             "ignored": counts.ignored,
@@ -215,6 +216,10 @@ def print_simulation(simulation: Simulation, deployment: Deployment, *, as_json:
         console.print(f"time ran on after the last record until nobody waited: {format_ms(simulation.ran_on_to_ms)}")
     if simulation.mistakes:
         console.print(f"{simulation.mistakes} internal errors, each in one user's step: see 'failed' in the journal")
+    if counts.receipts:
+        receipts = "1 receipt" if counts.receipts == 1 else f"{counts.receipts} receipts"
+        unknown = simulation.unknown_receipts
+        console.print(f"{receipts}, {unknown} of actions that were not sent to that user" if unknown else receipts)
 
 
 def _sample(raw: bytes) -> str:

@@ -47,6 +47,7 @@ from state.registerfile import RegisterFile
 from state.shards import owner_of
 from state.store import ShardStore
 
+RECEIPTS: Final = "receipts"  # The topic that has nothing else.
 USERS_IN_MEMORY_MIN: Final = 100  # Per shard: fewer would be written and read again all the time.
 
 
@@ -64,6 +65,16 @@ class Job(Settings):
     accept_version: bool = False
     accept_difference: bool = False
     decided_by: DecidedBy = field(default_factory=decided_by)
+
+    @property
+    def keeps_sent(self) -> bool:
+        """Whether it is kept what is sent. Of itself that is done where a flow asks for receipts, or a source is there
+        for them; and where files are read, which are as likely to have some as what `simulate` reads."""
+        if self.receipts is not None:
+            return self.receipts
+        return self.loaded.deployment.asks_for_receipts or any(
+            source.kind == "file" or source.name == RECEIPTS for source in self.sources
+        )
 
 
 class Change(NamedTuple):
@@ -207,7 +218,7 @@ class Course:
         if was_clean:
             # Else who was interrupted stays on record, whoever goes on with it: that one may have to come back.
             file.decided_by = job.decided_by
-        file.run = RunNote(False, _ends_of(partitions), job.until_ms)
+        file.run = RunNote(False, _ends_of(partitions), job.until_ms, job.keeps_sent)
         file.format = STATE_FORMAT
         write_state_file(world.files, file)
         self.log.info(
@@ -219,7 +230,7 @@ class Course:
             job=file.job,
         )
         flows = [(text.file, text.text) for text in job.loaded.checked.texts.values()]
-        left = world.execute(self._plan(file, cut, partitions, flows, job.loaded.workspace_text, starts, job.until_ms))
+        left = world.execute(self._plan(file, cut, partitions, flows, job.loaded.workspace_text, starts, file.run))
         # Of what an interrupted run had begun to wake, nothing may be left to other flows.
         file.run.is_clean = self._has_caught_up(file) and (was_clean or not left)
         if file.run.is_clean:
@@ -500,7 +511,7 @@ class Course:
         same_end = file.run.ends == _ends_of(partitions) and file.run.until_ms == job.until_ms
         # What is in a partition that was added since, the run that died did not know when it decided.
         same_partitions = file.partitions == [one.key for one in partitions]
-        if same_flows and same_end and same_partitions:
+        if same_flows and same_end and same_partitions and file.run.keeps_sent == job.keeps_sent:
             return False  # The new run does what the old one did; its own replay is all that is needed.
         by_key = {one.key: one for one in partitions}
         plans = []
@@ -509,7 +520,7 @@ class Course:
             plans.append(msgspec.structs.replace(by_key[key], end=end, closes=closes))
         self.log.info("replaying what the interrupted run had begun", partitions=len(plans))
         flows = [(one.file, one.text) for one in old]
-        plan = self._plan(file, cut, plans, flows, file.workspace, None, file.run.until_ms)
+        plan = self._plan(file, cut, plans, flows, file.workspace, None, file.run)
         plan.finishes_a_run = True
         topics = topics_of(plan.deployment())  # Those that the new flows may no longer have.
         self._open_topics(sink, topics)
@@ -568,7 +579,7 @@ class Course:
         flows: list[tuple[str, str]],
         workspace: str,
         read_back: Ends | None,
-        until_ms: int | None,
+        run: RunNote,
     ) -> Plan:
         job = self.job
         return Plan(
@@ -580,7 +591,7 @@ class Course:
             addresses=[],
             partitions=partitions,
             ordered=len({one.topic for one in partitions}) == 1,
-            until_ms=until_ms,
+            until_ms=run.until_ms,
             sink_kind=job.sink.kind,
             sink_bootstrap=job.sink.bootstrap,
             sink_folder=job.sink.folder,
@@ -597,6 +608,7 @@ class Course:
             log_level=job.log_level,
             log_format=job.log_format,
             accept_difference=job.accept_difference,
+            keeps_sent=run.keeps_sent,
             begins=file.flow_begins,
         )
 

@@ -16,10 +16,10 @@ from operators.program.flows import FlowText, compile_texts
 class Plan(msgspec.Struct):
     """One execution of the job.
 
-    `users_in_memory` is how many users a shard may keep there between checkpoints. `finishes_a_run` tells whether it is
-    only the rest of a run that was interrupted. A draft is there to load and
-    compile what it needs; the plan itself follows when it is this process's turn. `begins` says when versions of flows
-    begin whose runs are planned, see `operators/machine/planning.py`.
+    `keeps_sent` tells whether it is kept what is sent, for the receipts. `users_in_memory` is how many users a shard
+    may keep there between checkpoints. `finishes_a_run` tells whether it is only the rest of a run that was
+    interrupted. A draft is there to load and compile what it needs; the plan itself follows when it is this process's
+    turn. `begins` says when versions of flows begin whose runs are planned, see `operators/machine/planning.py`.
     """
 
     state: str
@@ -50,6 +50,7 @@ class Plan(msgspec.Struct):
     finishes_a_run: bool = False
     is_draft: bool = False
     accept_difference: bool = False
+    keeps_sent: bool = False
     begins: dict[str, int] = {}
 
     @property

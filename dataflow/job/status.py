@@ -24,16 +24,18 @@ PREPARED: Final = b"prepared\n"  # What a process says, once and before its repo
 class Work(msgspec.Struct, frozen=True):
     """How much was done since the start: records by what became of them, and what was written.
 
-    `tombstones` are no records; `updates` say that an update of an audience is complete; `ignored` are of other
-    formats, and nothing follows from them; `too_large` are profile updates that would have made a profile so;
-    `memberships_cut` are memberships of which something was left out; `ids_forgotten` says how often ids of the day had
-    to go; `skipped` is what a killed run had written already.
+    `tombstones` are no records; `unknown_receipts` are those of `receipts` that are about nothing that is known to have
+    been sent; `updates` say that an update of an audience is complete; `ignored` are of other formats, and nothing
+    follows from them; `too_large` are profile updates that would have made a profile so; `memberships_cut` are
+    memberships of which something was left out; `ids_forgotten` says how often ids of the day had to go; `skipped` is
+    what a killed run had written already.
     """
 
     records: int = 0
     tombstones: int = 0
     relevant: int = 0
     receipts: int = 0
+    unknown_receipts: int = 0
     memberships: int = 0
     updates: int = 0
     ignored: int = 0
@@ -216,6 +218,7 @@ class Running:
             "dead_letters": work.dead_letters,
             "duplicates": work.duplicates,
             "receipts": work.receipts,
+            "unknown_receipts": work.unknown_receipts,
             "memberships": work.memberships,
             "audience_updates": work.updates,
             "ignored": work.ignored,

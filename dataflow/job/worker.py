@@ -91,6 +91,7 @@ class Worker:
         }
         self._difference_files = DifferenceFiles(outside.files)
         self._accepted = 0
+        self._has_told_of_receipts = False
         self._delays = Delays(outside.clock.wall_ms)
         self.emitter = Emitter(
             outside.sink,
@@ -135,6 +136,7 @@ class Worker:
             until_ms=self.plan.until_ms,
             keys=[one.key for one in self.plan.partitions],
             news=self._counted,
+            keeps_sent=self.plan.keeps_sent,
             begins=self.plan.begins,
             register=None if self.register is None else self.register.of_shard(number, lambda: store.commit_number + 1),
         )
@@ -341,6 +343,11 @@ class Worker:
     def take_stock(self) -> None:
         """Write down how things stand, for whoever reports it; never while the thread that works is at something."""
         self.status = self._status(self.outside.monotonic_s())
+        if self.status.work.unknown_receipts and not (self.plan.keeps_sent or self._has_told_of_receipts):
+            self._has_told_of_receipts = True
+            self.log.warning(
+                "receipts come, and nothing is kept of what is sent: say receipts: true, or send none here"
+            )
         self._next_status_s = self.status.taken_s + STATUS_EVERY_S
 
     def _status(self, now_s: float) -> Status:
@@ -363,6 +370,7 @@ class Worker:
                 tombstones=sum(one.tombstones for one in read),
                 relevant=sum(one.relevant for one in read),
                 receipts=sum(one.receipts for one in read),
+                unknown_receipts=sum(out.unknown_receipts for out in outboxes),
                 memberships=sum(one.memberships for one in read),
                 updates=sum(one.updates for one in read),
                 ignored=sum(one.ignored for one in read),

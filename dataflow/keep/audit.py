@@ -21,6 +21,7 @@ from dataflow.keep.stateview import StateView
 from operators.ids import of_label
 from operators.machine.deployment import Deployment
 from operators.machine.invariants import Balance, UserInvariants, balances, parked_in
+from operators.machine.receipt import KEPT_MS
 from operators.machine.totals import Totals, add_totals
 from state.backend import Backend
 from state.errors import NewerFormatError, StateRefused, StoreError
@@ -30,14 +31,19 @@ from state.records import Input
 from state.registerfile import RegisterView, look_at_register
 from state.rows import (
     are_there,
+    closed_key,
+    closed_rows,
+    forgotten_key,
     has_timers,
     member_key,
     membership_rows,
     parked_key,
+    sent_rows,
     timer_rows,
     user_rows,
     users_of,
 )
+from state.sent import load_sent
 from state.shards import shard_of
 from state.store import counts_of
 from state.undo import UNDO_KEPT, undo_parts
@@ -66,6 +72,8 @@ NEXT: Final[dict[str, str]] = {
     "register-outdated": _RESTORE,
     "register-unreadable": _RESTORE,
     "runs-differ": f"some members may have been left out of a run, or taken into one that was skipped; {_REPORT}",
+    "sent-orphan": f"what was sent is kept for ever; {_REPORT}",
+    "sent-unreadable": _RESTORE,
     "seq-too-low": f"a crash could now repeat records of this user; {_REPORT}",
     "shard-missing": _RESTORE,
     "shard-unknown": "it is not looked at; remove it if it came from elsewhere",
@@ -102,6 +110,7 @@ class Seen:
     timers: int = 0
     memberships: int = 0
     held: int = 0
+    sent: int = 0
     shards: int = 0
 
 
@@ -328,6 +337,7 @@ class ShardAudit:
             yield from self._missing_members()
             yield from self._orphaned_members()
         yield from self._of_held()
+        yield from self._of_sent()
         counted, held = self._meta.inside, sum(self.inside.values())
         if counted not in (-1, held):
             text = f"the users hold {held} open journeys, but {counted} were counted as they were written"
@@ -414,6 +424,36 @@ class ShardAudit:
             if record.now < self._meta.time_ms:
                 text = f"a record of {format_ms(record.now)} ({where}) is held behind {format_ms(self._meta.time_ms)}"
                 yield self._finding("held-overdue", user_id, text)
+
+    def _of_sent(self) -> Iterator[Finding]:
+        """What was sent belongs to a journey that is open, or has closed and will be forgotten."""
+        backend = self._backend
+        for some in _batches(sent_rows(backend)):
+            self._seen.sent += len(some)
+            owned: list[tuple[bytes, int]] = []
+            for user_id, row in some:
+                try:
+                    owned.append((user_id, load_sent(row).journey))
+                except StateRefused as error:
+                    yield self._finding("sent-unreadable", user_id, str(error))
+            closed = are_there(backend, [closed_key(user_id, journey) for user_id, journey in owned])
+            left = [one for one, is_closed in zip(owned, closed, strict=True) if not is_closed]
+            rows = users_of(backend, [user_id for user_id, _ in left])
+            for (user_id, journey), of_user in zip(left, rows, strict=True):
+                user = None if of_user is None else _read(of_user)
+                if not isinstance(user, User) or all(one.number != journey for one in user.journeys):
+                    text = f"an action of journey {journey} is kept, and that is neither open nor closed"
+                    yield self._finding("sent-orphan", user_id, text)
+        for some_closed in _batches(closed_rows(backend)):
+            dues = [int.from_bytes(row, "big") + KEPT_MS for _, _, row in some_closed]
+            keys = [
+                forgotten_key(due, user_id, journey)
+                for (user_id, journey, _), due in zip(some_closed, dues, strict=True)
+            ]
+            for (user_id, journey, _), is_there in zip(some_closed, are_there(backend, keys), strict=True):
+                if not is_there:
+                    text = f"journey {journey} has closed, and nothing lets go of what it has sent"
+                    yield self._finding("sent-orphan", user_id, text)
 
 
 def _read(row: bytes) -> User | str:

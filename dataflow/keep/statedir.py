@@ -52,12 +52,14 @@ class DeployedFlow(msgspec.Struct):
 class RunNote(msgspec.Struct):
     """What the last run set out to do; `is_clean` once it has stopped by itself.
 
-    `ends` are the offsets at which the run was to stop, for the partitions that had an end.
+    `ends` are the offsets at which the run was to stop, for the partitions that had an end. `keeps_sent` tells whether
+    it kept what it sent, for receipts.
     """
 
     is_clean: bool
     ends: dict[str, int] = {}
     until_ms: int | None = None
+    keeps_sent: bool = False
 
 
 class StateFile(msgspec.Struct):

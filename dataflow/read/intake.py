@@ -218,7 +218,7 @@ class Intake:
             self.counts.ignored += 1
             return None
         elif kind == RECEIPT:
-            self.counts.receipts += 1
+            self.counts.receipts += 1  # What it satisfies is known once it is known what it is about.
         self.counts.relevant += 1
         message_id = record.message_id
         return Input(

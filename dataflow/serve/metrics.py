@@ -281,8 +281,13 @@ METRICS: Final = (
     ),
     _counter(
         "nudge_receipts_total",
-        "Receipts read.",
+        "Receipts read: what channels say of actions.",
         _one(lambda look: look.work.receipts),
+    ),
+    _counter(
+        "nudge_unknown_receipts_total",
+        "Receipts dropped since no such action is known to have been sent to that user.",
+        _one(lambda look: look.work.unknown_receipts),
     ),
     _counter(
         "nudge_memberships_total",

@@ -20,6 +20,20 @@ DEFAULT_ADDRESSES: Final[dict[str, str | None]] = {
 """The channels that are built in, with the profile attribute that is the user's address there."""
 
 
+STATUSES: Final = (
+    "accepted", "unknown", "delivered", "failed", "rejected", "opened", "clicked", "ignored", "unsubscribed",
+)  # fmt: skip
+"""What receipts report."""
+SUPPRESSED: Final = "suppressed"
+"""What counts as the result of a message that is not sent."""
+_OWN_STATUSES: Final = ("webhook", "kafka")
+
+
+def may_report(channel: str, status: str) -> bool:
+    """Tell whether a receipt of *channel* may have *status*: those behind which anybody may be have their own."""
+    return status in STATUSES or channel not in DEFAULT_ADDRESSES or channel in _OWN_STATUSES
+
+
 @dataclass(frozen=True, slots=True)
 class Channel:
     """A channel: its topic, and the profile attribute that is the user's address there, None when none is needed."""

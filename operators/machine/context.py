@@ -28,7 +28,7 @@ from operators.templates.missing import MISSING
 from operators.templates.template import Template
 from state.iso import format_ms
 from state.outgoing import Action, Cause, JournalKind, JournalRecord, SendReason
-from state.records import Input
+from state.records import RECEIPT, Input
 from state.register import Decide, Register
 from state.user import Branch, Journey, Trial, User
 
@@ -234,6 +234,17 @@ class InJourney(Moment):
         """Return what the journey is at its place because of."""
         return Cause(*self.journey.cause)
 
+    def answered(self, step: str) -> str | None:
+        """Return the status of the latest visit of *step* if the record that is being handled is its receipt."""
+        record = self.record
+        if record is None or record.kind != RECEIPT:
+            return None
+        assert record.fields is not None, "a receipt has fields"
+        about = record.fields
+        if about["journey"] != self.journey.number or about["step"] != step:
+            return None
+        return about["status"] if about["visit"] == self.journey.visits.get(step) else None
+
 
 class AtStep(InJourney):
     """One user at one step: the visit that steps get. `node` moves on with the journey."""
@@ -318,26 +329,29 @@ class AtStep(InJourney):
         made = action_id(journey.id, step, visit)
         self.journal("sent", detail={"action_id": made, "channel": channel}, cause=cause)
         self.tally(SENT, channel)
-        self.out.actions.append(
-            Action(
-                action_id=made,
-                channel=channel,
-                user_id=self.user_id,
-                to=to,
-                flow=journey.flow,
-                version=journey.version,
-                journey_id=journey.id,
-                step=step,
-                visit=visit,
-                template=template,
-                vars=vars,
-                category=category,
-                at=format_ms(self.now),
-                expires_at=None if expires_at_ms is None else format_ms(expires_at_ms),
-                seq=self.user.seq,
-                cause=cause,
-            )
+        action = Action(
+            action_id=made,
+            channel=channel,
+            user_id=self.user_id,
+            to=to,
+            flow=journey.flow,
+            version=journey.version,
+            journey_id=journey.id,
+            step=step,
+            visit=visit,
+            template=template,
+            vars=vars,
+            category=category,
+            at=format_ms(self.now),
+            expires_at=None if expires_at_ms is None else format_ms(expires_at_ms),
+            seq=self.user.seq,
+            cause=cause,
         )
+        self.out.actions.append(action)
+        if self.out.keeper is not None:
+            self.out.keeper.note(self.user_id, journey.number, action)
+        if step in self.program.asked:
+            journey.results[step] = []
 
     def postpone(self, channel: str, reason: SendReason, detail: dict[str, Any]) -> None:
         """Journal that a message is not sent on *channel* yet, with what was compared."""
@@ -348,3 +362,6 @@ class AtStep(InJourney):
         """Journal that a message is not sent on *channel*, with what was compared."""
         self.journal("suppressed", reason=reason, detail={"channel": channel, **detail}, cause=self.cause())
         self.tally(SUPPRESSED, reason)
+        asked = self.program.asked.get(self.node.id)
+        if asked is not None:
+            self.journey.results[self.node.id] = [SUPPRESSED] if SUPPRESSED in asked else []

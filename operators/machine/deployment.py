@@ -64,6 +64,8 @@ class Deployment:
                     self.watched.setdefault(audience, []).append(program.runs.schedule)
         self.topics = {channel.name: channel.topic for program in running for channel in program.channels}
         """The topic of every channel that a flow in force sends to."""
+        self.asks_for_receipts = any(_asks_for_receipts(program, self.topics) for program in running)
+        """Whether a flow asks what became of messages: by a step, or by an event that is a receipt."""
         self.paused = sorted(program.label for program in running if program.is_paused)
         self.reactions: dict[Hits, Reaction] = {}
         """What `reaction` has answered before."""
@@ -151,6 +153,11 @@ class Deployment:
                 if branch.wake_ms < due:  # noqa: PLR1730 - a call of min() per branch shows in profiles.
                     due = branch.wake_ms
         return due
+
+
+def _asks_for_receipts(program: Program, channels: Iterable[str]) -> bool:
+    starts = tuple(f"${channel}_" for channel in channels)
+    return bool(program.asked) or any(wanted.event.startswith(starts) for wanted in program.wants)
 
 
 def _entering(programs: list[Program]) -> list[Program]:

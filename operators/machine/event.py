@@ -7,6 +7,7 @@ moves no journey. Pure: it changes the one user it is given and adds to the outb
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from operators.conditions.values import dig
@@ -21,10 +22,10 @@ from operators.machine.membership import take_membership
 from operators.machine.memory import REPEAT_MS, forget_oldest_ids
 from operators.machine.outbox import Mistake, Outbox, Place
 from operators.machine.trials import hear_goal
-from operators.program.program import Program
+from operators.program.program import Exit, Program
 from operators.triggers.event import Alternative, counts_up
 from operators.windows import insert
-from state.records import EVENT, MEMBERSHIP, Input
+from state.records import EVENT, MEMBERSHIP, RECEIPT, Input
 from state.user import User
 
 SEEN_PRUNED_AT: Final = 32
@@ -32,20 +33,31 @@ SEEN_PRUNED_AT: Final = 32
 
 def on_record(deployment: Deployment, user: User, record: Input, out: Outbox) -> None:
     """Handle *record* for *user*; wake-ups that were due by then have been handled by `on_due`."""
+    if record.id_sent and is_repeat(deployment, user, record, out):
+        return
+    take_in(deployment, user, record, out)
+
+
+def is_repeat(deployment: Deployment, user: User, record: Input, out: Outbox) -> bool:
+    """Tell whether *record*, whose id was sent, has come before; from now on it has."""
+    now, seen, message_id = record.now, user.seen, record.message_id
+    taken = seen.get(message_id)
+    if taken is not None and now - taken < REPEAT_MS:
+        out.duplicates += 1
+        return True
+    if len(seen) >= SEEN_PRUNED_AT and len(seen) % SEEN_PRUNED_AT == 0:
+        if forget_oldest_ids(seen, now):
+            out.ids_forgotten += 1
+        deployment.memory.forget_entries(user, now)
+    if taken is not None:
+        seen.pop(message_id, None)  # Else it would stay among the oldest, where it was.
+    seen[message_id] = now
+    return False
+
+
+def take_in(deployment: Deployment, user: User, record: Input, out: Outbox) -> None:
+    """Let *user* take in *record*, which is no repeat: traits, counters, open journeys, triggers."""
     now = record.now
-    if record.id_sent:
-        seen, message_id = user.seen, record.message_id
-        taken = seen.get(message_id)
-        if taken is not None and now - taken < REPEAT_MS:
-            out.duplicates += 1
-            return
-        if len(seen) >= SEEN_PRUNED_AT and len(seen) % SEEN_PRUNED_AT == 0:
-            if forget_oldest_ids(seen, now):
-                out.ids_forgotten += 1
-            deployment.memory.forget_entries(user, now)
-        if taken is not None:
-            seen.pop(message_id, None)  # Else it would stay among the oldest, where it was.
-        seen[message_id] = now
     hits = record.hits
     if hits or record.id_sent:
         user.day = now // DAY + deployment.memory.days
@@ -145,7 +157,7 @@ def _fires(
 
 def _tell_journeys(deployment: Deployment, user: User, record: Input, reaction: Reaction, out: Outbox) -> None:
     """Let the open journeys of *user* take the event in: their own counts, then exits, then the steps they wait in."""
-    listening: list[tuple[int, int, InJourney]] = []
+    listening: list[tuple[int, int, InJourney, Sequence[Exit]]] = []
     failing: list[tuple[InJourney, Exception]] | None = None
     for journey in user.journeys:
         program = deployment.program(journey.flow, journey.version)
@@ -153,22 +165,25 @@ def _tell_journeys(deployment: Deployment, user: User, record: Input, reaction: 
             continue
         inside = InJourney(record.user_id, user, program, record.now, out, journey, record, reaction.satisfied)
         try:
-            if not inside.hears_key():
+            exits: Sequence[Exit] = ()
+            if inside.hears_key():
+                exits = program.exits
+                for tally in program.tallies:
+                    if inside.satisfies(tally.wanted):
+                        journey.tallies[tally.name] = journey.tallies.get(tally.name, 0) + 1
+            elif record.kind != RECEIPT:  # A step may wait for the receipt of what its journey has sent.
                 continue
-            for tally in program.tallies:
-                if inside.satisfies(tally.wanted):
-                    journey.tallies[tally.name] = journey.tallies.get(tally.name, 0) + 1
         except Exception as error:
             failing = [*(failing or ()), (inside, error)]
         else:
-            listening.append((-program.priority, journey.number, inside))
+            listening.append((-program.priority, journey.number, inside, exits))
     for inside, wrong in failing or ():  # Not while the journeys are gone through.
         fail(inside, wrong, "tally")
     if len(listening) > 1:
         listening.sort(key=lambda one: one[:2])
-    for _, _, inside in listening:
+    for _, _, inside, exits in listening:
         try:
-            for rule in inside.program.exits:
+            for rule in exits:
                 if inside.satisfies(rule.wanted):
                     leave(inside, rule)
                     break

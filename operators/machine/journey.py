@@ -10,9 +10,9 @@ from typing import Any, Final
 
 from msgspec import UNSET, UnsetType
 
-from operators.ids import Key, journey_id
+from operators.ids import Key, action_id, journey_id
 from operators.machine.context import AtStep, InJourney, Moment
-from operators.machine.outbox import Mistake, Place
+from operators.machine.outbox import Keeper, Mistake, Place
 from operators.machine.totals import CONVERTED, ENDED, ENTERED, ERROR, EXITED, FAILED, LOOP
 from operators.machine.trials import keep_for_goals
 from operators.program.program import Exit
@@ -230,5 +230,19 @@ def _close(
     if inside.program.goals:
         keep_for_goals(inside)
     inside.user.journeys.remove(inside.journey)
+    if inside.out.keeper is not None:
+        _let_go(inside, inside.out.keeper)
     inside.tally(total, reason)
     inside.note(kind, reason=reason, cause=cause, detail=detail, step=step)
+
+
+def _let_go(inside: InJourney, keeper: Keeper) -> None:
+    """Say what the journey may have sent, so that it is known for a while, and then no longer."""
+    journey = inside.journey
+    ids = [
+        action_id(journey.id, step, visit)
+        for step in inside.program.sends
+        for visit in range(1, journey.visits.get(step, 0) + 1)
+    ]
+    if ids:
+        keeper.close(inside.user_id, journey.number, inside.now, ids)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal, NamedTuple, get_args
+from collections.abc import Sequence
+from typing import Final, Literal, NamedTuple, Protocol, get_args
 
 from operators.machine.totals import Totals
 from state.outgoing import Action, JournalRecord
@@ -27,6 +28,18 @@ class Mistake(NamedTuple):
     offset: int = -1
 
 
+class Keeper(Protocol):
+    """Keeps what was sent, for the receipts that say what became of it."""
+
+    def note(self, user_id: str, journey: int, action: Action) -> None:
+        """Note that *action* is sent by the user's journey number *journey*."""
+        ...
+
+    def close(self, user_id: str, journey: int, closed_ms: int, action_ids: Sequence[str]) -> None:
+        """Note that a journey has closed, which may have sent *action_ids* and nothing else."""
+        ...
+
+
 class Outbox:
     """Collects what users' steps emit, until whoever runs them takes it.
 
@@ -35,11 +48,12 @@ class Outbox:
         counted: the labels whose counts have changed; shared with whoever keeps them.
         news: what is counted from now on; several outboxes may share it.
         register: answers what no single user decides; None where no flow asks.
+        keeper: keeps what was sent; None where no receipts come.
     """
 
     __slots__ = (
-        "actions", "counted", "duplicates", "ids_forgotten", "journal", "memberships_cut", "mistakes", "news",
-        "parked", "register", "too_large", "totals",
+        "actions", "counted", "duplicates", "ids_forgotten", "journal", "keeper", "memberships_cut", "mistakes", "news",
+        "parked", "register", "too_large", "totals", "unknown_receipts",
     )  # fmt: skip
 
     def __init__(
@@ -48,6 +62,7 @@ class Outbox:
         counted: set[str] | None = None,
         news: Totals | None = None,
         register: Register | None = None,
+        keeper: Keeper | None = None,
     ) -> None:
         self.actions: list[Action] = []
         self.journal: list[JournalRecord] = []
@@ -56,7 +71,9 @@ class Outbox:
         self.news: Totals = {} if news is None else news
         self.register = register
         self.parked: list[tuple[str, str]] = []  # Label of a paused flow, and a user of whom a wake-up fell due there.
+        self.keeper = keeper
         self.duplicates = 0
+        self.unknown_receipts = 0  # Of actions that nobody knows to have been sent to that user.
         self.mistakes: list[Mistake] = []
         self.ids_forgotten = 0  # How often a user had so many message ids within a day that the oldest had to go.
         self.memberships_cut = 0  # Memberships of which something was left out, since it was too large or too many.

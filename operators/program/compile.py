@@ -92,6 +92,8 @@ def compile_flow(
         tallies=tuple(tallies),
         tally_names=tally_names,
         hears=frozenset(_heard_by(build.nodes.values(), exits, tallies)),
+        sends=tuple(node.id for node in build.nodes.values() if node.step.kind == "send"),
+        asked=_asked(build.nodes.values()),
         goals=tuple(_goals(flow.flow, build.nodes.values())),
         content=content_hash(raw, {**build.local_moments, **build.orders}),
         content_in_utc=content_hash(raw, build.orders),
@@ -162,6 +164,15 @@ def _tallies(clauses: list[tuple[Clause, Wanted]]) -> tuple[list[Tally], dict[Cl
             name = names[clause] = hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
             tallies.setdefault(name, Tally(name, wanted))
     return list(tallies.values()), names
+
+
+def _asked(nodes: Iterable[Node]) -> dict[str, frozenset[str]]:
+    """Return the statuses that steps ask for, by the step that sends."""
+    found: dict[str, frozenset[str]] = {}
+    for node in nodes:
+        for step, status in node.step.asks():
+            found[step] = found.get(step, frozenset()) | {status}
+    return found
 
 
 def _goals(flow: str, nodes: Iterable[Node]) -> Iterator[Goal]:

@@ -7,7 +7,7 @@ to what nobody writes on purpose, or has a way of writing that says so.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Final
 
 from operators.language.channels import DEFAULT_ADDRESSES
@@ -49,7 +49,7 @@ class Doubts:
     def look_at(
         self,
         problems: Problems,
-        nodes: Iterable[Node],
+        nodes: Collection[Node],
         *,
         active_from: int | None,
         active_until: int | None,
@@ -62,10 +62,35 @@ class Doubts:
             for place, before in node.step.never_taken():
                 said = f"what is asked here has been asked by '{before}' before: no journey takes this way"
                 problems.warn((*node.path, *place), "shadowed-arm", said, "put the narrower one first, or remove it")
+        if not problems.has_errors:
+            _look_at_results(problems, {node.id: node for node in nodes})
 
     def compare(self) -> None:
         """Note what is doubtful only beside other flows, after the last one."""
         self._similar.tell()
+
+
+def _look_at_results(problems: Problems, nodes: Mapping[str, Node]) -> None:
+    """Note steps that ask for the result of a send which nobody has passed who comes there."""
+    for node in nodes.values():
+        for name in {send for send, _ in node.step.asks()}:
+            if not _leads(nodes[name], node):
+                said = f"no way leads here from '{name}': journeys that come here have not sent it"
+                problems.warn((*node.path, "result_of"), "result-never-comes", said, "move it behind the send")
+
+
+def _leads(start: Node, end: Node) -> bool:
+    """Tell whether a journey at *start* can come to *end*."""
+    seen, todo = {start}, [start]
+    while todo:
+        here = todo.pop()
+        for following in here.step.ways(here):
+            if following is end:
+                return True
+            if following is not None and following not in seen:
+                seen.add(following)
+                todo.append(following)
+    return False
 
 
 class _Look:

@@ -67,6 +67,8 @@ class Program:
     `windows` are the clauses that the user's rolling windows answer. `cap_reaches` says how far back (ms) caps ask
     for messages, per channel and over all; it is the same for all flows of a workspace. `wants` has every event
     that the flow wants, `hears` the names of those that an open journey may want, `goals` those of its experiments.
+    `sends` are the ids of the steps that send, `asked` are those of them that others ask for results of, with the
+    statuses that these want to know.
     `content` identifies what the flow does: title, owner and state aside. `content_in_utc` does, too, but takes
     moments without an offset for UTC, as they were read once; it is another one only where that makes a difference.
     """
@@ -94,6 +96,8 @@ class Program:
     tallies: tuple[Tally, ...]
     tally_names: dict[Clause, str]
     hears: frozenset[str]
+    sends: tuple[str, ...]
+    asked: dict[str, frozenset[str]]
     goals: tuple[Goal, ...]
     content: str
     content_in_utc: str

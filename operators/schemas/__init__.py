@@ -13,12 +13,14 @@ from operators.schemas.records import (
     event_schema,
     journal_schema,
     membership_schema,
+    receipt_schema,
 )
 
 SCHEMAS: Final[dict[str, Callable[[], Schema]]] = {
     "flow": flow_schema,
     "workspace": workspace_schema,
     "event": event_schema,
+    "receipt": receipt_schema,
     "membership": membership_schema,
     "action": action_schema,
     "journal": journal_schema,

@@ -11,6 +11,7 @@ from typing import Any, Final, get_args
 import msgspec
 
 from operators.conditions.arguments import DIALECT, ISO_PATTERN, Schema, described
+from operators.language.channels import STATUSES
 from operators.language.model import EVENT_NAME_MAX
 from state.iso import NUMBER_MS_MIN, TIME_MS_MAX
 from state.outgoing import (
@@ -66,6 +67,34 @@ def event_schema() -> Schema:
                 "event": {"type": "string", "minLength": 1, "maxLength": EVENT_NAME_MAX},
                 "properties": _OBJECT_OR_NULL,
             },
+        },
+    }
+
+
+def receipt_schema() -> Schema:
+    """Return the JSON Schema of receipts, as channels send them."""
+    return {
+        "$schema": DIALECT,
+        "title": "Nudge receipt",
+        "description": "What a channel says of an action. One JSON object per Kafka record or line, as for events. "
+        "Other fields are ignored; null is as absent.",
+        "type": "object",
+        "required": ["user_id", "action_id", "status"],
+        "properties": {
+            "user_id": described(_USER, "Whom the action was for; the Kafka key."),
+            "action_id": {"type": "string", "description": "The action, by its id."},
+            "status": {
+                "type": "string",
+                "description": "What became of it: " + ", ".join(STATUSES) + ", or a webhook's own.",
+                "examples": list(STATUSES),
+            },
+            "code": {"description": "What the provider calls it."},
+            "detail": {"description": "More of what the provider says."},
+            "message_id": described(
+                _TEXT_OR_NULL, "Identity of the record: a second one within 24 hours is dropped. Send one."
+            ),
+            "timestamp": described(_TIME_IN, "When it happened: ISO 8601, or ms since 1970. Default: on arrival."),
+            "received_at": described(_TIME_IN, "In files: when it arrived."),
         },
     }
 
@@ -165,5 +194,6 @@ def journal_schema() -> Schema:
             of("postponed", {**reasons(SendReason), "required": ["step", "reason", "detail"]}),
             of("sent", {"required": ["step", "detail"], "properties": {"detail": sent}}),
             of("ended", {"required": ["step"]}),
+            of("receipt", {"required": ["step", "reason", "detail"], "properties": {"detail": sent}}),
         ],
     }

@@ -11,6 +11,7 @@ from operators.steps.end import EndModel
 from operators.steps.experiment import ExperimentModel
 from operators.steps.goto import GotoModel
 from operators.steps.parallel import ParallelModel
+from operators.steps.result_of import ResultOfModel
 from operators.steps.send import SendModel
 from operators.steps.set import SetModel
 from operators.steps.split import SplitModel
@@ -27,6 +28,7 @@ KINDS: Final[dict[str, type[StepModel]]] = {
         WaitModel,
         WaitForModel,
         BranchModel,
+        ResultOfModel,
         SplitModel,
         ExperimentModel,
         ParallelModel,
@@ -37,4 +39,4 @@ KINDS: Final[dict[str, type[StepModel]]] = {
 }
 
 # Part of the language, but not of this version: an error of their own, so that nobody takes them for a typing error.
-NOT_YET: Final = frozenset(("result_of",))
+NOT_YET: Final[frozenset[str]] = frozenset()

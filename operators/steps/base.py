@@ -83,6 +83,10 @@ class Step:
         """Yield the names of the events that `hear` wants."""
         return iter(())
 
+    def asks(self) -> Iterator[tuple[str, str]]:
+        """Yield the id of a step that sends, and a status that this step wants to know of what is sent there."""
+        return iter(())
+
     def has_lost_its_memo(self, memo: Any) -> bool:
         """Tell whether *memo* is not what this step remembers while it holds."""
         return False

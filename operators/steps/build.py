@@ -6,7 +6,7 @@ and to count.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from decimal import Decimal
 from typing import Annotated, Any, ClassVar, Final
 from zoneinfo import ZoneInfo
@@ -72,14 +72,16 @@ class Reference:
 
     Args:
         lane: the lane in which it must be, None for any.
+        sends_before: the path of the step that names it, where it has to be a `send` that comes before that one.
     """
 
-    __slots__ = ("lane", "name", "node", "path")
+    __slots__ = ("lane", "name", "node", "path", "sends_before")
 
-    def __init__(self, name: str, path: Path, lane: Lane | None) -> None:
+    def __init__(self, name: str, path: Path, lane: Lane | None, sends_before: Path | None = None) -> None:
         self.name = name
         self.path = path
         self.lane = lane
+        self.sends_before = sends_before
         self.node: Node | None = None
 
 
@@ -153,6 +155,7 @@ class Build:
         self._not_yet = not_yet
         self.zone = zone
         self._references: list[Reference] = []
+        self._at_the_end: list[Callable[[], None]] = []
         self._lists: dict[Path, Node | None] = {}
         self._steps = 0
         self._path: Path = ()
@@ -246,10 +249,6 @@ class Build:
             hint = f"{did_you_mean(name, known)}; nudge.yaml lists all of them under 'templates'".removeprefix("; ")
             self.problem("unknown-template", f"there is no template {shown(name)}", hint, *place)
 
-    def reference(self, name: str, *place: str | int) -> Reference:
-        """Return a reference to the step *name*."""
-        return self._refer(Reference(name, (*self._path, *place), None))
-
     def jump(self, name: str, *place: str | int) -> Reference:
         """Return a reference to the step *name*, at which the branch that stands here goes on: it is in its lane."""
         return self._refer(Reference(name, (*self._path, *place), self._lane))
@@ -257,6 +256,18 @@ class Build:
     def _refer(self, reference: Reference) -> Reference:
         self._references.append(reference)
         return reference
+
+    def earlier_send(self, name: str, *place: str | int) -> Reference:
+        """Return a reference to the step *name*, which has to be a `send` that is written before, on the same way."""
+        return self._refer(Reference(name, (*self._path, *place), None, self._path))
+
+    def at_the_end(self, task: Callable[[], None]) -> None:
+        """Do *task* once all steps are built and references known."""
+        self._at_the_end.append(task)
+
+    def receipt(self, channel: str, status: str) -> Wanted:
+        """Return the receipts of *channel* with *status*, noted as events that this flow wants."""
+        return self._want(f"${channel}_{status}", Where(None, None))
 
     def known_labels(self, then: dict[str, Any], labels: list[str]) -> None:
         """Note every key of *then* that is none of *labels*."""
@@ -311,8 +322,12 @@ class Build:
             node = reference.node = self.nodes.get(reference.name)
             if reference.name not in self._own_ids:
                 self._unknown_step(reference)
+            elif reference.sends_before is not None:
+                self._check_send(reference, reference.sends_before)
             elif node is not None and reference.lane not in (None, node.lane):
                 self._across_a_border(reference, node)
+        for task in self._at_the_end:
+            task()
         self._number_lanes(self._lane)
         return first
 
@@ -356,6 +371,35 @@ class Build:
         own = next((name for name, path in self._own_ids.items() if path == place), None)
         hint = f"that step is called '{own}'" if own else did_you_mean(reference.name, self._own_ids)
         self.problems.add(reference.path, "unknown-step", message, hint)
+
+    def _check_send(self, reference: Reference, asking: Path) -> None:
+        """Note it if *reference* is no `send` that a journey has passed when it comes to the step at *asking*."""
+        path, node = self._own_ids[reference.name], reference.node
+        if node is None or node.step.kind == "broken":
+            return
+        name = shown(reference.name)
+        if node.step.kind != "send":
+            said = f"{name} is a '{node.step.kind}', and only a 'send' has results"
+            hint = "name the step that sends"
+        elif (order := self._order(path, asking)) is None:
+            said = f"{name} is in another arm of the same step: a journey that comes here has not been there"
+            hint = "name a send of this arm, or put this step behind the one with the arms"
+        elif order > 0:
+            said, hint = f"{name} comes after this step", "put this step behind the send"
+        else:
+            return
+        self.problems.add(reference.path, "not-an-earlier-send", said, hint)
+
+    def _order(self, one: Path, other: Path) -> int | None:
+        """Return below 0 if the step at *one* is written before that at *other*, above 0 if it comes after it; None if
+        they are in different arms of a step."""
+        at = next((at for at, (mine, theirs) in enumerate(zip(one, other, strict=False)) if mine != theirs), None)
+        if at is None:  # One is inside the other, or they are the same.
+            return len(one) - len(other) or 1
+        mine, theirs = one[at], other[at]
+        if one[:at] not in self._lists or isinstance(mine, str) or isinstance(theirs, str):
+            return None
+        return mine - theirs
 
     def _list(self, raw: list[Any], path: Path, after: Node | None) -> Node | None:
         # From the last to the first, so that each step knows the one after it. Ids are claimed in written order.

@@ -94,6 +94,11 @@ class SendStep(Step):
         self._checks = checks_of(sending)
         self._count = counter_of(sending.rules.caps)
 
+    @property
+    def channel(self) -> str:
+        """The name of the channel."""
+        return self._channel.name
+
     def enter(self, visit: Visit) -> Outcome:
         message = Message()
         for check in self._checks:

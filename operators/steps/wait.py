@@ -29,7 +29,7 @@ from operators.steps.build import Build, StepModel
 from operators.templates.missing import MISSING
 from operators.templates.template import Template
 from operators.visit import Visit
-from state.iso import parse_local, parse_time_value
+from state.iso import TIME_MS_MAX, parse_local, parse_time_value
 
 _FORM: Final = {"anyOf": [{"type": "string", "pattern": DURATION_PATTERN}, {"$ref": "#/$defs/WaitForm"}]}
 
@@ -373,13 +373,13 @@ class WaitWithout(_Waiting):
         return (one.event for one in self._wanted)
 
     def hear(self, visit: Visit) -> Heard:
-        if any(visit.satisfies(one) for one in self._wanted):
+        if visit.hears_key() and any(visit.satisfies(one) for one in self._wanted):
             visit.branch.memo = visit.now
         return STAY
 
     def wake(self, visit: Visit) -> Outcome:
         latest: int = visit.branch.memo
-        until = latest + self._for_ms
+        until = min(latest + self._for_ms, TIME_MS_MAX)  # At the end of time nobody waits any longer.
         return Hold(until, memo=latest, still=True) if until > visit.now else GO_ON
 
     def has_lost_its_memo(self, memo: Any) -> bool:

@@ -26,6 +26,7 @@ SECTIONS = {
     "wait": "Steps: wait",
     "wait_for": "Steps: wait_for",
     "branch": "Steps: branch",
+    "result_of": "Steps: result_of",
     "split": "Steps: split",
     "experiment": "Steps: experiment",
     "parallel": "Steps: parallel",
@@ -74,18 +75,10 @@ NOT_COVERED = {
     "T17": "Needs more than one input topic; a scenario has one file.",
     "T18": "A file has no tombstones; tests/test_tombstones.py has them on Kafka.",
     "V10": "A warning; tests/test_doubts.py has it.",
-    "S12": _LATER + "`result_of`.",
-    "S23": _LATER + "`result_of`.",
-    **{f"R{n}": _LATER + "receipts." for n in range(2, 10)},
 }
 
 PARTLY = {
-    "T7": "All kinds; what receipts do comes with them.",
-    "O5": "Triggers, audience rows and `wait_for`; receipts come later.",
     "W16": "`live`, outside the active period, and `paused`.",
-    "R1": "That a receipt of an unknown action is dropped.",
-    "J2": "`wait`, `wait_for` and `times`.",
-    "J3": "All but `result_of`.",
     "J8": "By what wakes and what does not; the state itself is looked at by `audit`.",
 }
 

@@ -29,7 +29,7 @@ EXPECT_KEYS = {"actions", "journal", "journal_kinds", "dead_letters", "check", "
 EVENT_KEYS = {
     "audience", "member", "row", "updated",
     "at", "user", "event", "id", "own", "traits", "identify", "context", "properties",
-    "joins", "leaves", "raw", "raw_parts", "raw_hex", "bom", "pad_to", "nest_to", "raised",
+    "joins", "leaves", "raw", "raw_parts", "raw_hex", "bom", "pad_to", "nest_to", "raised", "receipt", "of",
 }  # fmt: skip
 
 JOURNAL_KINDS = {
@@ -154,6 +154,10 @@ def _record(row: dict[str, Any]) -> dict[str, Any]:
         record["message_id"] = row["id"]
     if "updated" not in row or "user" in row:
         record["user_id"] = row.get("user", "u1")
+    if "receipt" in row:
+        *journey, step, visit = row["of"]
+        action_id = digest(digest(*journey), step, str(visit))
+        return record | _times(row) | {"action_id": action_id, "status": row["receipt"]} | _rest(row)
     if "updated" in row:
         record |= {"audience": row["updated"], "updated": True}
     elif "joins" in row or "leaves" in row:
@@ -167,13 +171,8 @@ def _record(row: dict[str, Any]) -> dict[str, Any]:
             del record["user_id"]
     else:
         record["event"] = row["event"]
-    if "own" in row:
-        record["timestamp"] = instant(row["own"])
-        if "at" in row:
-            record["received_at"] = instant(row["at"])
-    elif "at" in row:
-        record["timestamp"] = instant(row["at"])
-    properties = {k: v for k, v in row.items() if k not in EVENT_KEYS} | row.get("properties", {})
+    record |= _times(row)
+    properties = _rest(row) | row.get("properties", {})
     if "nest_to" in row:  # Levels 1 and 2 are the record and its properties.
         deep: Any = 1
         for _ in range(row["nest_to"] - 2):
@@ -188,6 +187,16 @@ def _record(row: dict[str, Any]) -> dict[str, Any]:
         record.setdefault("properties", {})["pad"] = ""
         record["properties"]["pad"] = "x" * (row["pad_to"] - len(_dump(record)))
     return record
+
+
+def _times(row: dict[str, Any]) -> dict[str, Any]:
+    if "own" in row:
+        return {"timestamp": instant(row["own"])} | ({"received_at": instant(row["at"])} if "at" in row else {})
+    return {"timestamp": instant(row["at"])} if "at" in row else {}
+
+
+def _rest(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if key not in EVENT_KEYS}
 
 
 def _dump(value: Any) -> bytes:

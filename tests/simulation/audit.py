@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import Any
 
 import orjson
@@ -13,6 +13,7 @@ from operators.machine.deployment import Deployment
 from operators.machine.invariants import UserInvariants
 from operators.machine.totals import Totals, read_totals
 from state.meta import Meta
+from state.registerfile import Question
 from state.store import ShardStore
 from state.user import NEVER, User
 from tests.simulation.disk import SimulatedBackend
@@ -23,6 +24,7 @@ from tests.simulation.scenario import (
     Scenario,
     loaded,
     scenario,
+    scenario_of_receipts,
     scenario_of_two_builds,
     scenario_that_asks,
 )
@@ -71,6 +73,15 @@ def run_two_builds(seed: int) -> SimulatedWorld:
     else:
         audit(world)
     return world
+
+
+def run_receipts(seed: int) -> SimulatedWorld:
+    """Let *seed* happen with receipts of what is sent.
+
+    Raises:
+        Violation: a promise was broken.
+    """
+    return run_scenario(scenario_of_receipts(seed))
 
 
 def _check_nothing_comes_twice(world: SimulatedWorld) -> None:
@@ -123,7 +134,7 @@ def _check_register(world: SimulatedWorld, expected: Expected) -> None:
     if answers.changed:
         raise Violation(f"the register: {answers.changed[:3]}")
     register = world.register(world.job_id, make=False)
-    known = {} if register is None else register.questions()
+    known = defaultdict(lambda: Question(0, None), {} if register is None else register.questions())
     for flow, number in asked.asked.items():
         entered, taken = asked.entered[flow], known[flow].taken
         if not entered == taken == min(PLACES, number):
@@ -202,9 +213,11 @@ def _check_state(world: SimulatedWorld, expected: Expected) -> None:
     totals: Totals = {}
     users: dict[str, User] = {}
     world.fate.next_life(None)
-    due_of = loaded(world.history.flows).deployment.due_of
+    deployment = loaded(world.history.flows).deployment
+    due_of = deployment.due_of
     file = read_state_file(world.files)
     assert file is not None
+    sent: dict[bytes, bytes] = {}
     for number, rows in world.rows.items():
         backend = SimulatedBackend(rows, world.fate)
         store = ShardStore(backend, due_of=due_of)
@@ -213,6 +226,7 @@ def _check_state(world: SimulatedWorld, expected: Expected) -> None:
             kept = totals.setdefault(flow, {})
             for what, count in counts.items():
                 kept[what] = kept.get(what, 0) + count
+        sent.update(_sent_in(store))
         here = dict(store.scan_users())
         _check_invariants(here, store.meta, loaded(world.history.flows).deployment)
         users.update(here)
@@ -234,3 +248,11 @@ def _check_state(world: SimulatedWorld, expected: Expected) -> None:
             raise Violation(f"{user_id} is {mine} instead of {user}")
     if users:
         raise Violation(f"nobody knows {sorted(users)}")
+    if deployment.asks_for_receipts and sent != (should_be_sent := _sent_in(expected.store)):
+        differing = [key for key in sent | should_be_sent if sent.get(key) != should_be_sent.get(key)]
+        raise Violation(f"kept of what was sent differ {differing[:3]} of {len(should_be_sent)}")
+
+
+def _sent_in(store: ShardStore) -> dict[bytes, bytes]:
+    """Return all rows that are kept of what was sent."""
+    return {key: row for first in (b"j", b"s", b"x") for key, row in store.written.scan(first, bytes([first[0] + 1]))}

@@ -390,6 +390,39 @@ def do_not_wait_for_the_last_epoch_in_an_exchange(patch: Patch) -> None:
     patch.setattr(Course, "_has_caught_up", lambda self, file: True)
 
 
+def lose_what_was_sent_at_a_commit(patch: Patch) -> None:
+    put_changes = ShardStore._put_changes
+
+    def put(self: ShardStore, changes: Any, commit: int, before: Any) -> None:
+        if before:
+            self._rows = {key: row for key, row in self._rows.items() if key[:1] != b"s"}
+        put_changes(self, changes, commit, before)
+
+    patch.setattr(ShardStore, "_put_changes", put)
+
+
+def know_only_of_what_was_sent_before_the_last_commit(patch: Patch) -> None:
+    patch.setattr(ShardStore, "get_row", lambda self, key: self._backend.get_many([key])[0])
+
+
+def forget_what_kind_of_record_is_held(patch: Patch) -> None:
+    settle = Shard.settle
+
+    def as_events(self: Shard) -> None:
+        settle(self)
+        self.store.meta.held = [[*held[:11], 0, None] for held in self.store.meta.held]
+
+    patch.setattr(Shard, "settle", as_events)
+
+
+OF_RECEIPTS: list[Mutation] = [
+    lose_what_was_sent_at_a_commit,
+    know_only_of_what_was_sent_before_the_last_commit,
+    forget_what_kind_of_record_is_held,
+]
+"""Those that show only where receipts come."""
+
+
 def lose_postponed_messages_with_the_user_from_memory(patch: Patch) -> None:
     """Who is written down while a message of theirs is held is read again with nothing that would ever wake them."""
 
@@ -456,6 +489,7 @@ OF_THE_REGISTER: list[Mutation] = [
 
 MUTATIONS: list[Mutation] = [
     *OF_TWO_BUILDS,
+    *OF_RECEIPTS,
     *OF_THE_REGISTER,
     never_wait_for_an_acknowledgement,
     do_not_sync_a_commit,

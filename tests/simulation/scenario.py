@@ -9,6 +9,7 @@ from random import Random
 from zlib import crc32
 
 from dataflow.flows import Loaded
+from operators.ids import action_id, journey_id
 from operators.language.values import HOUR, MINUTE, SECOND
 from operators.language.workspace import read_workspace
 from operators.machine.deployment import Deployment
@@ -144,6 +145,27 @@ trigger: {event: view}
 steps: [{wait: 10m}, {audience: {add: [gold], remove: [vip]}}]
 """
 DEPLOYMENTS += ((PLAIN, PICKY, ONCE, GOLD),)
+ASK = """
+flow: ask
+trigger: {event: view}
+entry: {concurrent: 3}
+exit: [{event: $two_clicked}]
+steps:
+  - {id: first, send: two, template: ask}
+  - wait: 5m
+  - result_of: first
+    within: 2h
+    then:
+      delivered: [{id: got, send: one, template: got, vars: {code: "{{ event.code | default: 'none' }}"}}]
+      failed: [{send: three, template: instead}, {wait: 10m}, {goto: first}]
+"""
+OPENED = """
+flow: opened
+trigger: {event: $one_opened, count: {at_least: 2, within: 9h}}
+steps: [{wait: 10m}, {send: three, template: "opened"}]
+"""
+RECEIPTS = len(DEPLOYMENTS)
+DEPLOYMENTS += ((ASK, OPENED, BYE),)
 
 
 GIFT = """
@@ -316,6 +338,42 @@ def scenario(seed: int) -> Scenario:
         made.from_start = later.random() < 0.3
         for life in made.lives[: later.randint(1, len(made.lives) - 1)]:
             life.topics = topics[:1]
+    return made
+
+
+def scenario_of_receipts(seed: int) -> Scenario:
+    """Return what *seed* stands for, with flows that ask what became of messages, and receipts of these."""
+    made, chance = scenario(seed), Random(f"receipts {seed}")
+    for life in made.lives:
+        life.flows = life.exchange_flows = RECEIPTS
+    sent: dict[str, list[str]] = {}
+    in_order = sorted(
+        (record.appended_ms, number, place)
+        for number, partition in enumerate(made.partitions)
+        for place, record in enumerate(partition.records)
+    )
+    for _, number, place in in_order:
+        records = made.partitions[number].records
+        try:
+            value = json.loads(records[place].value)
+        except ValueError:
+            continue
+        if "user_id" not in value:
+            continue
+        user, name = value["user_id"], value.get("event")
+        if name in ("cart", "hello"):
+            name = value["event"] = "view"
+        if name == "view":
+            sent.setdefault(user, []).append(value.setdefault("message_id", f"v-{number}-{place}"))
+        elif name != "bye" and user in sent:
+            began_by = chance.choice(sent[user][-3:])
+            step, visit = chance.choice([("first", 1), ("first", 1), ("first", 2), ("got", 1), ("got", 1)])
+            status = chance.choice(["delivered", "failed", "opened", "opened", "clicked"])
+            action = action_id(journey_id("ask", user, None, began_by), step, visit)
+            value = {"user_id": user, "action_id": action, "status": status, "code": f"C{place}"}
+            if chance.random() < 0.5:
+                value["message_id"] = f"{action}/{status}"
+        records[place] = records[place]._replace(value=json.dumps(value).encode())
     return made
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from state.errors import StoreError
-from tests.simulation.audit import run_asking, run_seed, run_two_builds
-from tests.simulation.mutations import MUTATIONS, OF_THE_REGISTER, OF_TWO_BUILDS, Mutation
+from tests.simulation.audit import run_asking, run_receipts, run_seed, run_two_builds
+from tests.simulation.mutations import MUTATIONS, OF_RECEIPTS, OF_THE_REGISTER, OF_TWO_BUILDS, Mutation
 from tests.simulation.oracle import Violation
 from tests.simulation.test_simulation import NAMED
 
@@ -20,6 +20,7 @@ def test_is_noticed(mutation: Mutation, monkeypatch: pytest.MonkeyPatch) -> None
     named = NAMED.get(mutation.__name__)
     mutation(monkeypatch)
     run = run_two_builds if mutation in OF_TWO_BUILDS else run_asking if mutation in OF_THE_REGISTER else run_seed
+    run = run_receipts if mutation in OF_RECEIPTS else run
     for seed in [*([named["seed"]] if named else []), *range(SEEDS_MAX)]:
         try:
             run(seed)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import tomllib
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import orjson
 import pytest
 
-from tests.simulation.audit import run_asking, run_scenario, run_seed, run_two_builds
+from tests.simulation.audit import run_asking, run_receipts, run_scenario, run_seed, run_two_builds
 from tests.simulation.scenario import PLACES, scenario
 from tests.simulation.world import SimulatedWorld
 
@@ -28,6 +30,18 @@ def test_no_fault_loses_repeats_or_changes_anything(group: int) -> None:
 def test_two_builds_that_decide_differently_lose_and_repeat_nothing() -> None:
     differed = [seed for seed in range(SEEDS // 10) if run(seed, run_two_builds).differed]
     assert len(differed) > SEEDS // 1000, "else this shows nothing"
+
+
+def test_receipts_meet_what_was_sent_whatever_goes_wrong() -> None:
+    worlds = [run(seed, run_receipts) for seed in range(SEEDS // 10)]
+    kinds = Counter(
+        orjson.loads(record.value).get("kind") if topic == "journal" else topic
+        for world in worlds
+        for topic, partitions in world.topics.topics.items()
+        for partition in partitions
+        for record in partition
+    )
+    assert min(kinds[what] for what in ("receipt", "moved", "exited", "actions.one")) > len(worlds) // 20, kinds
 
 
 def test_flows_that_ask_the_register_let_in_as_many_as_they_say_and_have_one_winner() -> None:
