@@ -156,7 +156,7 @@ def time_test_holds(name: str, value: Any, argument: Any, now: int) -> bool:
     if name in ("before", "after"):
         # V11: "(In values that come with records it stays UTC: T2.)"
         moment = parse_iso(argument) if isinstance(argument, str) else argument
-        if not is_number(moment):
+        if moment is None or not is_number(moment):
             return False
         return bool(at < moment if name == "before" else at > moment)
     if name == "within_last":

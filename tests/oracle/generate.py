@@ -1344,7 +1344,7 @@ def statistics(seeds: int) -> Counter[str]:
     return counts
 
 
-def kinds_of_steps(case: Case) -> dict[tuple[str, int, str], str]:
+def kinds_of_steps(case: Case) -> dict[tuple[Any, Any, Any], str]:
     taken_apart = [take_apart(flow) for flow in case.flows]
     return {(flow.name, flow.version, step.id): step.kind for flow in taken_apart for step in flow.steps.values()}
 
