@@ -96,7 +96,7 @@ def test_a_recorded_row_of_a_user_says_what_it_said(sample: Path) -> None:
     recorded = loaded(sample)
     for user_id, said in recorded["users"].items():
         user = as_dict(load_user(bytes.fromhex(recorded["rows"][(b"u" + user_id.encode()).hex()])))
-        assert_holds(user, said)
+        assert_holds(user, {**said, "format": USER_FORMAT})
 
 
 def assert_holds(found: Any, said: Any) -> None:
@@ -118,6 +118,9 @@ def test_the_samples_have_users_in_every_kind_of_place() -> None:
     branches = [branch for user in users for journey in user["journeys"] for branch in journey["branches"]]
     assert any(branch["memo"] for branch in branches)
     assert any(not branch["memo"] for branch in branches)
+    assert any(branch["scope"] for branch in branches)
+    assert any(user["audiences"] for user in users)
+    assert any(journey["results"] for user in users for journey in user["journeys"])
     assert any(any(journey["tallies"].values()) for user in users for journey in user["journeys"])
     for field in ("profile", "seen", "windows", "entries"):
         assert any(user[field] for user in users), field
