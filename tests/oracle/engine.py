@@ -242,7 +242,8 @@ class World:
                 at_once += 1
             come, ahead = ahead[:at_once], ahead[at_once:]
             for record in come:
-                if record.kind == "completion":
+                # U4. A membership that is repeated (T3) is an update, too: who reads it knows nothing of other records.
+                if record.kind in ("completion", "membership"):
                     self.updates[record.fields["audience"]] = now
             come = [record for record in come if record.kind != "completion"]
             user_ids = {record.user_id for record in come}
@@ -376,7 +377,6 @@ class World:
         has row `{}`".
         """
         name = record.fields["audience"]
-        self.updates[name] = now
         if record.fields["member"]:
             user.audiences[name] = record.fields.get("row", {})
         else:

@@ -36,7 +36,9 @@ FEATURES = (
     "runs",  # Audience triggers.
 )
 # Those of FEATURES that the product has; random cases use them by default.
-IN_PRODUCT: frozenset[str] = frozenset({"split", "parallel", "times", "rules", "audience", "runs"})
+IN_PRODUCT: frozenset[str] = frozenset(
+    {"split", "parallel", "times", "rules", "audience", "receipts", "limit", "experiment", "runs"}
+)
 
 # A zone, and the moment at which something happens to its clocks, or nothing.
 SCENES = [
@@ -732,6 +734,7 @@ class Maker:
         made: Json = {"audience": self.some_audiences(), "schedule": self.schedule()}
         if self.chance(50):
             made["skip_unchanged"] = self.chance(80)
+            self.has_endless_runs = True  # One that is skipped does not count, so they may never end.
         return made
 
     def schedule(self) -> Json:
@@ -741,7 +744,10 @@ class Maker:
             return {"now": True}
         if kind == "at":
             return {"at": self.moment(near)}
-        made: Json = {"cron": self.cron()} if kind == "cron" else {"every": self.duration(), "from": self.moment(near)}
+        every = self.duration()
+        if duration_ms(every) < 20 * MINUTE:
+            every = "20m"  # Days of runs at every minute would take the oracle minutes.
+        made: Json = {"cron": self.cron()} if kind == "cron" else {"every": every, "from": self.moment(near)}
         if self.chance(50):
             made["runs"] = self.rng.choice([1, 2, 3])
         else:
@@ -1283,7 +1289,8 @@ def build(rng: Random, features: Collection[str] = IN_PRODUCT) -> Case:
         stream.add()
     if maker.chance(3):
         stream.lines[0] = b"\xef\xbb\xbf" + stream.lines[0]
-    ends = [-HOUR, 0, duration_ms(maker.short()), duration_ms(maker.duration()), 3 * DAY]
+    later = maker.short() if maker.has_endless_runs else maker.duration()
+    ends = [-HOUR, 0, duration_ms(maker.short()), duration_ms(later), 3 * DAY]
     until_ms = stream.now + rng.choice(ends) if maker.chance(25) or maker.has_endless_runs else None
     case = Case(flows, stream.lines, until_ms, config)
     while blank_doubtful_lines(case, stream):

@@ -69,7 +69,13 @@ def day_matches(fields: list[str], day: int, month: int, weekday: int) -> bool:
         return False
     on_day = matches(days, day, 1, 31)
     on_weekday = matches(weekdays, weekday, 0, 7, CRON_DAYS) or (weekday == 0 and matches(weekdays, 7, 0, 7, CRON_DAYS))
-    if days != "*" and weekdays != "*":
+    # A field that allows every day restricts nothing, however it is written.
+    all_days = all(matches(days, number, 1, 31) for number in range(1, 32))
+    all_weekdays = all(
+        matches(weekdays, number, 0, 7, CRON_DAYS) or (number == 0 and matches(weekdays, 7, 0, 7, CRON_DAYS))
+        for number in range(7)
+    )
+    if not all_days and not all_weekdays:
         return on_day or on_weekday
     return on_day and on_weekday
 
