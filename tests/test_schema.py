@@ -276,7 +276,7 @@ REFUSED = {
     "no kind": START + "steps: [{id: none}]",
     "an empty step": START + "steps: [{}]",
     "an unknown kind": START + "steps: [{sned: sms, template: t}]",
-    "a kind that is not supported yet": START + "steps: [{experiment: {}}]",
+    "an experiment without arms": START + "steps: [{experiment: {}}]",
     "a parallel of steps": START + "steps: [{parallel: [{wait: 1h}]}]",
     "a parallel without branches": START + "steps: [{parallel: []}]",
     "a parallel with eleven branches": START + f"steps: [{{parallel: [{', '.join(['[]'] * 11)}]}}]",

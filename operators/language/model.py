@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Final, TypeVar, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, ValidationError, WithJsonSchema
-from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError, WithJsonSchema
+from pydantic_core import ErrorDetails
 
 from operators.language.problems import Path, Problems, did_you_mean
 from operators.language.values import shown
@@ -19,17 +18,6 @@ from operators.language.values import shown
 EVENT_NAME_MAX: Final = 128
 CLAUSES_MAX: Final = 8  # Of one trigger, and of one `did`.
 COUNTED_MAX: Final = 10_000  # In a window, of which each user keeps so many times.
-
-_NOT_YET: Final = "not-yet-supported"
-
-
-def _not_yet(value: Any) -> Any:
-    raise PydanticCustomError(
-        _NOT_YET,
-        "this is part of the language, but this version cannot run it yet",
-        {"hint": "docs/flow-language.md lists what is not supported yet"},
-    )
-
 
 RawSteps = Annotated[list[Any], WithJsonSchema({"type": "array", "items": {"$ref": "#/$defs/Step"}})]
 """A list of steps as it was read: each kind of step has a model of its own, found by `operators/steps/build.py`."""
@@ -40,8 +28,6 @@ RawArms = Annotated[
 """Lists of steps by label: what a `then` has."""
 RawWhere = Annotated[Any, WithJsonSchema({"$ref": "#/$defs/Where"})]
 RawWhen = Annotated[Any, WithJsonSchema({"$ref": "#/$defs/When"})]
-NotYet = Annotated[Any, BeforeValidator(_not_yet), WithJsonSchema({"not": {}, "description": "not supported yet"})]
-"""A key that is part of the language, but not of this version."""
 EventName = Annotated[str, Field(min_length=1, max_length=EVENT_NAME_MAX, strict=True)]
 PositiveInt = Annotated[StrictInt, Field(ge=1)]
 JsonValue = Annotated[Any, WithJsonSchema({"description": "any JSON value; texts in it may be templates"})]
@@ -192,9 +178,6 @@ def _hint_for_key(key: str, models: list[type[Model]], around: Mapping[str, Any]
     hint = did_you_mean(key, known)
     if not hint.startswith("did") and (near := did_you_mean(key, written)).startswith("did"):
         return f"is it {near.removeprefix('did you mean ')[:-1]}, which is written already? keep one of them"
-    later = {name for one in models for name, field in one.model_fields.items() if _is_not_yet(field)}
-    if not hint.startswith("did") and (near := did_you_mean(key, later)).startswith("did"):
-        return f"{near.removeprefix('did you mean ')[:-1]} is part of the language, but this version cannot run it yet"
     return hint
 
 
@@ -203,12 +186,8 @@ def _offered(model: type[Model], around: Mapping[str, Any]) -> Iterator[str]:
     for name, field in model.model_fields.items():
         key = field.alias or name
         excluded = any(key in keys and keys & around.keys() for keys in model.conflicts)
-        if not _is_not_yet(field) and not excluded and key not in around:
+        if not excluded and key not in around:
             yield key
-
-
-def _is_not_yet(field: FieldInfo) -> bool:
-    return any(isinstance(one, BeforeValidator) and one.func is _not_yet for one in field.metadata)
 
 
 def _shape_of(place: tuple[str | int, ...], model: type[Model], written: Any) -> str:

@@ -23,7 +23,7 @@ from operators.program.audiences import KnownAudiences
 from operators.program.doubts import Doubts
 from operators.program.paths import check_paths
 from operators.program.program import EntryRules, Exit, Goal, Program, Tally
-from operators.steps import KINDS, NOT_YET
+from operators.steps import KINDS
 from operators.steps.base import Node
 from operators.steps.build import Build
 from operators.steps.experiment import ExperimentStep
@@ -49,7 +49,7 @@ def compile_flow(
     if flow is None:
         flow = _sound_part(raw, problems)
     zone = zone_of(flow.timezone) or ZoneInfo("UTC")
-    build = Build(workspace, problems, KINDS, NOT_YET, zone)
+    build = Build(workspace, problems, KINDS, zone)
     first = build.flow_steps(flow.steps)
     triggers = build_trigger(flow, build)
     rules = _entry_rules(flow.entry, build)

@@ -37,6 +37,3 @@ KINDS: Final[dict[str, type[StepModel]]] = {
         EndModel,
     )
 }
-
-# Part of the language, but not of this version: an error of their own, so that nobody takes them for a typing error.
-NOT_YET: Final[frozenset[str]] = frozenset()

@@ -127,7 +127,6 @@ class Build:
 
     Args:
         kinds: the models of the kinds of steps that there are.
-        not_yet: kinds that are part of the language, but not of this version.
         zone: the zone of the flow.
     """
 
@@ -136,7 +135,6 @@ class Build:
         workspace: Workspace,
         problems: Problems,
         kinds: Mapping[str, type[StepModel]],
-        not_yet: frozenset[str],
         zone: ZoneInfo,
     ) -> None:
         self.problems = problems
@@ -152,7 +150,6 @@ class Build:
         self.is_lost = False
         self._workspace = workspace
         self._kinds = kinds
-        self._not_yet = not_yet
         self.zone = zone
         self._references: list[Reference] = []
         self._at_the_end: list[Callable[[], None]] = []
@@ -439,12 +436,7 @@ class Build:
             hint = "write - wait: 2h; the kinds are " + ", ".join(self._kinds)
             self.problems.add(path, "wrong-type", f"a step is a mapping with its kind as key, not {shown(raw)}", hint)
             return self._broken({}, path, after, [], None)
-        later = [key for key in raw if key in self._not_yet]
         kinds = [key for key in raw if key in self._kinds]
-        if later:
-            message = f"'{later[0]}' is part of the language, but this version cannot run it yet"
-            self.problems.add((*path, later[0]), "not-yet-supported", message, at_key=True)
-            return self._broken(raw, path, after, later, None)
         if len(kinds) != 1:
             self._bad_kind(raw, path, kinds)
             return self._broken(raw, path, after, kinds, None)
@@ -493,9 +485,7 @@ class Build:
                 todo.extend(((*place, key), one) for key, one in value.items() if key not in _NO_STEPS_IN)
 
     def _looks_like_a_step(self, raw: Any) -> bool:
-        return raw == "end" or (
-            isinstance(raw, dict) and any(key in self._kinds or key in self._not_yet for key in raw)
-        )
+        return raw == "end" or (isinstance(raw, dict) and any(key in self._kinds for key in raw))
 
     def _bad_kind(self, raw: dict[str, Any], path: Path, kinds: list[str]) -> None:
         if kinds:
