@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Final, Protocol
 
 
 class Changes(Protocol):
@@ -35,6 +35,9 @@ class Backend(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+FEW: Final = 64  # Keys that are put into their order one by one.
 
 
 class MemoryChanges:
@@ -81,16 +84,17 @@ class MemoryBackend:
 
 
 class OrderedBackend(MemoryBackend):
-    """A backend in a dict of which nobody else knows: it keeps the order of its keys from one write to the next."""
+    """A backend in a dict of which nobody else knows: it keeps its keys in order from one write to the next.
+
+    Keys of rows that are gone stay in the order until they are half of it.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self._keys: list[bytes] | None = None
+        self._keys: list[bytes] = []
 
     def scan(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
-        if self._keys is None:
-            self._keys = sorted(self.rows)
-        keys = self._keys
+        keys = self._keys  # What is written meanwhile goes into another list.
         for index in range(bisect_left(keys, start), len(keys)):
             key = keys[index]
             if key >= stop:
@@ -100,5 +104,17 @@ class OrderedBackend(MemoryBackend):
                 yield key, row
 
     def write(self, changes: Changes, *, sync: bool) -> None:
-        self._keys = None
+        assert isinstance(changes, MemoryChanges)
+        keys, rows = self._keys, self.rows
+        added = [key for key, value in changes.rows.items() if value is not None and key not in rows]
         super().write(changes, sync=sync)
+        if len(keys) + len(added) > 2 * len(rows) + FEW:
+            self._keys = sorted(rows)
+        elif len(added) > FEW:
+            self._keys = sorted({*keys, *added})
+        elif added:
+            keys = self._keys = keys.copy()
+            for key in added:
+                index = bisect_left(keys, key)
+                if index == len(keys) or keys[index] != key:
+                    keys.insert(index, key)
