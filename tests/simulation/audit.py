@@ -24,6 +24,7 @@ from tests.simulation.scenario import (
     Scenario,
     loaded,
     scenario,
+    scenario_of_changing_rules,
     scenario_of_receipts,
     scenario_of_two_builds,
     scenario_that_asks,
@@ -55,6 +56,11 @@ def run_asking(seed: int) -> SimulatedWorld:
         Violation: a promise was broken.
     """
     return run_scenario(scenario_that_asks(seed))
+
+
+def run_changing_rules(seed: int) -> SimulatedWorld:
+    """Let *seed* happen under message rules that change."""
+    return run_scenario(scenario_of_changing_rules(seed))
 
 
 def run_two_builds(seed: int) -> SimulatedWorld:

@@ -5,8 +5,15 @@ from __future__ import annotations
 import pytest
 
 from state.errors import StoreError
-from tests.simulation.audit import run_asking, run_receipts, run_seed, run_two_builds
-from tests.simulation.mutations import MUTATIONS, OF_RECEIPTS, OF_THE_REGISTER, OF_TWO_BUILDS, Mutation
+from tests.simulation.audit import run_asking, run_changing_rules, run_receipts, run_seed, run_two_builds
+from tests.simulation.mutations import (
+    MUTATIONS,
+    OF_CHANGING_RULES,
+    OF_RECEIPTS,
+    OF_THE_REGISTER,
+    OF_TWO_BUILDS,
+    Mutation,
+)
 from tests.simulation.oracle import Violation
 from tests.simulation.test_simulation import NAMED
 
@@ -18,9 +25,12 @@ SEEDS_MAX = 1000
 def test_is_noticed(mutation: Mutation, monkeypatch: pytest.MonkeyPatch) -> None:
     """What takes a rare coincidence has a seed with its name; the rest is found within the first few hundred."""
     named = NAMED.get(mutation.__name__)
+    if mutation in OF_CHANGING_RULES:
+        run_changing_rules(NAMED[mutation.__name__]["seed"])  # It is the mutation that breaks something there.
     mutation(monkeypatch)
     run = run_two_builds if mutation in OF_TWO_BUILDS else run_asking if mutation in OF_THE_REGISTER else run_seed
     run = run_receipts if mutation in OF_RECEIPTS else run
+    run = run_changing_rules if mutation in OF_CHANGING_RULES else run
     for seed in [*([named["seed"]] if named else []), *range(SEEDS_MAX)]:
         try:
             run(seed)
