@@ -544,7 +544,8 @@ def test_the_command_prints_a_table_per_flow_and_exits_with_0(state: Path) -> No
         ["forks", "v1", "11", "0", "0", "0", "11", "11"],
         ["wait", "v1", "11", "0", "1", "0", "10", "10"],
     ]
-    assert done.stdout.splitlines()[6].startswith(
+    assert done.stdout.splitlines()[6] == "brief: 11 places of the limit are taken"
+    assert done.stdout.splitlines()[7].startswith(
         "clean: 11 users, 11 timers, 1 memberships, 11 actions kept for receipts in 2 shards, as of epoch "
     )
 
@@ -566,7 +567,7 @@ def test_machines_get_one_object_per_line(state: Path) -> None:
     DAMAGES["a seq that went back"][0](state)
     done = nudge_audit("--state", state, "--json")
     objects = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [one["type"] for one in objects] == ["finding", *["flow"] * 5, "summary"]
+    assert [one["type"] for one in objects] == ["finding", *["flow"] * 5, "question", "summary"]
     assert objects[0] == {
         "type": "finding",
         "code": "seq-too-low",
