@@ -65,11 +65,11 @@ def simulated(
 
 
 def in_folder(folder: Path) -> Emitted:
-    """Return what a job has written to its file sink."""
+    """Return what a job has written to its file sink, without the line that it is about to write."""
 
     def read(topic: str) -> list[Json]:
         file = folder / f"{topic}.jsonl"
-        return [json.loads(line) for line in file.open()] if file.exists() else []
+        return [json.loads(line) for line in file.open() if line.endswith("\n")] if file.exists() else []
 
     actions = [record for file in sorted(folder.glob("actions.*.jsonl")) for record in read(file.stem)]
     return Emitted(actions, read("journal"), read("dead-letters"))

@@ -29,6 +29,7 @@ from tests.jobs import REPO
 
 HOUR = 3_600_000
 TOPIC = "events"
+SEGMENT_TOPIC = "segment"
 
 FLOWS = {
     "cart": {
@@ -68,14 +69,15 @@ class Broker:
 
     def __init__(self) -> None:
         self._producer = Producer({"test.mock.num.brokers": 1, "partitioner": "murmur2_random", "log_level": 0})
-        found = self._producer.list_topics(TOPIC, timeout=10)  # Makes the topic, with four partitions.
+        self._producer.list_topics(SEGMENT_TOPIC, timeout=10)  # Makes the topic, with four partitions.
+        found = self._producer.list_topics(TOPIC, timeout=10)
         broker = next(iter(found.brokers.values()))
         self.bootstrap = f"{broker.host}:{broker.port}"
         self.partitions = len(found.topics[TOPIC].partitions)
 
-    def send(self, value: bytes | None, *, partition: int = 0, at_ms: int | None = None) -> None:
+    def send(self, value: bytes | None, *, partition: int = 0, at_ms: int | None = None, topic: str = TOPIC) -> None:
         at_ms = int(time.time() * 1000) if at_ms is None else at_ms
-        self._producer.produce(TOPIC, value, partition=partition, timestamp=at_ms)
+        self._producer.produce(topic, value, partition=partition, timestamp=at_ms)
         assert self._producer.flush(10) == 0
 
 
@@ -98,7 +100,10 @@ class LiveJob:
         (flows / "nudge.yaml").write_text(RULES)
         job = Job(
             loaded=load([flows], None),
-            sources=[SourceUrl("kafka", broker.bootstrap, TOPIC)],
+            sources=[
+                SourceUrl("kafka", broker.bootstrap, TOPIC),
+                SourceUrl("kafka", broker.bootstrap, SEGMENT_TOPIC, format="segment"),
+            ],
             sink=SinkUrl("file", folder=str(folder / "out")),
             state=folder / "state",
             processes=2,
@@ -180,6 +185,7 @@ def test_every_metric_that_is_declared_has_a_value_that_a_run_makes(jobs: Any, t
     large = json.dumps({"audience": "vip", "user_id": "ann", "member": True, "row": {"text": "x" * 20_000}}).encode()
     broker.send(large)
     broker.send(b'{"audience": "vip", "updated": true}')
+    broker.send(b'{"type": "group", "userId": "ann", "groupId": "friends"}', topic=SEGMENT_TOPIC)
     broker.send(record("ann", "add_to_cart", message_id="m1"))
     broker.send(record("ann", "add_to_cart", message_id="m1"))
     broker.send(record("ann", "add_to_cart", message_id="m2"))

@@ -200,8 +200,10 @@ class World:
                 if number not in self.broker.unreadable:
                     self.ends.note("events", number, len(records), self.clock.tick_ms())
         for partition in self.partitions:
-            for shard, source, mark, phase, inputs, _ in partition.step():
-                self.shards[shard].take([Delivery(source, mark, phase, unpacked(inputs))])
+            for one in partition.step():
+                inputs = unpacked(one.records)
+                delivery = Delivery(one.source, one.mark_ms, one.phase, inputs, one.first_ms, one.updates)
+                self.shards[one.shard].take([delivery])
         for shard in self.shards:
             for record in [*actions_of(shard), *journal_of(shard)]:
                 key = (record["user_id"], record.get("channel", "journal"), record["seq"])
