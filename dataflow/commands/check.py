@@ -27,17 +27,17 @@ def check(
     import time
     from dataclasses import asdict, replace
 
+    from dataflow.checking import check_texts
     from dataflow.flows import find_workspace, read_flows, read_workspace_file, shown_path
     from operators.language.problems import render
     from operators.language.workspace import read_workspace
     from operators.program.doubts import Doubts
-    from operators.program.flows import compile_texts
 
     workspace_path = find_workspace(flows, config)
     workspace, found = read_workspace(shown_path(workspace_path), read_workspace_file(workspace_path))
     if workspace_path is not None:
         typer.echo(f"workspace file: {shown_path(workspace_path)}", err=True)
-    result = compile_texts(read_flows(flows), workspace, Doubts(now_ms=int(time.time() * 1000)))
+    result = check_texts(read_flows(flows), workspace, Doubts(now_ms=int(time.time() * 1000)))
     problems: list[Problem] = [*found, *result.problems]
     if strict:
         problems = [replace(problem, severity="error") for problem in problems]
@@ -47,7 +47,7 @@ def check(
     elif problems:
         typer.echo(render(problems, result.titles))
     else:
-        count = len(result.programs)
+        count = len(result.texts)
         typer.echo(f"{count} flow{'s' if count != 1 else ''}: no problems")
     if any(problem.severity == "error" for problem in problems):
         raise typer.Exit(UsageError.exit_status)

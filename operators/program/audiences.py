@@ -28,6 +28,15 @@ class KnownAudiences:
             self._asked.extend((name, path, problems) for name, path in asked)
             self._added.update(added)
 
+    def places(self) -> list[tuple[Problems, Path]]:
+        """Return where a problem may be noted in the end."""
+        return [(problems, path) for _, path, problems in self._asked]
+
+    def take(self, other: KnownAudiences) -> None:
+        """Take in what *other* has noted of the files that follow."""
+        self._added |= other._added
+        self._asked += other._asked
+
     def check(self) -> None:
         """Note a problem at each that nobody knows, after the last flow."""
         if self._listed is None:

@@ -65,6 +65,14 @@ class Doubts:
         if not problems.has_errors:
             _look_at_results(problems, {node.id: node for node in nodes})
 
+    def places(self) -> list[tuple[Problems, Path]]:
+        """Return where something may be noted in the end."""
+        return self._similar.places()
+
+    def take(self, other: Doubts) -> None:
+        """Take in what *other* has noted of the files that follow."""
+        self._similar.take(other._similar)
+
     def compare(self) -> None:
         """Note what is doubtful only beside other flows, after the last one."""
         self._similar.tell()

@@ -10,14 +10,17 @@ import gc
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Final
 
 from operators.language.flowfile import read_document
-from operators.language.problems import FlowError, Problem, Problems
+from operators.language.problems import Document, FlowError, Path, Problem, Problems
 from operators.language.workspace import Workspace
 from operators.program.audiences import KnownAudiences
 from operators.program.compile import compile_flow
 from operators.program.doubts import Doubts
 from operators.program.program import Program
+
+VERSION: Final = ("version",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,26 @@ class FlowText:
 
     file: str
     text: str
+
+
+@dataclass(slots=True)
+class _LookedAt:
+    """What came of one file; the program may be left in the process that has made it, the label not."""
+
+    text: FlowText
+    problems: Problems
+    title: str = ""
+    label: str | None = None
+    program: Program | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What one process has found in some files, for another one."""
+
+    looked_at: list[_LookedAt]
+    audiences: KnownAudiences
+    doubts: Doubts | None
 
 
 @dataclass(slots=True)
@@ -45,45 +68,87 @@ class Checked:
         return any(problem.severity == "error" for problem in self.problems)
 
 
-def compile_texts(texts: Iterable[FlowText], workspace: Workspace, doubts: Doubts | None = None) -> Checked:
-    """Return the programs of *texts* and everything that is wrong with them, together.
+class Compilation:
+    """Flow files are compiled one by one; what only several of them show is told in the end.
 
     Args:
         doubts: also notes what is allowed and most likely a mistake.
     """
-    result = Checked()
-    audiences = KnownAudiences(workspace.audiences)
-    of_rules = Problems(workspace.document)
-    audiences.note(of_rules, workspace.audiences_of_rules(), ())
-    with _nothing_collected():
-        looked_at = [_compile_text(text, workspace, audiences, doubts, result) for text in texts]
-        audiences.check()
-        if doubts is not None:
-            doubts.compare()
-    for problems in (of_rules, *looked_at):
-        result.problems.extend(problems.found)
-    return result
+
+    def __init__(self, workspace: Workspace, doubts: Doubts | None = None) -> None:
+        self._workspace = workspace
+        self._doubts = doubts
+        self._audiences = KnownAudiences(workspace.audiences)
+        self._looked_at: list[_LookedAt] = []
+
+    def add(self, texts: Iterable[FlowText]) -> None:
+        """Compile *texts*."""
+        with _nothing_collected():
+            self._looked_at.extend(map(self._look_at, texts))
+
+    def _look_at(self, text: FlowText) -> _LookedAt:
+        document, problems = read_document(text.file, text.text.encode(errors="surrogateescape"))
+        found = _LookedAt(text, problems)
+        if isinstance(document.data, dict):
+            name, version = document.data.get("flow"), document.data.get("version", 1)
+            if isinstance(name, str) and isinstance(version, int):
+                found.title = f"{name} v{version}"
+        if document.data is not None:
+            found.program = compile_flow(problems, self._workspace, self._audiences, self._doubts)
+            found.label = None if found.program is None else found.program.label
+        return found
+
+    def findings(self) -> Findings:
+        """Return all that has been found, but no programs: another process can take it in."""
+        places = [(one.problems, VERSION) for one in self._looked_at] + self._audiences.places()
+        if self._doubts is not None:
+            places += self._doubts.places()
+        by_document: dict[int, dict[Path, tuple[int, int]]] = {}
+        for problems, path in places:
+            by_document.setdefault(id(problems), {})[path] = problems.document.place(path)
+        for one in self._looked_at:
+            one.problems.document = Document(one.text.file, None, by_document[id(one.problems)])
+            one.program = None
+        return Findings(self._looked_at, self._audiences, self._doubts)
+
+    def take(self, found: Findings) -> None:
+        """Take in what another process has found in files that follow those known here."""
+        self._looked_at.extend(found.looked_at)
+        self._audiences.take(found.audiences)
+        if self._doubts is not None and found.doubts is not None:
+            self._doubts.take(found.doubts)
+
+    def checked(self) -> Checked:
+        """Return the programs and everything that is wrong, with what only several files show."""
+        of_rules = Problems(self._workspace.document)
+        self._audiences.note(of_rules, self._workspace.audiences_of_rules(), ())
+        result = Checked()
+        for one in self._looked_at:
+            if one.title:
+                result.titles[one.text.file] = one.title
+            if one.label is None:
+                continue
+            same = result.texts.get(one.label)
+            if same is not None:
+                message = f"{one.title} is in {same.file} too"
+                one.problems.add(VERSION, "duplicate-version", message, "give one of them another version")
+                continue
+            result.texts[one.label] = one.text
+            if one.program is not None:
+                result.programs.append(one.program)
+        self._audiences.check()
+        if self._doubts is not None:
+            self._doubts.compare()
+        for problems in (of_rules, *(one.problems for one in self._looked_at)):
+            result.problems.extend(problems.found)
+        return result
 
 
-def _compile_text(
-    text: FlowText, workspace: Workspace, audiences: KnownAudiences, doubts: Doubts | None, result: Checked
-) -> Problems:
-    """Add the program of *text* to *result*, and return its problems."""
-    document, problems = read_document(text.file, text.text.encode(errors="surrogateescape"))
-    if isinstance(document.data, dict):
-        name, version = document.data.get("flow"), document.data.get("version", 1)
-        if isinstance(name, str) and isinstance(version, int):
-            result.titles[text.file] = f"{name} v{version}"
-    program = compile_flow(problems, workspace, audiences, doubts) if document.data is not None else None
-    if program is not None:
-        same = result.texts.get(program.label)
-        if same is not None:
-            message = f"{program} is in {same.file} too"
-            problems.add(("version",), "duplicate-version", message, "give one of them another version")
-        else:
-            result.programs.append(program)
-            result.texts[program.label] = text
-    return problems
+def compile_texts(texts: Iterable[FlowText], workspace: Workspace, doubts: Doubts | None = None) -> Checked:
+    """Return the programs of *texts* and everything that is wrong with them, together; see `Compilation`."""
+    compilation = Compilation(workspace, doubts)
+    compilation.add(texts)
+    return compilation.checked()
 
 
 @contextmanager

@@ -23,7 +23,7 @@ _LETTERS: Final = re.compile(r"[a-z]+")
 class _Use(NamedTuple):
     problems: Problems
     path: Path
-    group: tuple[int, Path]
+    group: Path
 
 
 class Similar:
@@ -35,7 +35,16 @@ class Similar:
     def note(self, name: str, problems: Problems, path: Path, group: Path) -> None:
         """Note the event *name*; in one *group* of a file several spellings stand on purpose."""
         if len(name) <= EVENT_NAME_MAX:
-            self._uses.setdefault(name, []).append(_Use(problems, path, (id(problems), group)))
+            self._uses.setdefault(name, []).append(_Use(problems, path, group))
+
+    def places(self) -> list[tuple[Problems, Path]]:
+        """Return where a problem may be noted in the end."""
+        return [(use.problems, use.path) for uses in self._uses.values() for use in uses]
+
+    def take(self, other: Similar) -> None:
+        """Take in what *other* has noted of the files that follow."""
+        for name, uses in other._uses.items():
+            self._uses.setdefault(name, []).extend(uses)
 
     def tell(self) -> None:
         """Note a problem at each name that is nearly another one, where the rarer of the two first stands in a file."""
@@ -53,7 +62,10 @@ class Similar:
                 self._tell(name, best)
 
     def _are_together(self, one: str, other: str) -> bool:
-        return bool({use.group for use in self._uses[one]} & {use.group for use in self._uses[other]})
+        return bool(self._groups(one) & self._groups(other))
+
+    def _groups(self, name: str) -> set[tuple[int, Path]]:
+        return {(id(use.problems), use.group) for use in self._uses[name]}
 
     def _tell(self, name: str, usual: str) -> None:
         files: set[int] = set()
