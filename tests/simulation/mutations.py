@@ -463,7 +463,7 @@ def let_other_message_rules_take_over_at_once(patch: Patch) -> None:
 
 
 OF_CHANGING_RULES: list[Mutation] = [let_other_message_rules_take_over_at_once]
-"""Those that show only where message rules change. Each has a seed with its name, at which nothing is due meanwhile."""
+"""Those that show only where message rules change."""
 
 
 def let_nobody_go_on_where_branches_rejoin(patch: Patch) -> None:

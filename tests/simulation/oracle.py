@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -17,6 +18,7 @@ from state.records import Input, unpacked
 from state.register import Decide
 from state.registerfile import ShardRegister
 from state.rows import membership_rows, user_rows
+from state.shards import shard_of
 from state.store import ShardStore
 from state.user import load_user
 from tests.outgoing import actions_of, journal_of
@@ -40,11 +42,16 @@ def check_members(backend: Backend) -> None:
 
 @dataclass
 class _Turn:
-    """A moment in every partition: from there on other flows are in force, or time is known to have come far."""
+    """A moment in every partition: from there on other flows are in force, or time is known to have come far.
+
+    `reached` tells of each shard up to which (due time, user) the flows before have woken; without it, of all
+    users up to the time.
+    """
 
     positions: list[int]
     time_ms: int
     flows: int | None = None
+    reached: list[tuple[int, str]] | None = None
 
 
 @dataclass
@@ -137,20 +144,30 @@ class History:
         self._numbers: list[int] = []
         self.flows = -1
         self.answers = Answers()
+        self.left_at_changes = 0
+        """How many wake-ups were due by the time at which the flows changed, and left for those that came."""
 
-    def begin(self, flows: int, numbers: list[int], positions: list[int], time_ms: int) -> None:
+    def begin(
+        self,
+        flows: int,
+        numbers: list[int],
+        positions: list[int],
+        time_ms: int,
+        reached: Callable[[], list[tuple[int, str]] | None],
+    ) -> None:
         """Note that an execution with these flows goes on from *positions*, at *time_ms*.
 
         Args:
             numbers: among all partitions that there will ever be, the number of each that this execution reads.
             positions: of all partitions that there will ever be.
+            reached: of each shard up to which (due time, user) others have been woken; asked where the flows change.
         """
         self._numbers = numbers
         if flows != self.flows:
             # An end of everything whose epoch was not noted as complete in time has not been: another build goes on.
             while self._turns and self._turns[-1].flows is None and self._turns[-1].positions > positions:
                 self._turns.pop()
-            self._turns.append(_Turn(positions, time_ms, flows))
+            self._turns.append(_Turn(positions, time_ms, flows, reached() if self.flows >= 0 else None))
             self.flows = flows
 
     def close(self, time_ms: int, positions: list[int]) -> None:
@@ -185,7 +202,10 @@ class History:
         past = -1
         for number, turn in enumerate(self._turns):
             if shard is not None:
-                shard.advance_to(turn.time_ms)
+                if turn.reached is None:
+                    shard.advance_to(turn.time_ms)
+                else:
+                    self._wake_until(shard, turn.reached, turn.time_ms)
                 past = max(past, turn.time_ms)
                 _collect(shard, made)
             if turn.flows is not None:
@@ -210,6 +230,18 @@ class History:
         shard.store.commit()
         made.store, made.totals = shard.store, shard.out.totals
         return made
+
+    def _wake_until(self, shard: Shard, reached: list[tuple[int, str]], time_ms: int) -> None:
+        """Wake whom the shards have woken: what is left at a change of the flows is for those that come."""
+        users = {_unpack(packed).user_id for _, _, packed in self._told.values()}
+
+        def next_due() -> tuple[int, str] | None:
+            due = ((shard.store.slot(user_id).due, user_id) for user_id in users)
+            return min((one for one in due if one < reached[shard_of(one[1], len(reached))]), default=None)
+
+        while (found := next_due()) is not None:
+            shard._wake(*found, shard.store.slot(found[1]))
+        self.left_at_changes += sum(shard.store.slot(user_id).due <= time_ms for user_id in users)
 
     def _between(self, start: list[int], until: list[int] | None, past: int) -> list[Input]:
         found = []

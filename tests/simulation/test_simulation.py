@@ -11,7 +11,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from tests.simulation.audit import run_asking, run_receipts, run_scenario, run_seed, run_two_builds
+from tests.simulation.audit import run_asking, run_changing_rules, run_receipts, run_scenario, run_seed, run_two_builds
 from tests.simulation.scenario import PLACES, scenario
 from tests.simulation.world import SimulatedWorld
 
@@ -30,6 +30,11 @@ def test_no_fault_loses_repeats_or_changes_anything(group: int) -> None:
 def test_two_builds_that_decide_differently_lose_and_repeat_nothing() -> None:
     differed = [seed for seed in range(SEEDS // 10) if run(seed, run_two_builds).differed]
     assert len(differed) > SEEDS // 1000, "else this shows nothing"
+
+
+def test_changed_message_rules_apply_to_what_is_not_done_yet_and_to_nothing_else() -> None:
+    worlds = [run(seed, run_changing_rules) for seed in range(SEEDS // 4)]
+    assert sum(world.history.left_at_changes > 0 for world in worlds) > SEEDS // 400, "else this shows nothing"
 
 
 def test_receipts_meet_what_was_sent_whatever_goes_wrong() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from random import Random
 
 import msgspec
@@ -28,6 +30,7 @@ from operators.machine.deployment import Deployment
 from state.backend import Backend
 from state.errors import Refused
 from state.registerfile import RegisterFile
+from state.store import ShardStore
 from state.undo import AsOf
 from tests.simulation.broker import (
     Clock,
@@ -226,7 +229,8 @@ class SimulatedWorld:
         plan = _CompiledPlan(**{name: getattr(plan, name) for name in plan.__struct_fields__})
         plan.is_other_build = self._life.is_other_build
         plan.users_in_memory = self.scenario.users_in_memory
-        sources = self.last_cut().sources
+        cut = self.last_cut()
+        sources = cut.sources
         resumed = {one.key: sources.get(one.key, [one.start, one.begin_ms]) for one in plan.partitions}
         # A partition that has been read to its end holds nobody's time back.
         still_read = [
@@ -240,6 +244,7 @@ class SimulatedWorld:
             [all_keys.index(one.key) for one in plan.partitions],
             [resumed.get(key, [0, -1])[0] for key in all_keys],
             min(still_read) if still_read else max(one[1] for one in resumed.values()),
+            partial(self._reached, cut),
         )
         self.history.flow_begins = plan.begins
         is_exchange = self._is_exchange_due and not plan.finishes_a_run
@@ -350,6 +355,21 @@ class SimulatedWorld:
         for number, rows in self.rows.items() if file is not None else ():
             commit = cut.shards.get(file.keys.names[number], [0])[0]
             check_members(AsOf(SimulatedBackend(rows, self.fate), commit))
+
+    def _reached(self, cut: Cut) -> list[tuple[int, str]] | None:
+        """Of each shard, up to which (due time, user) it has woken users by *cut*; None where there is none."""
+        file, found = read_state_file(self.files), []
+        assert file is not None
+        deployment = loaded(self.history.flows).deployment
+        for number in range(self.scenario.shards):
+            commit = cut.shards.get(file.keys.names[number])
+            if commit is None or number not in self.rows:
+                return None
+            store = ShardStore(SimulatedBackend(deepcopy(self.rows[number]), Fate(Random())), due_of=deployment.due_of)
+            store.roll_back(commit[0])
+            left = store.next_due(store.meta.time_ms)
+            found.append((store.meta.time_ms + 1, "") if left is None else left[:2])
+        return found
 
     def _bury(self, life: Life) -> None:
         for sink in self._sinks:
