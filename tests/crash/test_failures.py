@@ -235,10 +235,10 @@ def test_a_disk_that_is_full(job: ShopJob, tmp_path: Path, small_disk: SmallDisk
     running = in_the_middle(job, tmp_path / "log", processes=processes, state=state)
     small_disk.fill()
     assert running.status() == 1
-    assert says_why(running, "No space left on device", "disk is full"), running.tail()
+    assert says_why(running, "No space left on device", "is full"), running.tail()
     again = RunningJob(job.command(*SMALL, processes=processes, state=state), tmp_path / "log2")
     assert again.status() != 0  # Still full.
-    assert says_why(again, "No space left on device", "disk is full"), again.tail()
+    assert says_why(again, "No space left on device", "is full"), again.tail()
     (small_disk.path / "filler").unlink()
     goes_on(job, tmp_path / "log", processes=processes, state=state)
     assert job.differences() == []
