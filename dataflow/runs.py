@@ -9,7 +9,7 @@ run asks for them, and with the last audience of a user.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from heapq import merge
 from typing import Final
 
@@ -64,6 +64,12 @@ class AudienceRuns:
     def waits_until_ms(self) -> int:
         """Before its time has come to this, the shard has nothing to do for runs; see `Shard.waits_until_ms`."""
         return min(self.next_ms, self.pending[0].at_ms) if self.pending else self.next_ms
+
+    def under_way(self, time_ms: int) -> Iterator[str]:
+        """Yield the names of the flows of which a run has begun by *time_ms* and is not over, once for each run."""
+        for run in self.pending:
+            if run.at_ms <= time_ms:
+                yield from run.flows
 
     def hear(self, partition: str, first_ms: int | None, is_over: bool, updates: Iterable[tuple[str, int]]) -> None:
         """Take in what a source partition says.

@@ -272,6 +272,11 @@ class Shard:
         """How many records wait for what belongs before them."""
         return len(self._held)
 
+    @property
+    def runs_under_way(self) -> set[str]:
+        """The names of the flows of which a run has begun and is not over here."""
+        return set() if self._runs is None else set(self._runs.under_way(self.time_ms))
+
     def next_due(self) -> int | None:
         """Return when the next wake-up falls due or the next run is planned, or None when nothing waits."""
         found = self.store.next_due(NEVER - 1)

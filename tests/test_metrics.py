@@ -40,6 +40,10 @@ FLOWS = {
     "brief": {"trigger": {"event": "add_to_cart"}, "steps": [{"end": "done"}]},
     "short": {"trigger": {"event": "ping"}, "steps": [{"wait": "1s"}]},
     "held": {"trigger": {"event": "add_to_cart"}, "steps": [{"send": "coupon", "template": "t"}]},
+    "weekly": {
+        "trigger": {"audience": "vip", "schedule": {"at": "2099-01-01T00:00:00"}},
+        "steps": [{"send": "webhook", "template": "t"}],
+    },
     "broken": {"trigger": {"event": "break"}, "steps": [{"set": {"x": 1}}]},
 }
 
@@ -61,7 +65,12 @@ if "dataflow.job.process" in sys.orig_argv:
 """
 
 # What is nothing in a job that is well.
-MAY_BE_ZERO = {"nudge_conservation_difference", "nudge_shards_overdue", "nudge_source_lag_records"}
+MAY_BE_ZERO = {
+    "nudge_conservation_difference",
+    "nudge_runs_under_way",
+    "nudge_shards_overdue",
+    "nudge_source_lag_records",
+}
 
 
 class Broker:

@@ -186,6 +186,35 @@ class Job:
         return sorted(self.found.values(), key=lambda one: (one["user_id"], one["seq"], one.get("channel", "")))
 
 
+class Counted(Unlimited):
+    """Grants so many things at once, and then nothing."""
+
+    def __init__(self, granted: int) -> None:
+        self._granted = granted
+
+    def grant(self) -> int:
+        granted, self._granted = self._granted, 0
+        return granted
+
+
+def test_a_run_is_under_way_from_its_time_until_its_last_member() -> None:
+    shard = Shard(ShardStore(MemoryBackend()), DEPLOYED, sources=1)
+    joined = told([("u", "join b", MINUTE), ("v", "join b", 0)], 1)
+    members = copied([one.record for one in joined if one.record is not None])
+    shard.take([Delivery(0, START + MINUTE, OPEN, members, START, [])])
+    assert shard.runs_under_way == set()
+    shard.take([Delivery(0, START + HOUR, OPEN, [])], Counted(0))
+    assert "plain" in shard.runs_under_way
+    shard.drain(Counted(1))
+    assert "plain" in shard.runs_under_way
+    shard.drain(Unlimited())
+    assert shard.runs_under_way == set()
+    assert [one["user_id"] for one in emitted(shard) if one["flow"] == "plain" and one["kind"] == "entered"] == [
+        "u",
+        "v",
+    ]
+
+
 @given(EVENTS, st.integers(1, 3), st.integers(1, 4), st.booleans(), st.integers(0, 2**32))
 @settings(max_examples=60, deadline=None)
 def test_a_job_of_many_lives_does_what_virtual_time_does(

@@ -54,8 +54,8 @@ class FakeRunner:
 
     def __init__(self, processes: int = 2) -> None:
         programs = [
-            SimpleNamespace(label=CART, state="live"),
-            SimpleNamespace(label="later\x1f1", state="draft"),
+            SimpleNamespace(label=CART, state="live", name="cart", runs=None),
+            SimpleNamespace(label="later\x1f1", state="draft", name="later", runs=None),
         ]
         checked = SimpleNamespace(programs=programs)
         self.job = SimpleNamespace(processes=processes, loaded=SimpleNamespace(checked=checked))
@@ -155,6 +155,7 @@ def test_metrics_add_up_what_all_processes_report(runner: FakeRunner, server: Se
         counted=first,
         partitions={"events-0": PartitionStatus(120, 30, NOON_MS, 0.0, ahead_ms=7_500, late_ms=250)},
         shards={0: ShardStatus(NOON_MS, NOON_MS + 1)},
+        runs={"vip-week": 3},
         clock_held_back_ms=1_500,
         checkpoints=3,
         checkpoint_s=0.25,
@@ -167,6 +168,7 @@ def test_metrics_add_up_what_all_processes_report(runner: FakeRunner, server: Se
         counted=second,
         partitions={"events-1": partition(80, None, -1)},
         shards={1: ShardStatus(NOON_MS - 5000)},
+        runs={"vip-week": 2},
         checkpoints=2,
         checkpoint_s=0.5,
     )
@@ -210,6 +212,7 @@ def test_metrics_add_up_what_all_processes_report(runner: FakeRunner, server: Se
         f'nudge_refused_total{{{flow},reason="reentry",version="3"}}': 2,
         f'nudge_suppressed_total{{{flow},reason="no_address",version="3"}}': 6,
         f'nudge_sent_total{{channel="sms",{flow},version="3"}}': 4,
+        'nudge_runs_under_way{flow="vip-week"}': 5,
         f'nudge_journeys_inside{{{flow},version="3"}}': 3,
         f'nudge_journeys{{{flow},kind="entered",version="3"}}': 7,
         f'nudge_journeys{{{flow},kind="ended",version="3"}}': 2,

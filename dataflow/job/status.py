@@ -100,6 +100,7 @@ class Status(msgspec.Struct, frozen=True):
     clock_held_back_ms: int = 0
     totals: Totals = {}
     counted: Totals = {}
+    runs: dict[str, int] = {}
     due_left: bool = False
     difference: int = 0
     checkpoints: int = 0

@@ -394,6 +394,7 @@ class Worker:
             clock_held_back_ms=self.outside.clock.held_back_ms(),
             totals=totals,
             counted=counted,
+            runs=Counter(flow for shard in self.shards.values() for flow in shard.runs_under_way),
             due_left=self.has_due,
             difference=sum(map(abs, self.differences.values())),
             checkpoints=self._checkpoints,

@@ -59,7 +59,9 @@ class Look:
         self.process_states = runner.process_states()
         self.reloads = runner.reloads
         self.is_refusing = runner.is_refusing
-        self._flows = [one.label for one in runner.job.loaded.checked.programs if one.state != "draft"]
+        programs = [one for one in runner.job.loaded.checked.programs if one.state != "draft"]
+        self._flows = [one.label for one in programs]
+        self.flows_with_runs = [one.name for one in programs if one.runs is not None]
 
     @cached_property
     def work(self) -> Work:
@@ -182,6 +184,13 @@ def _journeys(look: Look) -> Samples:
         for label, totals in look.totals.items()
         for kind, number in totals.balance().items()
     }
+
+
+def _runs_under_way(look: Look) -> Samples:
+    found: Counter[str] = Counter()
+    for status in look.statuses:
+        found.update(status.runs)
+    return {(flow,): found[flow] for flow in {*look.flows_with_runs, *found}}
 
 
 def _holds_back(look: Look) -> Samples:
@@ -365,6 +374,12 @@ METRICS: Final = (
         (*_FLOW, "channel"),
     ),
     _counter("nudge_suppressed_total", "Sends refused.", _by_flow_and(lambda counts: counts.suppressed), _FLOW_REASON),
+    _gauge(
+        "nudge_runs_under_way",
+        "Shards in which a run over an audience has begun and is not over.",
+        _runs_under_way,
+        ("flow",),
+    ),
     _gauge(
         "nudge_journeys_inside",
         "Journeys that are open.",
