@@ -137,6 +137,12 @@ TELLING: Final[dict[str, dict[str, list[str]]]] = {
         ],
         HEAD + 'entry: {key: "{{ entry.id }}"}\n' + STEPS: ["entry.key"],
     },
+    "unknown-receipt": {
+        "flow: f\ntrigger: {event: $sms_bounced}\n" + STEPS: ["trigger.event"],
+        HEAD + "exit: [{event: $email_open}]\n" + STEPS: ["exit.0.event"],
+        with_steps("{wait_for: {x: {event: $push_suppressed}}, timeout: 1h}"): ["steps.0.wait_for.x.event"],
+        with_steps("{branch: [{when: {did: {event: $ads_seen}}}]}"): ["steps.0.branch.0.when.did.event"],
+    },
     "wait-beyond-active": {
         HEAD
         + "active: {from: 2026-11-01, until: 2026-12-01}\nsteps: [{wait: 31d}, {wait: {for: 31d}}, {wait: 30d}]\n": [
@@ -159,6 +165,8 @@ def test_what_is_most_likely_a_mistake_gets_a_warning_at_its_place(code: str, fl
 
 
 SILENT: Final = [
+    "flow: f\ntrigger: {any: [{event: $sms_failed}, {event: $pageview}, {event: sms_bounced}]}\n" + STEPS,
+    "flow: f\ntrigger: {any: [{event: $sms}, {event: $sms_}, {event: $webhook_paid}, {event: $line_seen}]}\n" + STEPS,
     "flow: f\ntrigger: {event: a, where: {zip: '02142', n: 0, m: 0.5, h: 0x0F, k: [-0.5, +5]}}\n" + STEPS,
     "flow: f\ntrigger: {event: a, where: {kind: entry.create, type: event.opened, t: '{', u: 'a {b} c'}}\n" + STEPS,
     "flow: f\ntrigger: {event: a, where: {properties.profile.x: 1, profile: 1, day: {gt: '2026-11-23'}, s: {gt: m}}}\n"

@@ -10,8 +10,8 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Final
 
-from operators.language.channels import DEFAULT_ADDRESSES
-from operators.language.problems import BadValue, Path, Problems
+from operators.language.channels import DEFAULT_ADDRESSES, STATUSES, may_report
+from operators.language.problems import BadValue, Path, Problems, did_you_mean
 from operators.language.values import DAY, HOUR, Moment, parse_duration, shown
 from operators.program.similar import Similar
 from operators.steps.base import Node
@@ -139,7 +139,14 @@ class _Look:
             self._name(name, at, "an event is named as the tracker sends it")
             if isinstance(name, str) and not _is_template(name):
                 self._similar.note(_trimmed(name), self._problems, at, group)
+                self._receipt(name, at)
         self._where(raw.get("where"), (*path, "where"), place)
+
+    def _receipt(self, name: str, path: Path) -> None:
+        channel, _, status = name[1:].partition("_")
+        if name.startswith("$") and status and channel in DEFAULT_ADDRESSES and not may_report(channel, status):
+            said = f"no receipt of '{channel}' has the status '{status}': this event never comes"
+            self._problems.warn(path, "unknown-receipt", said, did_you_mean(status, STATUSES))
 
     # ---- conditions --------------------------------------------------------------------------------------------
 
