@@ -13,6 +13,7 @@ import pytest
 from dataflow.keep.recovery import last_cut
 from dataflow.keep.statedir import StateDir
 from state.registerfile import look_at_register
+from tests.crash.points import OF_THE_REGISTER, drawn, killed_at
 from tests.jobs import Json, RunningJob, in_folder, run_with_kills
 
 USERS = 20_000
@@ -71,12 +72,31 @@ def test_exactly_as_many_enter_as_the_limit_says_through_kills(
     chance = random.Random(int(processes))
     command = [*job, "--processes", processes, "--epoch", "1s"]
     killed = run_with_kills(command, tmp_path / "log", chance, kills=4, within_s=(1.5, 5.0))
-    journal = in_folder(tmp_path / "out").journal
-    gift, trial = of_flow(journal, "gift"), of_flow(journal, "trial")
     assert killed > 0, "else this shows nothing"
+    check_that_all_adds_up(tmp_path)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_exactly_as_many_enter_through_kills_before_and_after_all_that_the_register_does(
+    tmp_path: Path, job: list[str | Path], processes: str
+) -> None:
+    chance = random.Random(int(processes))
+    row = [drawn(name, when, chance) for name in OF_THE_REGISTER for when in ("before", "after")]
+    chance.shuffle(row)
+    command = [*job, "--processes", processes, "--epoch", "1s"]
+    for point in row:
+        killed_at(command, tmp_path / "log", point, pace="", who=chance.choice(["process", "job"]))
+    RunningJob(command, tmp_path / "log").wait()
+    check_that_all_adds_up(tmp_path)
+
+
+def check_that_all_adds_up(folder: Path) -> None:
+    journal = in_folder(folder / "out").journal
+    gift, trial = of_flow(journal, "gift"), of_flow(journal, "trial")
     assert gift["entered"] == gift["sent"] == LIMIT
     assert sum(gift[kind] for kind in ("entered", "refused limit", "refused holdout")) == USERS
-    view = look_at_register(StateDir(tmp_path / "state").register)
+    view = look_at_register(StateDir(folder / "state").register)
     assert view is not None
     assert view.questions["gift"].taken == LIMIT
     assert sum(one.entered for one in view.members["trial\x1fx"].values()) == TRIED

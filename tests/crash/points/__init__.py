@@ -49,7 +49,11 @@ PASSES = {
     "run.execute": 1,
     "state.write": 1,
     STATE_FILE: 1,
+    "register.place": 300,
+    "register.arm": 300,
+    "register.sync": 5,
 }
+OF_THE_REGISTER = ("register.place", "register.arm", "register.sync")  # Only flows that ask it pass them.
 ONLY_AT_THE_END = ("run.execute:after:1", f"{STATE_FILE}:before:2", f"{STATE_FILE}:after:2", "state.write:after:2")
 # What the parent passes before it starts its processes, however many.
 PARENTS = (
@@ -65,8 +69,8 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def all_points() -> list[tuple[str, str]]:
-    """Return every point that a run passes before its end, before and after."""
-    points = [(name, when) for name in PASSES for when in ("before", "after")]
+    """Return every point that a run of the shop's flows passes before its end, before and after."""
+    points = [(name, when) for name in PASSES if name not in OF_THE_REGISTER for when in ("before", "after")]
     points.remove(("run.execute", "after"))
     return points
 

@@ -36,6 +36,9 @@ PLACES = {
     "run.finish_the_last": ("dataflow.job.lifecycle", "Course._finish_the_last_run"),
     "run.execute": ("dataflow.job.processes", "JobRunner.execute"),
     "state.write": ("dataflow.keep.statedir", "write_state_file"),
+    "register.place": ("state.registerfile", "RegisterFile.find_place"),
+    "register.arm": ("state.registerfile", "RegisterFile.find_arm"),
+    "register.sync": ("state.registerfile", "RegisterFile._sync"),
 }
 HANGS_S = 1.0
 STATE_FILE = "nudge.json"  # A point by itself: the moment at which the new one takes the place of the old one.
