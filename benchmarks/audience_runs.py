@@ -8,17 +8,12 @@ message.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import time
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Final
 
-from benchmarks import measure
-from benchmarks.latency import RESULTS, WORK
-from benchmarks.mass_wake_ups import MARGIN_S, Many, beside_events, run, stopped
+from benchmarks.mass_wake_ups import MARGIN_S, Many, measure_many
 from state.iso import format_ms
 
 RUN: Final = (
@@ -52,38 +47,8 @@ class Members(Many):
 
 
 def main() -> int:
-    """Measure and print one JSON object, which is kept in `benchmarks/results`, too."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--users", type=int, default=1_000_000)
-    parser.add_argument("--rate", type=int, default=500, help="events per second beside it (%(default)s)")
-    parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument(
-        "--entering",
-        type=int,
-        default=10_000,
-        help="who become members per second at least; the moment is set by it (%(default)s)",
-    )
-    parser.add_argument("--broker", metavar="HOST:PORT", help="use this Kafka")
-    parser.add_argument("--output", type=Path, help="result file (default: a new one in benchmarks/results)")
-    options = parser.parse_args()
-    WORK.mkdir(parents=True, exist_ok=True)
-    with measure.kafka(options.broker, WORK, "1g") as kafka:
-        report = {
-            "benchmark": "audience_runs",
-            "at": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-            "machine": measure.machine(),
-            "versions": measure.versions(),
-            "users": options.users,
-            "rate": options.rate,
-            "processes": options.processes,
-            "beside_events": run(options, kafka, beside_events, Members),
-            "stopped": run(options, kafka, stopped, Members),
-        }
-    text = json.dumps(report, indent=1)
-    print(text)
-    output = options.output or RESULTS / f"audience-runs-{datetime.now(UTC).strftime('%Y%m%dT%H%M%SZ')}.json"
-    output.write_text(text + "\n", "utf-8")
-    return 0
+    """Measure, and print one JSON object, which is kept in `benchmarks/results`, too."""
+    return measure_many("audience_runs", __doc__, Members, entering=10_000)
 
 
 def _member(user: str) -> tuple[bytes, bytes, int]:

@@ -38,38 +38,8 @@ PATIENCE_S: Final = 600.0
 
 
 def main() -> int:
-    """Measure and print one JSON object, which is kept in `benchmarks/results`, too."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--users", type=int, default=1_000_000)
-    parser.add_argument("--rate", type=int, default=500, help="events per second beside it (%(default)s)")
-    parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument(
-        "--entering",
-        type=int,
-        default=5_000,
-        help="who enter per second at least; the moment is set by it (%(default)s)",
-    )
-    parser.add_argument("--broker", metavar="HOST:PORT", help="use this Kafka")
-    parser.add_argument("--output", type=Path, help="result file (default: a new one in benchmarks/results)")
-    options = parser.parse_args()
-    WORK.mkdir(parents=True, exist_ok=True)
-    with measure.kafka(options.broker, WORK, "1g") as kafka:
-        report = {
-            "benchmark": "mass_wake_ups",
-            "at": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-            "machine": measure.machine(),
-            "versions": measure.versions(),
-            "users": options.users,
-            "rate": options.rate,
-            "processes": options.processes,
-            "beside_events": run(options, kafka, beside_events),
-            "stopped": run(options, kafka, stopped),
-        }
-    text = json.dumps(report, indent=1)
-    print(text)
-    output = options.output or RESULTS / f"mass-wake-ups-{datetime.now(UTC).strftime('%Y%m%dT%H%M%SZ')}.json"
-    output.write_text(text + "\n", "utf-8")
-    return 0
+    """Measure, and print one JSON object, which is kept in `benchmarks/results`, too."""
+    return measure_many("mass_wake_ups", __doc__, Many, entering=5_000)
 
 
 class Many:
@@ -141,9 +111,49 @@ class Many:
         return round(time.monotonic() - began, 2)
 
 
-def run(
-    options: argparse.Namespace, kafka: Broker | ForeignBroker, what: Any, kind: type[Many] = Many
-) -> dict[str, Any]:
+def measure_many(name: str, text: str | None, kind: type[Many], *, entering: int) -> int:
+    """Measure a *kind* of many users beside events, and stopped amid them.
+
+    Args:
+        name: of the benchmark.
+        text: what it measures.
+        entering: how many come per second at least, unless told otherwise.
+    """
+    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--users", type=int, default=1_000_000)
+    parser.add_argument("--rate", type=int, default=500, help="events per second beside it (%(default)s)")
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument(
+        "--entering",
+        type=int,
+        default=entering,
+        help="who come per second at least; the moment is set by it (%(default)s)",
+    )
+    parser.add_argument("--broker", metavar="HOST:PORT", help="use this Kafka")
+    parser.add_argument("--output", type=Path, help="result file (default: a new one in benchmarks/results)")
+    options = parser.parse_args()
+    WORK.mkdir(parents=True, exist_ok=True)
+    with measure.kafka(options.broker, WORK, "1g") as kafka:
+        report = {
+            "benchmark": name,
+            "at": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "machine": measure.machine(),
+            "versions": measure.versions(),
+            "users": options.users,
+            "rate": options.rate,
+            "processes": options.processes,
+            "beside_events": run(options, kafka, beside_events, kind),
+            "stopped": run(options, kafka, stopped, kind),
+        }
+    found = json.dumps(report, indent=1)
+    print(found)
+    at = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    output = options.output or RESULTS / f"{name.replace('_', '-')}-{at}.json"
+    output.write_text(found + "\n", "utf-8")
+    return 0
+
+
+def run(options: argparse.Namespace, kafka: Broker | ForeignBroker, what: Any, kind: type[Many]) -> dict[str, Any]:
     """Return what one job shows: *what* is done once everybody waits for the moment."""
     work = Path(tempfile.mkdtemp(prefix="mass-", dir=WORK))
     many = kind(options, kafka, work)
