@@ -63,6 +63,27 @@ def test_the_arms_of_a_split_in_another_order_are_another_content() -> None:
     assert of("{a: 50%, b: 50%}") != of("{b: 50%, a: 50%}")
 
 
+def of_labels(*labels: str) -> Checked:
+    written = ", ".join(f"{label}: {{event: {label[0]}}}" for label in labels)
+    text = f"flow: f\ntrigger: {{event: a}}\nsteps:\n- {{wait_for: {{{written}}}, timeout: 1h}}"
+    return compile_texts([FlowText("f.yaml", text)], Workspace())
+
+
+def test_labels_of_one_event_in_another_order_are_another_content_and_others_are_not() -> None:
+    """Of those that one event satisfies the first wins."""
+    assert of_labels("x", "y").programs[0].content == of_labels("y", "x").programs[0].content
+    deployed = {LABEL: of_labels("x1", "y", "x2").programs[0].content}
+    for same in (of_labels("x1", "y", "x2"), of_labels("y", "x1", "x2"), of_labels("x1", "x2", "y")):
+        assert refuse_reused_versions(same, deployed) == []
+    with pytest.raises(FlowError):
+        refuse_reused_versions(of_labels("x2", "y", "x1"), deployed)
+
+
+def test_a_version_that_was_deployed_before_the_order_of_labels_counted_goes_on() -> None:
+    for now in (of_labels("x1", "x2"), of_labels("x2", "x1")):
+        assert refuse_reused_versions(now, {LABEL: now.programs[0].content_unordered}) == []
+
+
 def test_a_version_that_was_deployed_while_its_moments_were_utc_goes_on_and_is_named() -> None:
     now = checked(SHANGHAI, LOCAL)
     assert refuse_reused_versions(now, {LABEL: now.programs[0].content_in_utc}) == now.programs

@@ -180,7 +180,7 @@ def refuse_reused_versions(checked: Checked, deployed: Mapping[str, str]) -> lis
     reread = []
     for program in checked.programs:
         before = deployed.get(program.label, program.content)
-        if before == program.content:
+        if before in (program.content, program.content_unordered):
             continue
         if before == program.content_in_utc:
             reread.append(program)

@@ -71,6 +71,7 @@ class Program:
     statuses that these want to know.
     `content` identifies what the flow does: title, owner and state aside. `content_in_utc` does, too, but takes
     moments without an offset for UTC, as they were read once; it is another one only where that makes a difference.
+    Neither it nor `content_unordered` says in which order labels of a `wait_for` stand; once none did.
     """
 
     name: str
@@ -100,6 +101,7 @@ class Program:
     asked: dict[str, frozenset[str]]
     goals: tuple[Goal, ...]
     content: str
+    content_unordered: str
     content_in_utc: str
     label: str
     is_paused: bool

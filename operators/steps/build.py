@@ -122,8 +122,8 @@ class Build:
     number. `wants` has every event that somebody wants, `clauses` every `did` with the event that it counts, `channels`
     those that are sent to, by name, `asked` the audiences that somebody asks for, with their paths, `added` those that
     the flow adds users to, `local_moments` the ms of the moments that would be others in UTC, by their paths, `orders`
-    the keys of mappings in which their order says something. `zone` is that of the flow. `is_lost` says that somewhere
-    a journey goes on at a step that is not known.
+    and `late_orders` the keys of mappings in which their order says something, see `note_order`. `zone` is that of the
+    flow. `is_lost` says that somewhere a journey goes on at a step that is not known.
 
     Args:
         kinds: the models of the kinds of steps that there are.
@@ -146,6 +146,7 @@ class Build:
         self.added: set[str] = set()
         self.local_moments: dict[Path, int] = {}
         self.orders: dict[Path, list[str]] = {}
+        self.late_orders: dict[Path, list[str]] = {}
         self.lanes: list[Lane] = []
         self.is_lost = False
         self._workspace = workspace
@@ -282,11 +283,13 @@ class Build:
             self.problem("bad-sum", f"the shares come to {total:f}%, and not to 100%", hint, *place)
         return total == WHOLE
 
-    def note_order(self, *place: str | int) -> None:
-        """Note that the order of the keys at *place* says something: other content has another one."""
-        path = (*self._path, *place)
-        written = self.problems.document.value_at(path)
-        self.orders[path] = [str(key) for key in written] if isinstance(written, dict) else []
+    def note_order(self, keys: Iterable[str], *place: str | int, since_ever: bool = False) -> None:
+        """Note that the order of the *keys* at *place* says something: other content has another one.
+
+        Args:
+            since_ever: it was a part of the content as long as there is this kind of step.
+        """
+        (self.orders if since_ever else self.late_orders)[(*self._path, *place)] = list(keys)
 
     def arm(self, then: dict[str, Any], label: str) -> Node | None:
         """Return where the arm *label* begins; an arm that is not written goes on after the step."""

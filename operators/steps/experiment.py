@@ -83,7 +83,7 @@ class ExperimentModel(StepModel):
         trial = self.experiment
         labels = list(trial.arms)
         build.known_labels(self.then, labels)
-        build.note_order("experiment", "arms")
+        build.note_order(labels, "experiment", "arms", since_ever=True)
         arms = {label: build.arm(self.then, label) for label in labels}
         is_sound = build.is_whole(trial.arms, "experiment", "arms")
         goal = build.wanted(trial.goal, "experiment", "goal")

@@ -45,7 +45,7 @@ class SplitModel(StepModel):
 
     def build(self, build: Build) -> Step | None:
         build.known_labels(self.then, [*self.split])
-        build.note_order("split")
+        build.note_order(self.split, "split", since_ever=True)
         arms = {label: build.arm(self.then, label) for label in self.split}
         if not build.is_whole(self.split, "split"):
             return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Final
@@ -69,11 +70,19 @@ class WaitForModel(StepModel):
             )
             return None
         build.known_labels(self.then, [*self.wait_for, TIMEOUT])
+        self._note_order(build)
         awaited = []
         for label, written in self.wait_for.items():
             wanted = build.wanted(written, "wait_for", label)
             awaited.append(Awaited(label, wanted, written.at_least, build.arm(self.then, label)))
         return WaitForStep(awaited, self.timeout, build.arm(self.then, TIMEOUT))
+
+    def _note_order(self, build: Build) -> None:
+        """Of labels with the same event the first wins, so their order is part of what the flow does."""
+        of_events = Counter(one.event for one in self.wait_for.values())
+        together = [label for label, one in self.wait_for.items() if of_events[one.event] > 1]
+        if together:
+            build.note_order(together, "wait_for")
 
 
 @dataclass(frozen=True, slots=True)
