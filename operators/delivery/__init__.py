@@ -1,0 +1,1 @@
+"""Delivery, from an action to exactly one outcome: pure, with time as an argument."""

@@ -1,0 +1,1 @@
+"""Delivery: from an action to its outcome."""
