@@ -23,7 +23,16 @@ from heapq import heappop, heappush
 from random import Random
 from typing import Final, NamedTuple
 
-from operators.delivery.answers import (
+from operators.delivery.bucket import TokenBucket
+from operators.delivery.policy import (
+    BACKOFF_FIRST_MS,
+    BACKOFF_MOST_MS,
+    CLOCKS_DIFFER_MS,
+    LOOK_AGAIN_MS,
+    PROBE_MS,
+    Policy,
+)
+from state.delivery import (
     ACCEPTED,
     CONFIG,
     EXPIRED,
@@ -38,15 +47,6 @@ from operators.delivery.answers import (
     Answer,
     Entry,
     Outcome,
-)
-from operators.delivery.bucket import TokenBucket
-from operators.delivery.policy import (
-    BACKOFF_FIRST_MS,
-    BACKOFF_MOST_MS,
-    CLOCKS_DIFFER_MS,
-    LOOK_AGAIN_MS,
-    PROBE_MS,
-    Policy,
 )
 
 NEVER: Final = 1 << 62

@@ -1,4 +1,4 @@
-"""Whatever dies, hangs, lies or moves: every action has one outcome, and nobody is called again whose outcome is known."""
+"""Whatever dies, hangs, lies or moves: an action has one outcome, and is not called again once that is known."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from operators.delivery.answers import ACCEPTED, REJECTED, UNKNOWN
+from state.delivery import ACCEPTED, REJECTED, UNKNOWN
 from tests.delivery.world import World
 
 SEEDS = int(os.environ.get("NUDGE_DELIVERY_SEEDS", "2000"))

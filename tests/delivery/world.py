@@ -1,7 +1,7 @@
 """A world in which deliveries happen: processes that are killed and share partitions, a ledger, a provider with moods.
 
 Everything takes place in virtual time, in an order that a seed decides. The ledger is a table to which the rules of
-`operators/delivery/ledger.py` are applied; what it has taken stays. A process carries out its machine's commands one by
+`state/ledger.py` are applied; what it has taken stays. A process carries out its machine's commands one by
 one, each a while after it was given, and may die before or after each.
 """
 
@@ -13,19 +13,6 @@ from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from random import Random
 
-from operators.delivery import ledger
-from operators.delivery.answers import (
-    CONFIG,
-    OK,
-    PERMANENT,
-    RETRY,
-    THROTTLED,
-    TOKEN,
-    UNKNOWN,
-    Answer,
-    Entry,
-    Outcome,
-)
 from operators.delivery.machine import (
     Ask,
     Begin,
@@ -41,6 +28,19 @@ from operators.delivery.machine import (
     Tell,
 )
 from operators.delivery.policy import AGAIN, PARK, Policy
+from state import ledger
+from state.delivery import (
+    CONFIG,
+    OK,
+    PERMANENT,
+    RETRY,
+    THROTTLED,
+    TOKEN,
+    UNKNOWN,
+    Answer,
+    Entry,
+    Outcome,
+)
 
 HOUR = 3_600_000
 

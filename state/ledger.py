@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from operators.delivery.answers import UNKNOWN, Entry, Outcome
+from state.delivery import UNKNOWN, Entry, Outcome
 
 
 def begin(found: Entry | None, attempt: int, owner: str, lease_ms: int, now: int) -> Entry | None:

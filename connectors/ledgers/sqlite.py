@@ -1,0 +1,142 @@
+"""The ledger in one SQLite file: for one process, and whoever looks up what it has sent.
+
+    actions     what has begun and what became of it, by the action's id
+
+Notes are made by one thread, as many together as have come meanwhile. A note is on the disk once its future is done;
+a hundred cost one sync as one does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final
+
+from connectors.ledgers.base import KEPT_MS, LedgerAway, Note, Noted, ToBegin, ToFree, ToLook
+from state import ledger
+from state.delivery import Entry, Outcome
+from state.errors import StateRefused
+
+FORMAT: Final = 1
+PATIENCE_S: Final = 5.0
+_TABLES: Final = """
+CREATE TABLE IF NOT EXISTS actions (
+    action_id TEXT PRIMARY KEY, channel TEXT, attempt INTEGER, since_ms INTEGER, owner TEXT, lease_ms INTEGER,
+    status TEXT, at_ms INTEGER, code TEXT, detail TEXT, provider_id TEXT, further TEXT
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS by_provider ON actions (channel, provider_id) WHERE provider_id != '';
+CREATE INDEX IF NOT EXISTS by_time ON actions (at_ms) WHERE at_ms IS NOT NULL;
+"""
+_COLUMNS: Final = "attempt, since_ms, owner, lease_ms, status, at_ms, code, detail, provider_id, further"
+
+
+class SqliteLedger:
+    """The ledger of one channel in a file.
+
+    Args:
+        path: the file; it is made.
+        channel: whose actions they are.
+        owner: who begins attempts, another name for each start of a process.
+
+    Raises:
+        StateRefused: it is no ledger, or a newer one.
+    """
+
+    def __init__(self, path: Path, channel: str, owner: str) -> None:
+        self._channel, self._owner = channel, owner
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
+        self._database = self._thread.submit(_opened, path).result()
+        self._path = path
+
+    async def note(self, notes: Sequence[Note], now: int) -> list[Noted]:
+        """Make *notes*; see `Ledger`."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._note, list(notes), now)
+
+    def _note(self, notes: list[Note], now: int) -> list[Noted]:
+        database = self._database
+        try:
+            database.execute("BEGIN IMMEDIATE")
+            try:
+                found = [self._one(note, now) for note in notes]
+            except BaseException:
+                database.execute("ROLLBACK")
+                raise
+            database.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise LedgerAway(f"the ledger {self._path} cannot be written: {error}") from error
+        return found
+
+    def _one(self, note: Note, now: int) -> Noted:
+        found = self._find(note.action_id)
+        if isinstance(note, ToLook):
+            return Noted(found, True)
+        if isinstance(note, ToBegin):
+            made = ledger.begin(found, note.attempt, self._owner, note.lease_ms, now)
+        elif isinstance(note, ToFree):
+            made = ledger.free(found, note.attempt, self._owner)
+        else:
+            made = ledger.settle(found, note.attempt, self._owner, note.outcome, now)
+        if made is None:
+            return Noted(found, False)
+        self._write(note.action_id, made)
+        return Noted(made, True)
+
+    def _find(self, action_id: str) -> Entry | None:
+        row = self._database.execute(f"SELECT {_COLUMNS} FROM actions WHERE action_id = ?", (action_id,)).fetchone()  # noqa: S608
+        return None if row is None else _entry(row)
+
+    def _write(self, action_id: str, entry: Entry) -> None:
+        outcome = entry.outcome
+        rest: tuple[Any, ...] = (None, None, "", "", "", "")
+        if outcome is not None:
+            rest = (
+                outcome.status, outcome.at_ms, outcome.code, outcome.detail, outcome.provider_id, outcome.further
+            )  # fmt: skip
+        self._database.execute(
+            "INSERT OR REPLACE INTO actions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (action_id, self._channel, entry.attempt, entry.since_ms, entry.owner, entry.lease_ms, *rest),
+        )
+
+    async def forget(self, before_ms: int) -> int:
+        """Forget actions whose outcome is older than *before_ms*; see `Ledger`."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._forget, before_ms)
+
+    def _forget(self, before_ms: int) -> int:
+        try:
+            return self._database.execute("DELETE FROM actions WHERE at_ms < ?", (before_ms,)).rowcount
+        except sqlite3.Error as error:
+            raise LedgerAway(f"the ledger {self._path} cannot be written: {error}") from error
+
+    async def close(self) -> None:
+        """Let go of it; see `Ledger`."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._database.close)
+        self._thread.shutdown()
+
+
+def _entry(row: Sequence[Any]) -> Entry:
+    attempt, since_ms, owner, lease_ms, status, at_ms, code, detail, provider_id, further = row
+    outcome = None if status is None else Outcome(status, at_ms, code, detail, provider_id, further)
+    return Entry(attempt, since_ms, owner, lease_ms, outcome)
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    try:
+        database = sqlite3.connect(path, timeout=PATIENCE_S, isolation_level=None)
+        database.execute("PRAGMA journal_mode=WAL")
+        database.execute("PRAGMA synchronous=FULL")
+        (known,) = database.execute("PRAGMA user_version").fetchone()
+        if known > FORMAT:
+            raise StateRefused(
+                f"the ledger {path} has format {known}, and this version knows {FORMAT}: use a newer one"
+            )
+        database.executescript(_TABLES)
+        database.execute(f"PRAGMA user_version={FORMAT}")
+    except sqlite3.Error as error:
+        raise StateRefused(f"{path} cannot be opened as a ledger: {error}") from error
+    return database
+
+
+__all__ = ["KEPT_MS", "SqliteLedger"]
