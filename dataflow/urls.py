@@ -80,8 +80,8 @@ def parse_source(url: str) -> SourceUrl:
     raise UsageError(f"--source {url}: write kafka://host:9092/topic or file:events.jsonl")
 
 
-def parse_sink(url: str) -> SinkUrl:
-    """Return what a `--sink` names.
+def parse_sink(url: str, flag: str = "--sink") -> SinkUrl:
+    """Return what a `--sink` names, or another *flag* that takes the same.
 
     Raises:
         UsageError: it names nothing that can be written to.
@@ -96,16 +96,16 @@ def parse_sink(url: str) -> SinkUrl:
         query = dict(parse_qsl(parts.query))
         unknown = sorted(set(query) - {"prefix", "partitions"})
         if not parts.netloc or parts.path.strip("/"):
-            raise UsageError(f"--sink {url}: a Kafka sink is kafka://host:9092, one topic per channel")
+            raise UsageError(f"{flag} {url}: a Kafka sink is kafka://host:9092, one topic per channel")
         if unknown:
-            raise UsageError(f"--sink {url}: '{unknown[0]}' is not a parameter; there are prefix and partitions")
+            raise UsageError(f"{flag} {url}: '{unknown[0]}' is not a parameter; there are prefix and partitions")
         partitions = query.get("partitions", "1")
         if not partitions.isdecimal() or not 1 <= int(partitions) <= PARTITIONS_MAX:
-            raise UsageError(f"--sink {url}: partitions is a number from 1 to {PARTITIONS_MAX}")
+            raise UsageError(f"{flag} {url}: partitions is a number from 1 to {PARTITIONS_MAX}")
         if not TOPIC.fullmatch(query.get("prefix", "x")):
-            raise UsageError(f"--sink {url}: a prefix has letters, digits, '.', '_' and '-', as topics have")
-        return SinkUrl("kafka", _bootstrap("--sink", url, parts.netloc), options=query)
-    raise UsageError(f"--sink {url}: write kafka://host:9092, file:DIR or stdout:")
+            raise UsageError(f"{flag} {url}: a prefix has letters, digits, '.', '_' and '-', as topics have")
+        return SinkUrl("kafka", _bootstrap(flag, url, parts.netloc), options=query)
+    raise UsageError(f"{flag} {url}: write kafka://host:9092, file:DIR or stdout:")
 
 
 def _bootstrap(flag: str, url: str, netloc: str) -> str:

@@ -66,10 +66,12 @@ class Entry:
 
     `attempt` is the number of the last attempt, from 1; `since_ms` when the first one began. While `owner` is not
     empty, that attempt has begun and has shown nothing yet; until `lease_ms` nobody else may think that it has ended.
+    `user_id` is whom the action is for: a provider that reports on it does not know.
     """
 
     attempt: int
     since_ms: int
+    user_id: str
     owner: str = ""
     lease_ms: int = 0
     outcome: Outcome | None = None

@@ -6,7 +6,8 @@
                unknown -> accepted, ..      what an attempt shows in the end counts, whoever has given it up
 
 Every note names the attempt that it is about, and a begun one its owner. So of two processes that have the same action
-one is refused, whatever each of them believes.
+one is refused, whatever each of them believes. A note that is made again, since nobody knows whether it was made, is
+made once.
 """
 
 from __future__ import annotations
@@ -16,30 +17,36 @@ from dataclasses import replace
 from state.delivery import UNKNOWN, Entry, Outcome
 
 
-def begin(found: Entry | None, attempt: int, owner: str, lease_ms: int, now: int) -> Entry | None:
+def begin(found: Entry | None, attempt: int, user_id: str, owner: str, lease_ms: int, now: int) -> Entry | None:
     """Return what is noted where *owner* begins *attempt*, None where that is refused."""
     if found is None:
-        return Entry(attempt, now, owner, lease_ms) if attempt == 1 else None
-    if found.outcome is not None or found.attempt != attempt - 1:
+        return Entry(attempt, now, user_id, owner, lease_ms) if attempt == 1 else None
+    if found.outcome is not None:
+        return None
+    if (found.attempt, found.owner) == (attempt, owner):
+        return found
+    if found.attempt != attempt - 1:
         return None
     if found.owner and found.owner != owner and found.lease_ms > now:
         return None
-    return Entry(attempt, found.since_ms, owner, lease_ms)
+    return Entry(attempt, found.since_ms, user_id, owner, lease_ms)
 
 
 def free(found: Entry | None, attempt: int, owner: str) -> Entry | None:
     """Return what is noted where *attempt* of *owner* has sent nothing, None where it is not the one that has begun."""
-    if found is None or found.outcome is not None or (found.attempt, found.owner) != (attempt, owner):
+    if found is None or found.outcome is not None or found.attempt != attempt or found.owner not in ("", owner):
         return None
     return replace(found, owner="", lease_ms=0)
 
 
-def settle(found: Entry | None, attempt: int, owner: str, outcome: Outcome, now: int) -> Entry | None:
+def settle(found: Entry | None, attempt: int, user_id: str, owner: str, outcome: Outcome, now: int) -> Entry | None:
     """Return what is noted where *owner* knows the *outcome* by *attempt*, None where that is refused."""
     if found is None:
-        return Entry(0, now, owner, 0, outcome) if attempt == 0 else None
+        return Entry(0, now, user_id, owner, 0, outcome) if attempt == 0 else None
     if found.attempt != attempt:
         return None
+    if found.outcome == outcome:
+        return found
     if found.outcome is not None:
         is_later = found.outcome.status == UNKNOWN and outcome.status != UNKNOWN and found.owner == owner
         return replace(found, outcome=outcome) if is_later else None

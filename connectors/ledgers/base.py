@@ -28,10 +28,11 @@ class Noted(NamedTuple):
 
 
 class ToBegin(NamedTuple):
-    """An attempt is to begin."""
+    """An attempt is to begin for a user's action."""
 
     action_id: str
     attempt: int
+    user_id: str
     lease_ms: int
 
 
@@ -43,10 +44,11 @@ class ToFree(NamedTuple):
 
 
 class ToSettle(NamedTuple):
-    """An attempt has shown what becomes of the action, which goes to *user_id* on *channel*."""
+    """An attempt has shown what becomes of a user's action."""
 
     action_id: str
     attempt: int
+    user_id: str
     outcome: Outcome
 
 
@@ -67,6 +69,14 @@ class Ledger(Protocol):
 
         Raises:
             LedgerAway: it may have been noted, or not; the same notes may be made again.
+        """
+        ...
+
+    async def find(self, provider_id: str) -> tuple[str, Entry] | None:
+        """Return the action that the provider calls so, with what is known of it, None where nothing is.
+
+        Raises:
+            LedgerAway: it cannot be read now.
         """
         ...
 

@@ -24,13 +24,13 @@ FORMAT: Final = 1
 PATIENCE_S: Final = 5.0
 _TABLES: Final = """
 CREATE TABLE IF NOT EXISTS actions (
-    action_id TEXT PRIMARY KEY, channel TEXT, attempt INTEGER, since_ms INTEGER, owner TEXT, lease_ms INTEGER,
-    status TEXT, at_ms INTEGER, code TEXT, detail TEXT, provider_id TEXT, further TEXT
+    action_id TEXT PRIMARY KEY, channel TEXT, attempt INTEGER, since_ms INTEGER, user_id TEXT, owner TEXT,
+    lease_ms INTEGER, status TEXT, at_ms INTEGER, code TEXT, detail TEXT, provider_id TEXT, further TEXT
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS by_provider ON actions (channel, provider_id) WHERE provider_id != '';
 CREATE INDEX IF NOT EXISTS by_time ON actions (at_ms) WHERE at_ms IS NOT NULL;
 """
-_COLUMNS: Final = "attempt, since_ms, owner, lease_ms, status, at_ms, code, detail, provider_id, further"
+_COLUMNS: Final = "attempt, since_ms, user_id, owner, lease_ms, status, at_ms, code, detail, provider_id, further"
 
 
 class SqliteLedger:
@@ -74,11 +74,11 @@ class SqliteLedger:
         if isinstance(note, ToLook):
             return Noted(found, True)
         if isinstance(note, ToBegin):
-            made = ledger.begin(found, note.attempt, self._owner, note.lease_ms, now)
+            made = ledger.begin(found, note.attempt, note.user_id, self._owner, note.lease_ms, now)
         elif isinstance(note, ToFree):
             made = ledger.free(found, note.attempt, self._owner)
         else:
-            made = ledger.settle(found, note.attempt, self._owner, note.outcome, now)
+            made = ledger.settle(found, note.attempt, note.user_id, self._owner, note.outcome, now)
         if made is None:
             return Noted(found, False)
         self._write(note.action_id, made)
@@ -96,9 +96,30 @@ class SqliteLedger:
                 outcome.status, outcome.at_ms, outcome.code, outcome.detail, outcome.provider_id, outcome.further
             )  # fmt: skip
         self._database.execute(
-            "INSERT OR REPLACE INTO actions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (action_id, self._channel, entry.attempt, entry.since_ms, entry.owner, entry.lease_ms, *rest),
+            "INSERT OR REPLACE INTO actions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                action_id,
+                self._channel,
+                entry.attempt,
+                entry.since_ms,
+                entry.user_id,
+                entry.owner,
+                entry.lease_ms,
+                *rest,
+            ),
         )
+
+    async def find(self, provider_id: str) -> tuple[str, Entry] | None:
+        """Return what the provider calls so; see `Ledger`."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._find_provider, provider_id)
+
+    def _find_provider(self, provider_id: str) -> tuple[str, Entry] | None:
+        query = f"SELECT action_id, {_COLUMNS} FROM actions WHERE channel = ? AND provider_id = ? LIMIT 1"  # noqa: S608
+        try:
+            row = self._database.execute(query, (self._channel, provider_id)).fetchone()
+        except sqlite3.Error as error:
+            raise LedgerAway(f"the ledger {self._path} cannot be read: {error}") from error
+        return None if row is None else (row[0], _entry(row[1:]))
 
     async def forget(self, before_ms: int) -> int:
         """Forget actions whose outcome is older than *before_ms*; see `Ledger`."""
@@ -117,9 +138,9 @@ class SqliteLedger:
 
 
 def _entry(row: Sequence[Any]) -> Entry:
-    attempt, since_ms, owner, lease_ms, status, at_ms, code, detail, provider_id, further = row
+    attempt, since_ms, user_id, owner, lease_ms, status, at_ms, code, detail, provider_id, further = row
     outcome = None if status is None else Outcome(status, at_ms, code, detail, provider_id, further)
-    return Entry(attempt, since_ms, owner, lease_ms, outcome)
+    return Entry(attempt, since_ms, user_id, owner, lease_ms, outcome)
 
 
 def _opened(path: Path) -> sqlite3.Connection:

@@ -225,6 +225,10 @@ class Deliveries:
                 due.append(max(self._held_ms, self._probe_ms))
         return min(due, default=None)
 
+    def has(self, action_id: str) -> bool:
+        """Tell whether an action is open."""
+        return action_id in self._open
+
     def has_open(self, partition: str) -> bool:
         """Tell whether something of *partition* is open."""
         return any(place.partition == partition for one in self._open.values() for place in one.places)

@@ -76,6 +76,9 @@ class ChannelModel(Model):
     ] = None
     caps: Annotated[Caps, Field(description="The most marketing messages on this channel.")] = []
     quiet: Annotated[Quiet | None, Field(description="Times without marketing messages on this channel.")] = None
+    deliver: Annotated[
+        dict[str, Any] | None, Field(description="How nudge deliver carries the actions; null: it does not.")
+    ] = None
 
 
 class Workspace(Model):
@@ -193,4 +196,15 @@ def without_settings(text: str) -> str:
     """Return what a workspace says of channels and messages, as JSON: the part that a state keeps."""
     document, _ = read_document(FILE, text.encode())
     data = document.data if isinstance(document.data, dict) else {}
-    return json.dumps({key: value for key, value in data.items() if key not in _SETTINGS}, ensure_ascii=False)
+    kept = {key: value for key, value in data.items() if key not in _SETTINGS}
+    channels = kept.get("channels")
+    if isinstance(channels, dict):
+        kept["channels"] = {name: _without_delivery(channel) for name, channel in channels.items()}
+    return json.dumps(kept, ensure_ascii=False)
+
+
+def _without_delivery(channel: Any) -> Any:
+    """Return what the job wants to know of a channel: how its actions are carried is not its business."""
+    if not isinstance(channel, dict):
+        return channel
+    return {key: value for key, value in channel.items() if key != "deliver"}

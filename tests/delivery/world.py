@@ -192,7 +192,7 @@ class Process:
         if isinstance(command, Look):
             return lambda: machine.looked(one, found, world.now)
         if isinstance(command, Begin):
-            noted = ledger.begin(found, command.attempt, self.name, command.lease_ms, world.now)
+            noted = ledger.begin(found, command.attempt, "u", self.name, command.lease_ms, world.now)
             if noted is not None:
                 entries[one] = noted
             wait = None if noted is None else 0
@@ -211,7 +211,7 @@ class Process:
             entries[one] = ledger.free(found, command.attempt, self.name) or entries[one]
             return lambda: machine.freed(one, world.now)
         if isinstance(command, Settle):
-            settled = ledger.settle(found, command.attempt, self.name, command.outcome, world.now)
+            settled = ledger.settle(found, command.attempt, "u", self.name, command.outcome, world.now)
             if settled is not None:
                 entries[one] = settled
             outcome = None if settled is None else command.outcome

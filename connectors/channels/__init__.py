@@ -1,0 +1,1 @@
+"""What actions are delivered through: one file per provider."""

@@ -1,0 +1,114 @@
+"""What providers over HTTP have in common: one client, and what becomes of a call that gets no whole answer."""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+from collections.abc import Iterable
+from typing import Final
+
+import httpcore
+import httpx
+
+from connectors.channels.addresses import ForbiddenAddress, Guarded
+from state.delivery import CONFIG, PERMANENT, RETRY, THROTTLED, UNKNOWN, Answer
+
+ANSWER_MAX: Final = 64 * 1024
+RETRY_AFTER_MAX_MS: Final = 24 * 3_600_000
+DETAIL_MAX: Final = 500
+
+
+class Answered:
+    """A whole answer: its status, its head, and its first 64 KiB."""
+
+    def __init__(self, status: int, headers: httpx.Headers, body: bytes) -> None:
+        self.status, self.headers, self.body = status, headers, body
+
+    @property
+    def text(self) -> str:
+        """The beginning of the body, for people."""
+        return self.body[:DETAIL_MAX].decode("utf-8", errors="replace")
+
+
+class HttpClient:
+    """Calls hosts over HTTP.
+
+    Args:
+        timeout_s: how long a call may take in all.
+        connections: how many there may be.
+        allowed: hosts that may be called in any network; None: all may, as their addresses are ours to choose.
+        transport: what to call instead, in tests.
+    """
+
+    def __init__(
+        self,
+        timeout_s: float,
+        connections: int,
+        allowed: Iterable[str] | None = None,
+        *,
+        http2: bool = False,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self._timeout_s = timeout_s
+        limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
+        if transport is None:
+            inner = httpx.AsyncHTTPTransport(http2=http2, limits=limits)
+            if allowed is not None:
+                inner._pool._network_backend = Guarded(allowed)
+            transport = inner
+        self._client = httpx.AsyncClient(
+            transport=transport, timeout=httpx.Timeout(timeout_s), follow_redirects=False, trust_env=False
+        )
+
+    async def send(self, request: httpx.Request) -> Answered | Answer:
+        """Send *request*, and return what came back, or what it means that nothing whole did."""
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                response = await self._client.send(request, stream=True)
+                try:
+                    body = b""
+                    async for chunk in response.aiter_bytes():
+                        body += chunk
+                        if len(body) >= ANSWER_MAX:
+                            break
+                finally:
+                    await response.aclose()
+            return Answered(response.status_code, response.headers, body[:ANSWER_MAX])
+        except (ForbiddenAddress, httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
+            return Answer(CONFIG, "address", str(error))
+        except httpx.ConnectError as error:
+            if isinstance(error.__cause__, ForbiddenAddress):
+                return Answer(PERMANENT, "forbidden_address", str(error.__cause__))
+            return Answer(RETRY, "connect", str(error)[:DETAIL_MAX])
+        except (httpx.ConnectTimeout, httpx.PoolTimeout) as error:
+            return Answer(RETRY, "connect_timeout", str(error)[:DETAIL_MAX])
+        except (httpx.HTTPError, httpcore.ProtocolError, TimeoutError, OSError) as error:
+            return Answer(UNKNOWN, "no_answer", f"{type(error).__name__} {error}".strip()[:DETAIL_MAX])
+
+    async def close(self) -> None:
+        """Let go of the connections."""
+        await self._client.aclose()
+
+
+def retry_after_ms(answered: Answered, now_ms: int) -> int | None:
+    """Return how long `Retry-After` says to wait, None where it says nothing that can be read."""
+    written = answered.headers.get("retry-after", "").strip()
+    if written.isdigit():
+        return min(RETRY_AFTER_MAX_MS, int(written) * 1000)
+    parsed = email.utils.parsedate_to_datetime(written) if written[:1].isalpha() and "," in written else None
+    if parsed is None:
+        return None
+    return max(0, min(RETRY_AFTER_MAX_MS, int(parsed.timestamp() * 1000) - now_ms))
+
+
+def by_status(answered: Answered, now_ms: int) -> Answer | None:
+    """Return what a status says by itself that is not 2xx, as receivers of webhooks mean it; None for 2xx."""
+    status, detail = answered.status, answered.text
+    code = f"http_{status}"
+    if 200 <= status < 300:
+        return None
+    if status in (429, 502, 503, 504):
+        return Answer(THROTTLED, code, detail, wait_ms=retry_after_ms(answered, now_ms), is_of_recipient=status != 429)
+    if status in (408, 425) or status >= 500:
+        return Answer(RETRY, code, detail)
+    return Answer(CONFIG if status == 410 else PERMANENT, code, detail)

@@ -1,0 +1,136 @@
+"""Read topics as one of a consumer group: which partitions one has changes while one reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from connectors.kafka import ANSWER_TIMEOUT_S, Options, client_options
+
+POLL_S: Final = 0.1
+BATCH: Final = 500
+SESSION_MS: Final = 10_000
+
+
+class GroupRecord(NamedTuple):
+    """A record, and where it stands."""
+
+    topic: str
+    partition: int
+    offset: int
+    value: bytes | None
+
+
+class GroupError(Exception):
+    """The group cannot be read; the message says why."""
+
+
+class GroupReader:
+    """A member of a consumer group. All methods are for one thread; the callbacks come in `poll`.
+
+    Args:
+        given: called with the partitions that this member has from now on, and from which offset each is read; None:
+            from its start.
+        taken: called with those that others have from now on, before they have them: what is open ends first.
+        lost: called with those that others have already.
+    """
+
+    def __init__(
+        self,
+        bootstrap: str,
+        group: str,
+        topics: Sequence[str],
+        options: Options,
+        *,
+        given: Callable[[Mapping[tuple[str, int], int | None]], None],
+        taken: Callable[[Sequence[tuple[str, int]]], None],
+        lost: Callable[[Sequence[tuple[str, int]]], None],
+    ) -> None:
+        settings: dict[str, Any] = {
+            **client_options(bootstrap, options),
+            "group.id": group,
+            "enable.auto.commit": False,
+            "enable.auto.offset.store": False,
+            "auto.offset.reset": "earliest",
+            "partition.assignment.strategy": "cooperative-sticky",
+            "session.timeout.ms": SESSION_MS,
+            "max.poll.interval.ms": 300_000,
+            "isolation.level": "read_committed",
+            "allow.auto.create.topics": False,
+        }
+        self._consumer = Consumer(settings)
+        self._consumer.subscribe(
+            list(topics),
+            on_assign=lambda consumer, some: self._assign(consumer, some, given),
+            on_revoke=lambda _, some: taken(_places(some)),
+            on_lost=lambda _, some: lost(_places(some)),
+        )
+
+    @staticmethod
+    def _assign(
+        consumer: Consumer, some: list[TopicPartition], given: Callable[[Mapping[tuple[str, int], int | None]], None]
+    ) -> None:
+        committed = consumer.committed(some, ANSWER_TIMEOUT_S) if some else []
+        consumer.incremental_assign(some)
+        given({(one.topic, one.partition): one.offset if one.offset >= 0 else None for one in committed})
+
+    def poll(self) -> list[GroupRecord]:
+        """Return what has come, at most for 0.1 s.
+
+        Raises:
+            GroupError: nobody can go on from there.
+        """
+        found = []
+        for message in self._consumer.consume(BATCH, POLL_S):
+            error = message.error()
+            if error is None:
+                found.append(_record(message))
+            elif error.code() in _HOPELESS or error.fatal():
+                raise GroupError(error.str())
+        return found
+
+    def pause(self, places: Sequence[tuple[str, int]]) -> None:
+        """Read nothing more of *places* for now."""
+        self._consumer.pause([TopicPartition(*place) for place in places])
+
+    def resume(self, places: Sequence[tuple[str, int]]) -> None:
+        """Read on."""
+        self._consumer.resume([TopicPartition(*place) for place in places])
+
+    def commit(self, offsets: Mapping[tuple[str, int], int], *, wait: bool = False) -> None:
+        """Commit *offsets*: what is before them is not read again.
+
+        Raises:
+            GroupError: nothing could be committed, and that was waited for.
+        """
+        some = [TopicPartition(*place, offset) for place, offset in offsets.items()]
+        if not some:
+            return
+        try:
+            if wait:
+                self._consumer.commit(offsets=some, asynchronous=False)
+            else:
+                self._consumer.commit(offsets=some, asynchronous=True)
+        except KafkaException as error:
+            raise GroupError(str(error)) from error
+
+    def close(self) -> None:
+        """Leave the group."""
+        self._consumer.close()
+
+
+_HOPELESS: Final = (
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    KafkaError.GROUP_AUTHORIZATION_FAILED,
+    KafkaError._AUTHENTICATION,
+)
+
+
+def _record(message: Message) -> GroupRecord:
+    return GroupRecord(message.topic(), message.partition(), message.offset(), message.value())
+
+
+def _places(some: Sequence[TopicPartition]) -> list[tuple[str, int]]:
+    return [(one.topic, one.partition) for one in some]

@@ -1,0 +1,1 @@
+"""`nudge deliver`: actions are read, providers called, and receipts written."""

@@ -1,0 +1,282 @@
+"""One channel at work: carries out what its machine wants, and tells the machine what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Collection
+from random import Random
+from typing import Any, Final
+
+import msgspec
+
+from connectors.channels.base import Unfit
+from connectors.kafka_writer import KafkaWriter
+from connectors.ledgers.base import Ledger, LedgerAway, Note, Noted, ToBegin, ToFree, ToLook, ToSettle
+from dataflow.deliver.config import Delivered
+from operators.delivery.machine import (
+    Ask,
+    Begin,
+    Call,
+    Deliveries,
+    Done,
+    Free,
+    Look,
+    Place,
+    Renew,
+    Settle,
+    Tell,
+)
+from state.delivery import PERMANENT, RETRY, UNKNOWN, Answer, Outcome
+from state.iso import format_ms, parse_iso_ms
+from state.outgoing import Action
+
+LEDGER_PAUSE_S: Final = 1.0
+_dump = msgspec.json.Encoder().encode
+
+
+class ChannelAtWork:
+    """The deliveries of one channel, in the event loop that it is made in.
+
+    Args:
+        how: the channel.
+        ledger: open, as this process.
+        writer: for receipts.
+        receipts: their topic.
+        now_ms: the time.
+        chance: for the jitter.
+        done: called with each place that needs not be read again.
+        log: for people.
+    """
+
+    def __init__(
+        self,
+        how: Delivered,
+        ledger: Ledger,
+        writer: KafkaWriter,
+        receipts: str,
+        now_ms: Callable[[], int],
+        chance: Random,
+        done: Callable[[Place], None],
+        log: Any,
+    ) -> None:
+        self.how, self._ledger, self._writer, self._receipts = how, ledger, writer, receipts
+        self._now_ms, self._done, self._log = now_ms, done, log
+        self.machine = Deliveries(how.policy, now_ms(), chance)
+        self.outcomes: Counter[str] = Counter()
+        self.failure: BaseException | None = None
+        self.has_changed = asyncio.Event()
+        """Something has come to its end."""
+        self._actions: dict[str, Action] = {}
+        self._notes: list[Note] = []
+        self._has_notes = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._due_ms: int | None = None
+        self._circuit: Answer | None = None
+        self._keeping = asyncio.create_task(self._keep())
+
+    # ---- what comes --------------------------------------------------------------------------------------------
+
+    def take(self, action: Action, place: Place) -> None:
+        """Take an action that was read."""
+        self._actions[action.action_id] = action
+        expires_ms = None if action.expires_at is None else parse_iso_ms(action.expires_at)
+        self.machine.take(action.action_id, action.user_id, expires_ms, place, self._now_ms())
+
+    def go(self) -> None:
+        """Carry out what is to be done, after something was told."""
+        for command in self.machine.commands():
+            self._carry_out(command)
+        self._say_circuit()
+        self._set_timer()
+
+    def give_back(self, partitions: Collection[str]) -> None:
+        """Begin nothing more for *partitions*."""
+        self.machine.give_back(partitions, self._now_ms())
+        self.go()
+
+    async def close(self) -> None:
+        """Let go of everything. What is open stays open in the ledger."""
+        for task in [*self._tasks, self._keeping]:
+            task.cancel()
+        await asyncio.gather(*self._tasks, self._keeping, return_exceptions=True)
+        if self._timer is not None:
+            self._timer.cancel()
+        await self._ledger.close()
+        await self.how.provider.close()
+
+    # ---- commands ----------------------------------------------------------------------------------------------
+
+    def _carry_out(self, command: Any) -> None:
+        match command:
+            case Look(action_id):
+                self._note(ToLook(action_id))
+            case Begin(action_id, attempt, lease_ms):
+                self._note(ToBegin(action_id, attempt, self._actions[action_id].user_id, lease_ms))
+            case Free(action_id, attempt):
+                self._note(ToFree(action_id, attempt))
+            case Settle(action_id, attempt, outcome):
+                self._note(ToSettle(action_id, attempt, self._actions[action_id].user_id, outcome))
+            case Call(action_id, attempt, until_ms):
+                self._spawn(self._call(action_id, attempt, until_ms))
+            case Ask(action_id, attempt, since_ms):
+                self._spawn(self._ask(action_id, attempt, since_ms))
+            case Renew():
+                self._spawn(self._renew())
+            case Tell(action_id, outcome):
+                self._spawn(self._tell(action_id, outcome))
+            case Done(place):
+                self._done(place)
+                self.has_changed.set()
+
+    def _note(self, note: Note) -> None:
+        self._notes.append(note)
+        self._has_notes.set()
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.failure = self.failure or error
+            self.has_changed.set()
+
+    async def _call(self, action_id: str, attempt: int, until_ms: int) -> None:
+        if self._now_ms() > until_ms:
+            answer = Answer(RETRY, "too_late", "this process stood still before the call")
+        else:
+            answer = await self._answer(action_id)
+        self.machine.answered(action_id, attempt, answer, self._now_ms())
+        self.go()
+
+    async def _answer(self, action_id: str) -> Answer:
+        try:
+            async with asyncio.timeout(self.how.policy.call_ms / 1000):
+                return await self.how.provider.call(self._actions[action_id])
+        except Unfit as unfit:
+            return Answer(PERMANENT, unfit.code, unfit.detail)
+        except TimeoutError:
+            return Answer(UNKNOWN, "timeout")
+        except Exception as error:  # A mistake in a provider is not a reason to stop others, nor to send twice.
+            self._log.exception("a provider failed", channel=self.how.name, action_id=action_id)
+            return Answer(UNKNOWN, "internal", type(error).__name__)
+
+    async def _ask(self, action_id: str, attempt: int, since_ms: int) -> None:
+        try:
+            async with asyncio.timeout(self.how.policy.call_ms / 1000):
+                answer = await self.how.provider.ask(self._actions[action_id], since_ms)
+        except Exception as error:
+            self._log.warning(
+                "a provider could not be asked", channel=self.how.name, error=f"{type(error).__name__} {error}"
+            )
+            answer = Answer(UNKNOWN)
+        self.machine.asked(action_id, attempt, answer, self._now_ms())
+        self.go()
+
+    async def _renew(self) -> None:
+        try:
+            async with asyncio.timeout(self.how.policy.call_ms / 1000):
+                is_new = await self.how.provider.renew()
+        except Exception as error:
+            self._log.warning("no new credential", channel=self.how.name, error=f"{type(error).__name__} {error}")
+            is_new = False
+        self.machine.renewed(is_new, self._now_ms())
+        self.go()
+
+    async def _tell(self, action_id: str, outcome: Outcome) -> None:
+        action = self._actions[action_id]
+        statuses = [outcome.status, *([outcome.further] if outcome.further else [])]
+        for status in statuses:
+            receipt = receipt_of(action, status, outcome)
+            await self._writer.write(self._receipts, action.user_id, receipt)
+        self.outcomes[outcome.status] += 1
+        self.machine.told(action_id, self._now_ms())
+        if not self.machine.has(action_id):
+            self._actions.pop(action_id, None)
+        self.go()
+
+    # ---- the ledger --------------------------------------------------------------------------------------------
+
+    async def _keep(self) -> None:
+        """Make notes, as many together as there are; while the ledger is away nothing else is done."""
+        is_away = False
+        while True:
+            await self._has_notes.wait()
+            self._has_notes.clear()
+            notes, self._notes = self._notes, []
+            while True:
+                try:
+                    found = await self._ledger.note(notes, self._now_ms())
+                    break
+                except LedgerAway as error:
+                    if not is_away:
+                        self._log.error("the ledger is away: nothing is called until it is back", error=str(error))
+                    is_away = True
+                    await asyncio.sleep(LEDGER_PAUSE_S)
+            if is_away:
+                is_away = False
+                self._log.info("the ledger is back")
+            for note, noted in zip(notes, found, strict=True):
+                self._heard(note, noted)
+            self.go()
+
+    def _heard(self, note: Note, noted: Noted) -> None:
+        machine, now = self.machine, self._now_ms()
+        match note:
+            case ToLook(action_id):
+                machine.looked(action_id, noted.entry, now)
+            case ToBegin(action_id, attempt):
+                wait_ms = 0 if noted.is_taken else noted.wait_ms or None
+                machine.begun(action_id, attempt, wait_ms, now)
+            case ToFree(action_id):
+                machine.freed(action_id, now)
+            case ToSettle(action_id, _, _, outcome):
+                machine.settled(action_id, outcome if noted.is_taken else None, now)
+
+    # ---- time --------------------------------------------------------------------------------------------------
+
+    def _set_timer(self) -> None:
+        due_ms = self.machine.next_ms
+        if due_ms == self._due_ms:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._due_ms, self._timer = due_ms, None
+        if due_ms is not None:
+            wait_s = max(0.0, (due_ms - self._now_ms()) / 1000)
+            self._timer = asyncio.get_running_loop().call_later(min(wait_s, 3600.0) + 0.0005, self._tick)
+
+    def _tick(self) -> None:
+        self._due_ms, self._timer = None, None
+        self.machine.tick(self._now_ms())
+        self.go()
+
+    def _say_circuit(self) -> None:
+        now = self.machine.why_open
+        if now is not None and self._circuit is None:
+            self._log.error(
+                "the channel is stopped: every call would fail until somebody mends it; one action is tried each 30 s",
+                channel=self.how.name, code=now.code, detail=now.detail,
+            )  # fmt: skip
+        elif now is None and self._circuit is not None:
+            self._log.info("the channel works again", channel=self.how.name)
+        self._circuit = now
+
+
+def receipt_of(action: Action, status: str, outcome: Outcome) -> bytes:
+    """Return the receipt that says *status* of *action*, as `docs/records.md` has it."""
+    return _dump(
+        {
+            "action_id": action.action_id,
+            "user_id": action.user_id,
+            "status": status,
+            "code": outcome.code,
+            "detail": outcome.detail,
+            "message_id": f"{action.action_id}/{status}",
+            "timestamp": format_ms(outcome.at_ms),
+        }
+    )

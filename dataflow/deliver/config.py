@@ -1,0 +1,134 @@
+"""What `nudge.yaml` says of delivery: `deliver:` of a channel."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from connectors.channels.base import Provider, Surroundings
+from dataflow.errors import UsageError
+from operators.delivery.policy import AGAIN, PARK, Policy
+from operators.language.problems import BadValue, did_you_mean
+from operators.language.values import parse_duration
+
+GROUP: Final = "nudge.channels"
+"""The group of entry points in which providers are found by their names."""
+BUILT_IN: Final = {"webhook": "connectors.channels.webhook:Webhook"}
+_COMMON: Final = ("provider", "rate", "concurrency", "give_up_after", "timeout", "on_unknown", "account")
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """A channel that is delivered to: its name, its topic, how, and through what.
+
+    `rate` is that of the `account`, in calls per second; `policy` has none where all processes share it.
+    """
+
+    name: str
+    topic: str
+    policy: Policy
+    provider: Provider
+    account: str
+    rate: float | None
+
+
+class _Wrong(ValueError):
+    pass
+
+
+def _count(given: Any) -> int:
+    if isinstance(given, bool) or not isinstance(given, int) or not 1 <= given <= 10_000:
+        raise _Wrong(f"{given!r} is not a number from 1 to 10000")
+    return given
+
+
+def _rate(given: Any) -> float:
+    text = str(given).strip()
+    number, _, unit = text.partition("/")
+    per_s = {"s": 1, "m": 60, "h": 3600, "d": 86400}.get(unit)
+    try:
+        rate = float(number) / (per_s or 0)
+    except (ValueError, ZeroDivisionError):
+        rate = 0.0
+    if not 0 < rate < 1e6:
+        raise _Wrong(f"{given!r} is not a rate; write 100/s, 600/m or 5000/h")
+    return rate
+
+
+def _duration(given: Any) -> int:
+    try:
+        return parse_duration(given)
+    except BadValue as bad:
+        raise _Wrong(f"{bad.message}; {bad.hint}") from None
+
+
+def _on_unknown(given: Any) -> str:
+    if given not in (PARK, AGAIN):
+        raise _Wrong(f"{given!r} is neither {PARK} nor {AGAIN}")
+    return str(given)
+
+
+def delivered(
+    name: str,
+    topic: str,
+    written: Mapping[str, Any],
+    folder: Path,
+    now_ms: Callable[[], int],
+    nonce: Callable[[], str],
+    *,
+    shares_rate: bool = False,
+) -> Delivered:
+    """Return how the channel *name* is delivered to, as it is *written*.
+
+    Args:
+        folder: where relative paths begin.
+        shares_rate: the ledger keeps the rate, for all processes together.
+
+    Raises:
+        UsageError: something is wrong with it; the message says where.
+    """
+    where = f"channels.{name}.deliver"
+    common = {key: value for key, value in written.items() if key in _COMMON}
+    provider = common.pop("provider", None)
+    known = {name: EntryPoint(name, place, GROUP) for name, place in BUILT_IN.items()}
+    known |= {one.name: one for one in entry_points(group=GROUP)}
+    if not isinstance(provider, str) or provider not in known:
+        hint = did_you_mean(str(provider), known) if provider is not None else f"known here: {', '.join(sorted(known))}"
+        said = "is missing" if provider is None else f"{provider!r} is not known"
+        raise UsageError(f"{where}.provider: {said}; {hint}")
+    read: dict[str, Callable[[Any], Any]] = {
+        "rate": _rate, "concurrency": _count, "give_up_after": _duration, "timeout": _duration,
+        "on_unknown": _on_unknown, "account": str,
+    }  # fmt: skip
+    found: dict[str, Any] = {}
+    for key, value in common.items():
+        try:
+            found[key] = read[key](value)
+        except _Wrong as wrong:
+            raise UsageError(f"{where}.{key}: {wrong}") from None
+    kind = known[provider].load()
+    rest = {key: value for key, value in written.items() if key not in _COMMON or key == "provider"}
+    try:
+        settings = kind.settings.model_validate(rest, context={"folder": folder, "environment": os.environ})
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, (where, *first["loc"])))
+        raise UsageError(f"{place}: {first['msg']}") from None
+    call_ms = found.get("timeout", 10_000)
+    policy = Policy(
+        call_ms=call_ms,
+        concurrency=found.get("concurrency", 50),
+        rate=None if shares_rate else found.get("rate"),
+        give_up_after_ms=found.get("give_up_after", 3_600_000),
+        drops_repeats=kind.drops_repeats,
+        can_be_asked=kind.can_be_asked,
+        on_unknown=found.get("on_unknown", PARK),
+    )
+    made = kind(settings, Surroundings(now_ms, nonce, folder, call_ms / 1000))
+    return Delivered(name, topic, policy, made, found.get("account", name), found.get("rate"))

@@ -1,0 +1,308 @@
+"""`nudge deliver` at work: what is read goes to its channel, and offsets are committed behind what is done.
+
+A thread reads as a member of the consumer group, everything else happens in one event loop. When others get partitions,
+the thread waits until what is open in them has ended; nothing new begins there meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any, Final
+
+import msgspec
+
+from connectors.kafka import Options
+from connectors.kafka_group import GroupError, GroupReader, GroupRecord
+from connectors.kafka_writer import KafkaWriter
+from connectors.ledgers.base import Ledger
+from dataflow.deliver.channel import ChannelAtWork
+from dataflow.deliver.config import Delivered
+from dataflow.deliver.offsets import Progress
+from operators.delivery.machine import Place
+from state.outgoing import RAW_KEPT_BYTES, Action, DeadLetter, DeadReason, dump
+
+COMMIT_EVERY_S: Final = 1.0
+LOOK_S: Final = 0.05
+FULL_AGAIN: Final = 0.8  # Below this share of what a channel may have open it reads again.
+MARGIN_S: Final = 5.0
+FIRST_PATIENCE_S: Final = 15.0  # Who comes second stops first: the other is not to be disturbed.
+LATER_PATIENCE_S: Final = 60.0
+read_action: Final = msgspec.json.Decoder(Action).decode
+"""Return an action. Raises msgspec.MsgspecError, a ValueError, where it is none."""
+
+Part = tuple[str, int]
+
+
+class DeliverFailed(Exception):
+    """Delivery cannot go on; the message says why."""
+
+
+@dataclass(slots=True)
+class _Partition:
+    channel: ChannelAtWork
+    progress: Progress | None = None
+    is_paused: bool = False
+    committed: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """The Kafka that actions are read from and receipts are written to."""
+
+    bootstrap: str
+    group: str
+    receipts: str
+    dead_letters: str
+    options: Options = field(default_factory=dict)
+
+
+class Service:
+    """Delivers channels until it is told to stop, or one of them cannot go on.
+
+    Args:
+        channels: those to deliver.
+        ledger_of: opens the ledger of a channel.
+        ends: with each partition up to where it is read, to stop there; None to go on for ever.
+        all_of: how many partitions there are, where this process must have all; None where others may have some.
+    """
+
+    def __init__(
+        self,
+        where: Where,
+        channels: Sequence[Delivered],
+        ledger_of: Callable[[Delivered], Ledger],
+        *,
+        now_ms: Callable[[], int],
+        chance: Random,
+        log: Any,
+        ends: Mapping[Part, int] | None = None,
+        all_of: int | None = None,
+    ) -> None:
+        self._where, self._channels, self._ledger_of = where, channels, ledger_of
+        self._now_ms, self._chance, self._log, self._ends = now_ms, chance, log, ends
+        self._partitions: dict[Part, _Partition] = {}
+        self._all_of = all_of
+        self._patience_s = FIRST_PATIENCE_S
+        self._incomplete_s: float | None = None
+        self._stop = asyncio.Event()
+        self._failure = ""
+        self._to_pause: set[Part] = set()
+        self._is_over = threading.Event()
+        self._burials: set[asyncio.Task[None]] = set()
+        self.at_work: dict[str, ChannelAtWork] = {}
+
+    def stop(self) -> None:
+        """End soon: nothing new begins, what is open ends."""
+        self._stop.set()
+
+    async def run(self) -> None:
+        """Deliver.
+
+        Raises:
+            DeliverFailed: it cannot go on.
+        """
+        self._loop = asyncio.get_running_loop()
+        self._writer = KafkaWriter(self._where.bootstrap, self._where.options)
+        for how in self._channels:
+            ledger = self._ledger_of(how)
+            self.at_work[how.topic] = ChannelAtWork(
+                how, ledger, self._writer, self._where.receipts, self._now_ms, self._chance, self._done, self._log
+            )
+        reading = asyncio.create_task(asyncio.to_thread(self._read_all))
+        try:
+            while not self._stop.is_set() and not reading.done():
+                self._look_around()
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._stop.wait(), LOOK_S)
+        finally:
+            self._is_over.set()
+            await reading
+            for channel in self.at_work.values():
+                await channel.close()
+            left = await self._writer.close()
+        if self._failure:
+            raise DeliverFailed(self._failure)
+        if left:
+            raise DeliverFailed(f"{left} receipts are not acknowledged; they are written again at the next start")
+
+    # ---- in the loop -------------------------------------------------------------------------------------------
+
+    def _look_around(self) -> None:
+        """Pause what is full, and see whether this is the end."""
+        for channel in self.at_work.values():
+            if channel.failure is not None:
+                self._failure = f"{channel.how.name}: {channel.failure}"
+                self.stop()
+        paused = set()
+        for part, one in self._partitions.items():
+            if one.progress is None:
+                continue
+            machine = one.channel.machine
+            is_full = machine.is_full or (one.is_paused and machine.open > FULL_AGAIN * machine.policy.open_max)
+            one.is_paused = is_full
+            if is_full or self._is_read(part, one.progress):
+                paused.add(part)
+        self._to_pause = paused
+        self._must_have_all()
+        if self._ends is not None and self._is_at_its_end():
+            self.stop()
+
+    def _must_have_all(self) -> None:
+        """A ledger in a file is for one process: stop where others of the group have partitions."""
+        if self._all_of is None or not self._partitions:
+            return
+        if len(self._partitions) >= self._all_of:
+            self._incomplete_s, self._patience_s = None, LATER_PATIENCE_S
+            return
+        now_s = self._loop.time()
+        self._incomplete_s = self._incomplete_s or now_s
+        if now_s - self._incomplete_s > self._patience_s:
+            self._failure = (
+                f"other processes of the group {self._where.group} have {self._all_of - len(self._partitions)} of "
+                f"{self._all_of} partitions, and a ledger in a file is for one process; "
+                "stop them, or let all share one with --ledger redis://host"
+            )
+            self.stop()
+
+    def _is_read(self, part: Part, progress: Progress) -> bool:
+        return self._ends is not None and progress.position >= self._ends.get(part, 0)
+
+    def _is_at_its_end(self) -> bool:
+        assert self._ends is not None
+        for part, end in self._ends.items():
+            one = self._partitions.get(part)
+            if end and (one is None or one.progress is None or one.progress.position < end):
+                return False
+        return not self._burials and not any(channel.machine.open for channel in self.at_work.values())
+
+    def _take(self, records: Sequence[GroupRecord]) -> None:
+        touched = set()
+        for record in records:
+            part = (record.topic, record.partition)
+            one = self._partitions.get(part)
+            if one is None:
+                continue
+            if one.progress is None:
+                one.progress = Progress(record.offset)
+            if self._is_read(part, one.progress) or record.offset < one.progress.position:
+                continue
+            one.progress.take(record.offset)
+            place = Place(f"{record.topic}-{record.partition}", record.offset)
+            if record.value is None:
+                one.progress.done(record.offset)
+                continue
+            try:
+                action = read_action(record.value)
+            except msgspec.MsgspecError as error:
+                task = asyncio.create_task(self._bury(record, str(error), one.progress))
+                self._burials.add(task)
+                task.add_done_callback(self._burials.discard)
+                continue
+            one.channel.take(action, place)
+            touched.add(record.topic)
+        for topic in touched:
+            self.at_work[topic].go()
+
+    async def _bury(self, record: GroupRecord, why: str, progress: Progress) -> None:
+        value = record.value or b""
+        reason: DeadReason = "bad_type" if value[:1] == b"{" else "not_json"
+        self._log.warning(
+            "a record is no action, and goes to the dead letters",
+            topic=record.topic, partition=record.partition, offset=record.offset, why=why,
+        )  # fmt: skip
+        letter = DeadLetter(record.topic, record.partition, record.offset, reason, why, value[:RAW_KEPT_BYTES])
+        await self._writer.write(self._where.dead_letters, None, dump(letter))
+        progress.done(record.offset)
+
+    def _done(self, place: Place) -> None:
+        topic, _, number = place.partition.rpartition("-")
+        one = self._partitions.get((topic, int(number)))
+        if one is not None and one.progress is not None:
+            one.progress.done(place.offset)
+
+    def _given(self, parts: Mapping[Part, int | None]) -> None:
+        for part, offset in parts.items():
+            progress = None if offset is None else Progress(offset)
+            self._partitions[part] = _Partition(self.at_work[part[0]], progress)
+
+    async def _give_back(self, parts: Sequence[Part], *, is_lost: bool) -> dict[Part, int]:
+        """Begin nothing more in *parts*; return what may be committed of them once nothing is open there."""
+        names = [f"{topic}-{number}" for topic, number in parts]
+        for channel in self.at_work.values():
+            channel.give_back(names)
+        if not is_lost:
+            longest_s = max((one.how.policy.call_ms for one in self.at_work.values()), default=0) / 1000
+            until_s = self._loop.time() + longest_s + MARGIN_S
+            while self._loop.time() < until_s and any(
+                one.machine.has_open(name) for one in self.at_work.values() for name in names
+            ):
+                await asyncio.sleep(0.01)
+        commits = {}
+        for part in parts:
+            one = self._partitions.pop(part, None)
+            if one is not None and one.progress is not None and not is_lost:
+                commits[part] = one.progress.safe()
+        return commits
+
+    async def _commits(self) -> dict[Part, int]:
+        found = {}
+        for part, one in self._partitions.items():
+            if one.progress is not None and (safe := one.progress.safe()) != one.committed:
+                found[part] = one.committed = safe
+        return found
+
+    # ---- in the thread that reads ------------------------------------------------------------------------------
+
+    def _read_all(self) -> None:
+        where = self._where
+        reader = None
+        try:
+            reader = GroupReader(
+                where.bootstrap, where.group, list(self.at_work), where.options,
+                given=self._on_given, taken=self._on_taken, lost=self._on_lost,
+            )  # fmt: skip
+            self._reader = reader
+            paused: set[Part] = set()
+            committed_s = 0.0
+            while not self._is_over.is_set():
+                wanted = self._to_pause
+                reader.pause([part for part in wanted - paused if part in self._partitions])
+                reader.resume([part for part in paused - wanted if part in self._partitions])
+                paused = set(wanted)
+                records = reader.poll()
+                if records:
+                    self._in_loop(self._take_all(records))
+                now_s = self._loop.time()
+                if now_s - committed_s >= COMMIT_EVERY_S:
+                    committed_s = now_s
+                    reader.commit(self._in_loop(self._commits()))
+            self._on_taken(list(self._partitions))
+        except GroupError as error:
+            self._failure = self._failure or f"the actions cannot be read: {error}"
+        finally:
+            if reader is not None:
+                reader.close()
+
+    async def _take_all(self, records: Sequence[GroupRecord]) -> None:
+        self._take(records)
+
+    def _in_loop(self, work: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    async def _given_now(self, parts: Mapping[Part, int | None]) -> None:
+        self._given(parts)
+
+    def _on_given(self, parts: Mapping[Part, int | None]) -> None:
+        self._in_loop(self._given_now(parts))
+
+    def _on_taken(self, parts: Sequence[Part]) -> None:
+        commits = self._in_loop(self._give_back(parts, is_lost=False))
+        self._reader.commit(commits, wait=True)
+
+    def _on_lost(self, parts: Sequence[Part]) -> None:
+        self._in_loop(self._give_back(parts, is_lost=True))

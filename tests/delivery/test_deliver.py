@@ -1,0 +1,149 @@
+"""`nudge deliver` on a real Kafka: killed again and again, with a receiver in any mood, each action has one outcome."""
+
+from __future__ import annotations
+
+import random
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.delivery.actions import action
+from tests.delivery.jobs import Delivery, receipts, send
+from tests.kafka.broker import KafkaTopics
+from tests.providers.server import HANGS, Response, Server
+from tests.providers.webhook import SECRET, Receiver, in_any_mood
+
+pytestmark = pytest.mark.kafka
+
+ACTIONS = [action(f"a{number}", f"u{number % 37}") for number in range(300)]
+
+
+class World:
+    """A broker with actions, and a folder for deliver."""
+
+    def __init__(self, broker: KafkaTopics, prefix: str, folder: Path) -> None:
+        self.broker, self.prefix, self.folder = broker, prefix, folder
+        for topic in ("actions.webhook", "events", "dead-letters"):
+            broker.create_topic(prefix + topic, 3)
+
+    def workspace(self, url: str, **more: object) -> None:
+        lines = ["channels:", "  webhook:", "    deliver:", "      provider: webhook", f"      url: {url}"]
+        lines += ["      private: true", "      secret: {env: HOOK}", "      timeout: 2s"]
+        lines += [f"      {key}: {value}" for key, value in more.items()]
+        (self.folder / "nudge.yaml").write_text("\n".join(lines))
+
+    def send(self, actions: object = ACTIONS) -> None:
+        send(self.broker, f"{self.prefix}actions.webhook", actions)  # type: ignore[arg-type]
+
+    def start(self, *more: str) -> Delivery:
+        return Delivery(self.broker, self.prefix, self.folder, *more, HOOK=SECRET)
+
+    def receipts(self) -> dict[str, list[dict[str, object]]]:
+        return receipts(self.broker, f"{self.prefix}events")
+
+
+@pytest.fixture
+def world(broker: KafkaTopics, topic_prefix: str, tmp_path: Path) -> World:
+    return World(broker, topic_prefix, tmp_path)
+
+
+def check_order(taken: list[str]) -> None:
+    """Every user has got what is theirs in order."""
+    place = {one.action_id: number for number, one in enumerate(ACTIONS)}
+    last: dict[int, int] = {}
+    for one in taken:
+        user = place[one] % 37
+        assert last.get(user, -1) < place[one], "out of order"
+        last[user] = place[one]
+
+
+@pytest.mark.timeout(300)
+def test_killed_again_and_again_every_action_is_taken_once_and_has_one_outcome(world: World) -> None:
+    chance = random.Random(1)
+    receiver = Receiver(in_any_mood(random.Random(2)))
+    with Server(receiver) as server:
+        world.workspace(server.url)
+        world.send()
+        for _ in range(5):
+            one = world.start()
+            one.wait_for("delivering")
+            time.sleep(chance.uniform(0.2, 3.0))
+            one.kill()
+        one = world.start("--stop-at-end")
+        one.wait()
+    found = world.receipts()
+    assert receiver.mistakes == []
+    assert set(receiver.taken) == {one.action_id for one in ACTIONS} == set(found)
+    assert {receipt["status"] for some in found.values() for receipt in some} == {"accepted"}
+    assert {receipt["message_id"] for some in found.values() for receipt in some} == {
+        f"{one.action_id}/accepted" for one in ACTIONS
+    }
+    check_order(receiver.taken)
+    again = world.start("--stop-at-end")
+    again.wait()
+    assert len(world.receipts()) == len(ACTIONS)
+
+
+@pytest.mark.timeout(120)
+def test_asked_to_stop_it_waits_for_open_calls_and_the_next_one_calls_nobody_again(world: World) -> None:
+    receiver = Receiver(lambda _: Response(200, after_s=1.0))
+    with Server(receiver) as server:
+        world.workspace(server.url)
+        world.send(ACTIONS[:20])
+        one = world.start()
+        deadline = time.monotonic() + 30
+        while not receiver.came:
+            assert time.monotonic() < deadline, one.tail()
+            time.sleep(0.02)
+        assert one.stop() == 0
+        world.start("--stop-at-end").wait()
+    assert set(receiver.came.values()) == {1}
+    assert {receipt["status"] for some in world.receipts().values() for receipt in some} == {"accepted"}
+
+
+@pytest.mark.timeout(120)
+def test_one_user_who_has_to_wait_stops_nobody_else(world: World) -> None:
+    slow = ACTIONS[0].user_id
+    held = {one.action_id for one in ACTIONS if one.user_id == slow}
+    receiver = Receiver(lambda request: HANGS if request.headers["webhook-id"] in held else None)
+    with Server(receiver) as server:
+        world.workspace(server.url)
+        world.send()
+        one = world.start()
+        deadline = time.monotonic() + 30
+        while len(receiver.taken) < len(ACTIONS) - len(held):
+            assert time.monotonic() < deadline, (len(receiver.taken), one.tail())
+            time.sleep(0.05)
+        assert {id for id in receiver.came if id in held} == {ACTIONS[0].action_id}, "the others wait for the first"
+        one.kill()
+
+
+@pytest.mark.timeout(120)
+def test_what_is_no_action_is_a_dead_letter_and_stops_nobody(world: World) -> None:
+    receiver = Receiver()
+    with Server(receiver) as server:
+        world.workspace(server.url)
+        world.broker.produce(f"{world.prefix}actions.webhook", [(b"u", b"no json", None), (b"u", b'{"a": 1}', None)])
+        world.send(ACTIONS[:3])
+        world.start("--stop-at-end").wait()
+    assert len(receiver.taken) == 3
+    letters = world.broker.read_all(f"{world.prefix}dead-letters")
+    assert len(letters) == 2
+
+
+@pytest.mark.timeout(120)
+def test_a_second_process_with_a_ledger_in_a_file_stops_and_says_what_to_do(world: World) -> None:
+    with Server(Receiver()) as server:
+        world.workspace(server.url)
+        world.send(ACTIONS[:3])
+        one = world.start()
+        one.wait_for("delivering")
+        time.sleep(5)
+        (world.folder / "other").mkdir()
+        (world.folder / "other" / "nudge.yaml").write_text((world.folder / "nudge.yaml").read_text())
+        other = Delivery(world.broker, world.prefix, world.folder / "other", HOOK=SECRET)
+        assert other.process.wait(timeout=60) == 1, other.tail()
+        assert "let all share one with --ledger redis://" in other.tail()
+        assert one.process.poll() is None
+        assert one.stop() == 0
