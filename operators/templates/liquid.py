@@ -55,8 +55,10 @@ class _Gap(Gap, Undefined):
 
 @lru_cache
 def _environment(output_max_bytes: int) -> _Environment:
-    made = _Environment(undefined=_Gap)
-    made.output_stream_limit = output_max_bytes
+    """Return what templates are parsed in that may write so much."""
+    kind = type("_Bounded", (_Environment,), {"output_stream_limit": output_max_bytes})
+    made = kind(undefined=_Gap)
+    assert isinstance(made, _Environment)
     return made
 
 
@@ -206,7 +208,7 @@ def _check_and_convert(bound: BoundTemplate, text: str, roots: Collection[str]) 
 def _asks_for(one: Expression, child: Expression) -> bool:
     """Tell whether *child* may be missing in *one*."""
     if isinstance(one, FilteredExpression):
-        return child is one.left and bool(one.filters) and one.filters[0].name == "default"
+        return child is one.left and [used.name for used in one.filters or ()][:1] == ["default"]
     return isinstance(one, BooleanExpression)
 
 
