@@ -39,9 +39,9 @@ PATIENCE_S: Final = 5.0
 TRIES: Final = 20
 HOLDS_S: Final = 0.1
 
-# KEYS: what is open, what is unknown, and of each note its action and what its provider calls it, or the first key again.
-# ARGV: of each note the old value, the new one, how long to keep it in ms (0: for ever), the id, when it began, and o, u
-# or - for where it belongs. The new value is written if the old one is still there.
+# KEYS: what is open, what is unknown, and of each note its action and what its provider calls it, or the first key.
+# ARGV: of each note the old value, the new one, how long to keep it in ms (0: for ever), the id, when it began, and
+# o, u or - for where it belongs. The new value is written if the old one is still there.
 _WRITE: Final = """
 local written = {}
 for i = 1, #KEYS / 2 - 1 do
