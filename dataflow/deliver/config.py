@@ -25,6 +25,7 @@ GROUP: Final = "nudge.channels"
 """The group of entry points in which providers are found by their names."""
 BUILT_IN: Final = {
     "alibaba_sms": "connectors.channels.alibaba_sms:AlibabaSms",
+    "fcm": "connectors.channels.fcm:Fcm",
     "smtp": "connectors.channels.smtp:Smtp",
     "webhook": "connectors.channels.webhook:Webhook",
 }
