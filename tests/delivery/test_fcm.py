@@ -19,7 +19,9 @@ from state.outgoing import Action
 from tests.delivery.actions import action
 from tests.providers.fcm import EMAIL, PROJECT, STATUS, credentials, error
 from tests.providers.fcm import Fcm as Fake
+from tests.providers.http2 import Http2Server
 from tests.providers.server import HALF, HANGS, HANGS_UP, NONSENSE, Handler, Response, Server
+from tests.providers.smtp import Certificate, make_certificate
 
 NOW_MS = 1_795_420_800_123
 MINUTE_MS = 60_000
@@ -42,7 +44,12 @@ def settings(url: str, said: str | None = None, **more: Any) -> FcmSettings:
 
 
 def provider(
-    url: str, clock: Clock, content: Content | None = None, timeout_s: float = 1.0, said: str | None = None, **more: Any
+    url: str,
+    clock: Clock,
+    content: Content | None = None,
+    timeout_s: float = 10.0,
+    said: str | None = None,
+    **more: Any,
 ) -> Fcm:
     def find(one: Action, _: str | None) -> Content:
         if content is None:
@@ -218,7 +225,7 @@ def test_a_token_that_was_revoked_is_renewed() -> None:
 )  # fmt: skip
 def test_without_a_token_nothing_is_sent_and_that_is_known(answer: Response | str, kind: str, code: str) -> None:
     fake = Fake(Clock().now_s, token_mood=lambda: answer)
-    (found,) = called(fake, timeout_s=0.5)
+    (found,) = called(fake, timeout_s=1.0 if answer == HANGS else 10.0)
     assert (found.kind, found.code) == (kind, code)
     assert set(fake.came) == {"/token"}
 
@@ -236,6 +243,45 @@ def test_the_wrong_key_of_an_account_stops_the_channel() -> None:
     assert not is_new
 
 
+# ---- HTTP/2 --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Certificate:
+    made = make_certificate(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(made.certificate))
+    return made
+
+
+def test_many_calls_share_one_connection_of_http_2(certificate: Certificate) -> None:
+    fake = Fake(Clock().now_s)
+
+    async def call(url: str) -> list[Answer]:
+        fcm = provider(url, Clock(), timeout_s=10.0)
+        found = [await fcm.call(push("first"))]
+        found += await asyncio.gather(*(fcm.call(push(f"a{number}")) for number in range(50)))
+        await fcm.close()
+        return found
+
+    with Http2Server(fake, certificate) as server:
+        assert {one.kind for one in asyncio.run(call(server.url))} == {OK}
+    assert (server.connections, len(fake.messages), fake.mistakes) == (1, 51, [])
+
+
+@pytest.mark.parametrize("mood", [HANGS, HANGS_UP, HALF])
+def test_over_http_2_too_a_call_that_broke_may_have_been_sent(certificate: Certificate, mood: str) -> None:
+    fake = Fake(Clock().now_s, lambda _: mood)
+
+    async def call(url: str) -> Answer:
+        fcm = provider(url, Clock(), timeout_s=1.0 if mood == HANGS else 10.0)
+        answer = await fcm.call(push())
+        await fcm.close()
+        return answer
+
+    with Http2Server(fake, certificate) as server:
+        assert asyncio.run(call(server.url)).kind == UNKNOWN
+
+
 # ---- answers -------------------------------------------------------------------------------------------------------
 
 KINDS = {
@@ -244,8 +290,8 @@ KINDS = {
 }  # fmt: skip
 
 
-def answered(mood: Callable[[dict[str, Any]], Response | str | None]) -> Answer:
-    (found,) = called(Fake(Clock().now_s, mood), timeout_s=0.5)
+def answered(mood: Callable[[dict[str, Any]], Response | str | None], timeout_s: float = 10.0) -> Answer:
+    (found,) = called(Fake(Clock().now_s, mood), timeout_s=timeout_s)
     return found
 
 
@@ -269,7 +315,7 @@ def test_what_the_codes_of_fcm_mean(code: str) -> None:
     ids=str,
 )  # fmt: skip
 def test_what_an_answer_without_such_a_code_means(answer: Response | str, kind: str) -> None:
-    assert answered(lambda _: answer).kind == kind
+    assert answered(lambda _: answer, 1.0 if answer == HANGS else 10.0).kind == kind
 
 
 @pytest.mark.parametrize(
