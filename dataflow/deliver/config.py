@@ -12,6 +12,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from connectors.channels.base import Content, Provider, Surroundings
+from dataflow.deliver.liquid import liquid
 from dataflow.errors import UsageError
 from dataflow.messages import FOLDER, Messages
 from operators.delivery.policy import AGAIN, PARK, Policy
@@ -25,6 +26,7 @@ GROUP: Final = "nudge.channels"
 """The group of entry points in which providers are found by their names."""
 BUILT_IN: Final = {
     "alibaba_sms": "connectors.channels.alibaba_sms:AlibabaSms",
+    "http": "connectors.channels.http_template:Http",
     "webhook": "connectors.channels.webhook:Webhook",
 }
 _COMMON: Final = ("provider", "rate", "concurrency", "give_up_after", "timeout", "on_unknown", "account")
@@ -140,7 +142,10 @@ def delivered(
         on_unknown=found.get("on_unknown", PARK),
     )
     content = content_of(Messages(folder / FOLDER) if messages is None else messages)
-    made = kind(settings, Surroundings(now_ms, nonce, folder, call_ms / 1000, content))
+    try:
+        made = kind(settings, Surroundings(now_ms, nonce, folder, call_ms / 1000, content, liquid))
+    except ValueError as error:
+        raise UsageError(f"{where}: {error}") from None
     return Delivered(name, topic, policy, made, found.get("account", name), found.get("rate"))
 
 
