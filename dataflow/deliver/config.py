@@ -123,7 +123,12 @@ def delivered(
             found[key] = read[key](value)
         except _Wrong as wrong:
             raise UsageError(f"{where}.{key}: {wrong}") from None
-    kind = known[provider].load()
+    try:
+        kind = known[provider].load()
+    except (ImportError, AttributeError) as error:
+        raise UsageError(
+            f"{where}.provider: {provider!r} is {known[provider].value}, which is not there: {error}"
+        ) from None
     rest = {key: value for key, value in written.items() if key not in _COMMON or key == "provider"}
     try:
         settings = kind.settings.model_validate(rest, context={"folder": folder, "environment": os.environ})
