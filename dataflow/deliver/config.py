@@ -27,6 +27,7 @@ GROUP: Final = "nudge.channels"
 BUILT_IN: Final = {
     "alibaba_sms": "connectors.channels.alibaba_sms:AlibabaSms",
     "http": "connectors.channels.http_template:Http",
+    "twilio": "connectors.channels.twilio:Twilio",
     "webhook": "connectors.channels.webhook:Webhook",
 }
 _COMMON: Final = ("provider", "rate", "concurrency", "give_up_after", "timeout", "on_unknown", "account")
