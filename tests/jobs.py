@@ -11,6 +11,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -129,12 +130,15 @@ class RunningJob:
         self.process.communicate(timeout=60)  # With a time limit it may be called more than once.
 
     def kill_a_worker(self, chance: random.Random) -> bool:
-        """SIGKILL one of the job's processes, if it has any yet."""
+        """SIGKILL one of the job's processes, if it has any now: none at its start, and not all through an exchange."""
         workers = self.workers()
-        if workers:
-            os.kill(chance.choice(workers), signal.SIGKILL)
-            self.process.communicate(timeout=60)
-        return bool(workers)
+        chance.shuffle(workers)
+        for pid in workers:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+                self.process.communicate(timeout=60)
+                return True
+        return False
 
     def terminate(self) -> None:
         self.process.send_signal(signal.SIGTERM)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -232,8 +233,7 @@ def test_killed_during_an_exchange_nothing_is_lost_or_repeated(live: Any, after:
     if who == "job":
         one.job.kill()
     else:
-        os.kill(one.job.workers()[0], signal.SIGKILL)
-        one.job.status()
+        wait_until(lambda: one.job.kill_a_worker(random.Random(after)))
     one.job = one.start()
     one.until_acts("v2")
     one.ends_well()
