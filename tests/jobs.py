@@ -129,11 +129,15 @@ class RunningJob:
         self.process.kill()
         self.process.communicate(timeout=60)  # With a time limit it may be called more than once.
 
-    def kill_a_worker(self, chance: random.Random) -> bool:
-        """SIGKILL one of the job's processes, if it has any now: none at its start, and not all through an exchange."""
+    def kill_a_worker(self, chance: random.Random, *, first: Sequence[int] = ()) -> bool:
+        """SIGKILL one of the job's processes, if it has any now: none at its start, and not all through an exchange.
+
+        Args:
+            first: those that are taken before others.
+        """
         workers = self.workers()
         chance.shuffle(workers)
-        for pid in workers:
+        for pid in sorted(workers, key=lambda pid: pid not in first):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
                 self.process.communicate(timeout=60)
