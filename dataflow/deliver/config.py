@@ -12,6 +12,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from connectors.channels.base import Content, Provider, Surroundings
+from dataflow.deliver.liquid import liquid
 from dataflow.errors import UsageError
 from dataflow.messages import FOLDER, Messages
 from operators.delivery.policy import AGAIN, PARK, Policy
@@ -26,7 +27,9 @@ GROUP: Final = "nudge.channels"
 BUILT_IN: Final = {
     "alibaba_sms": "connectors.channels.alibaba_sms:AlibabaSms",
     "fcm": "connectors.channels.fcm:Fcm",
+    "http": "connectors.channels.http_template:Http",
     "smtp": "connectors.channels.smtp:Smtp",
+    "twilio": "connectors.channels.twilio:Twilio",
     "webhook": "connectors.channels.webhook:Webhook",
 }
 _COMMON: Final = ("provider", "rate", "concurrency", "give_up_after", "timeout", "on_unknown", "account")
@@ -123,7 +126,12 @@ def delivered(
             found[key] = read[key](value)
         except _Wrong as wrong:
             raise UsageError(f"{where}.{key}: {wrong}") from None
-    kind = known[provider].load()
+    try:
+        kind = known[provider].load()
+    except (ImportError, AttributeError) as error:
+        raise UsageError(
+            f"{where}.provider: {provider!r} is {known[provider].value}, which is not there: {error}"
+        ) from None
     rest = {key: value for key, value in written.items() if key not in _COMMON or key == "provider"}
     try:
         settings = kind.settings.model_validate(rest, context={"folder": folder, "environment": os.environ})
@@ -143,7 +151,7 @@ def delivered(
     )
     content = content_of(Messages(folder / FOLDER) if messages is None else messages)
     try:
-        made = kind(settings, Surroundings(now_ms, nonce, folder, call_ms / 1000, content))
+        made = kind(settings, Surroundings(now_ms, nonce, folder, call_ms / 1000, content, liquid))
     except ValueError as error:
         raise UsageError(f"{where}: {error}") from None
     return Delivered(name, topic, policy, made, found.get("account", name), found.get("rate"))
