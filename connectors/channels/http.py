@@ -93,12 +93,13 @@ class HttpClient:
 def retry_after_ms(answered: Answered, now_ms: int) -> int | None:
     """Return how long `Retry-After` says to wait, None where it says nothing that can be read."""
     written = answered.headers.get("retry-after", "").strip()
-    if written.isdigit():
-        return min(RETRY_AFTER_MAX_MS, int(written) * 1000)
-    parsed = email.utils.parsedate_to_datetime(written) if written[:1].isalpha() and "," in written else None
-    if parsed is None:
+    if written.isascii() and written.isdigit():
+        return RETRY_AFTER_MAX_MS if len(written) > 9 else min(RETRY_AFTER_MAX_MS, int(written) * 1000)
+    try:
+        until_ms = int(email.utils.parsedate_to_datetime(written).timestamp() * 1000)
+    except (TypeError, ValueError, OverflowError):
         return None
-    return max(0, min(RETRY_AFTER_MAX_MS, int(parsed.timestamp() * 1000) - now_ms))
+    return max(0, min(RETRY_AFTER_MAX_MS, until_ms - now_ms))
 
 
 def by_status(answered: Answered, now_ms: int) -> Answer | None:
