@@ -52,6 +52,7 @@ CAUGHT_WHERE_THEY_ARISE = {
     "MissingValue": "the template is missing as a whole",
     "_Broken": "the audit has noted the shard as damaged",
     "NotJson": "the file is read as YAML instead",
+    "NotTaken": "the gateway answers the request with it",
     "Unreadable": "the record, or the item of a batch, becomes a dead letter",
 }
 """What never reaches the end of a command. If it does, that is a bug."""

@@ -27,6 +27,7 @@ GROUP: Final = "nudge.channels"
 BUILT_IN: Final = {
     "alibaba_sms": "connectors.channels.alibaba_sms:AlibabaSms",
     "http": "connectors.channels.http_template:Http",
+    "smtp": "connectors.channels.smtp:Smtp",
     "twilio": "connectors.channels.twilio:Twilio",
     "webhook": "connectors.channels.webhook:Webhook",
 }
