@@ -242,10 +242,9 @@ def _meaning(answered: Answered, said: Mapping[str, Any]) -> Answer:
         wait_ms = next((ms for window, ms in _WINDOWS_MS.items() if window in message), MINUTE_MS)
         return Answer(THROTTLED, code, message, wait_ms=wait_ms, is_of_recipient=True)
     kind = _KINDS.get(code) or _kind_of_unknown(code, answered.status)
-    wait_ms = None
-    if kind == THROTTLED and re.fullmatch("[0-9]{1,12}", wait := answered.headers.get("x-acs-retry-after", "")):
-        wait_ms = min(int(wait), 60 * MINUTE_MS)
-    return Answer(kind, code, message, wait_ms=wait_ms)
+    wait = answered.headers.get("x-acs-retry-after", "") if kind == THROTTLED else ""
+    is_said = re.fullmatch("[0-9]{1,12}", wait) is not None
+    return Answer(kind, code, message, wait_ms=min(int(wait), 60 * MINUTE_MS) if is_said else None)
 
 
 def _kind_of_unknown(code: str, status: int) -> str:

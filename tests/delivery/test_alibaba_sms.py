@@ -502,18 +502,22 @@ def test_delivered_through_answers_that_get_lost_each_message_is_sent_once(tmp_p
         share = 0.3 if request.headers["x-acs-action"] == "SendSms" else 0.05
         return HANGS_UP if chance.random() < share else None
 
-    fake, writer = Dysmsapi(lambda: int(time.time() * 1000), before=lost, after=lost), Writer()
+    def now_ms() -> int:
+        return int(time.time() * 1000)
+
+    fake = Dysmsapi(now_ms, before=lost, after=lost)
+    writer: Any = Writer()
     actions = [
         action(str(number), f"u{number % 20}", "sms", to=f"138001380{number:02d}", template="code", vars={"code": "1"})
         for number in range(60)
     ]
 
     async def deliver() -> None:
-        one = provider(lambda: int(time.time() * 1000), without_network(fake))
+        one = provider(now_ms, without_network(fake))
         policy = Policy(can_be_asked=True, ask_after_ms=10)
         at_work = ChannelAtWork(
             Delivered("sms", "actions.sms", policy, one, "sms", None), SqliteLedger(tmp_path / "l.db", "sms", "me"),
-            writer, "events", lambda: int(time.time() * 1000), chance, lambda _: None, get_logger(),
+            writer, "events", now_ms, chance, lambda _: None, get_logger(),
         )  # fmt: skip
         for number, each in enumerate(actions):
             at_work.take(each, Place("0", number))
