@@ -1,5 +1,5 @@
 # Everything here works on a bare machine with Python 3.11 or 3.12, and at full speed with Rust 1.85 or newer. The tests
-# want Rust, too, and Java 17 or newer with Maven.
+# want Rust, too, Java 17 or newer with Maven, and Redis 6.2 or newer.
 
 # The first one that runs and has a version that the engine has wheels for.
 PYTHON ?= $(shell for python in python3.12 python3.11 python3 /usr/bin/python3; do \
@@ -22,12 +22,13 @@ help: ## this list
 demo: $(VENV)/.installed ## a broker, a shop, three flows, and what they do
 	$(BIN)/nudge demo $(if $(SECONDS),--seconds $(SECONDS))
 
-test: $(VENV)/.installed ## lint, types, layers, and all tests, with a real Apache Kafka
+test: $(VENV)/.installed ## lint, types, layers, and all tests, with a real Apache Kafka and a real Redis
+	@command -v redis-server >/dev/null || { echo "no redis-server found: install Redis 6.2 or newer (Debian: apt-get install redis-server)"; exit 1; }
 	$(MAKE) check
 	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
-test-fast: $(VENV)/.installed ## all tests that need no broker
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not kafka" $(ARGS)
+test-fast: $(VENV)/.installed ## all tests that need no broker and no Redis
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not kafka and not redis" $(ARGS)
 
 check: $(VENV)/.installed check-scanner ## format, lint, types, and the arrows between the layers
 	$(BIN)/ruff format --check .

@@ -4,6 +4,7 @@
                begun -> free -> begun       it has sent nothing: another may begin
                begun -> begun               its lease is over, or it is the owner's own: nobody knows what it has sent
                unknown -> accepted, ..      what an attempt shows in the end counts, whoever has given it up
+               unknown -> free              somebody has decided that it is to be sent again
 
 Every note names the attempt that it is about, and a begun one its owner. So of two processes that have the same action
 one is refused, whatever each of them believes. A note that is made again, since nobody knows whether it was made, is
@@ -37,6 +38,13 @@ def free(found: Entry | None, attempt: int, owner: str) -> Entry | None:
     if found is None or found.outcome is not None or found.attempt != attempt or found.owner not in ("", owner):
         return None
     return replace(found, owner="", lease_ms=0)
+
+
+def reopen(found: Entry | None, now: int) -> Entry | None:
+    """Return what is noted where somebody lets an unknown action be sent again, None where it is not unknown."""
+    if found is None or found.outcome is None or found.outcome.status != UNKNOWN:
+        return None
+    return Entry(found.attempt, now, found.user_id)
 
 
 def settle(found: Entry | None, attempt: int, user_id: str, owner: str, outcome: Outcome, now: int) -> Entry | None:

@@ -52,13 +52,27 @@ class ToSettle(NamedTuple):
     outcome: Outcome
 
 
+class ToReopen(NamedTuple):
+    """An action that is unknown is to be sent again: somebody has decided so."""
+
+    action_id: str
+
+
 class ToLook(NamedTuple):
     """What is there of an action?"""
 
     action_id: str
 
 
-Note = ToBegin | ToFree | ToSettle | ToLook
+Note = ToBegin | ToFree | ToSettle | ToReopen | ToLook
+
+
+class Unsettled(NamedTuple):
+    """What has no final outcome: how many actions are open and how many are unknown, and the oldest of them."""
+
+    open: int
+    unknown: int
+    oldest: Sequence[tuple[str, Entry]]
 
 
 class Ledger(Protocol):
@@ -80,8 +94,24 @@ class Ledger(Protocol):
         """
         ...
 
+    async def unsettled(self, most: int) -> Unsettled:
+        """Return what of this channel has no final outcome, *most* actions at most.
+
+        Raises:
+            LedgerAway: it cannot be read now.
+        """
+        ...
+
     async def forget(self, before_ms: int) -> int:
         """Forget actions whose outcome is older, and return how many."""
+        ...
+
+    async def concerns(self) -> list[str]:
+        """Return which settings of what keeps it can lose notes, each with what to set.
+
+        Raises:
+            LedgerAway: it cannot be read now.
+        """
         ...
 
     async def close(self) -> None:

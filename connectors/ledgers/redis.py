@@ -2,6 +2,8 @@
 
     <name>:a:<action id>              what has begun and what became of it, as JSON
     <name>:p:<channel>:<provider id>  the action that a provider calls so
+    <name>:o:<channel>                what is open, by when it began
+    <name>:u:<channel>                what is unknown, likewise
     <name>:r:<account>                the rate: how many calls may be made now, and as of when
 
 The rules are those of `state/ledger.py`, here in Python: a note is written if what it was made of is still there, all
@@ -16,24 +18,41 @@ from typing import Any, Final
 
 import msgspec
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
-from connectors.ledgers.base import KEPT_MS, LedgerAway, Note, Noted, ToBegin, ToFree, ToLook, ToSettle
+from connectors.ledgers.base import (
+    KEPT_MS,
+    LedgerAway,
+    Note,
+    Noted,
+    ToBegin,
+    ToFree,
+    ToLook,
+    ToReopen,
+    ToSettle,
+    Unsettled,
+)
 from state import ledger
-from state.delivery import Entry
+from state.delivery import UNKNOWN, Entry
 
 PATIENCE_S: Final = 5.0
 TRIES: Final = 20
 HOLDS_S: Final = 0.1
 
-# Of each key: writes the new value if the old one is still there; `KEPT` ms are given to a value that has an outcome.
+# KEYS: what is open, what is unknown, and of each note its action and what its provider calls it, or the first key.
+# ARGV: of each note the old value, the new one, how long to keep it in ms (0: for ever), the id, when it began, and
+# o, u or - for where it belongs. The new value is written if the old one is still there.
 _WRITE: Final = """
 local written = {}
-for i, key in ipairs(KEYS) do
-  local old, new, kept = ARGV[3 * i - 2], ARGV[3 * i - 1], tonumber(ARGV[3 * i])
-  local now = redis.call('GET', key) or ''
-  if now == old then
-    if kept > 0 then redis.call('SET', key, new, 'PX', kept) else redis.call('SET', key, new) end
+for i = 1, #KEYS / 2 - 1 do
+  local key, called, at = KEYS[2 * i + 1], KEYS[2 * i + 2], 6 * i - 5
+  local old, new, kept, id, since, where = unpack(ARGV, at, at + 5)
+  if (redis.call('GET', key) or '') == old then
+    if kept == '0' then redis.call('SET', key, new) else redis.call('SET', key, new, 'PX', kept) end
+    if called ~= KEYS[1] then redis.call('SET', called, id, 'PX', kept) end
+    for place, letter in ipairs({'o', 'u'}) do
+      if where == letter then redis.call('ZADD', KEYS[place], since, id) else redis.call('ZREM', KEYS[place], id) end
+    end
     written[i] = 1
   else
     written[i] = 0
@@ -57,6 +76,7 @@ if taken > 0 then return {taken, 0} end
 return {0, math.ceil((1 - tokens) * 1000 / rate)}
 """
 
+_AWAY: Final = (RedisError, OSError, TimeoutError)
 _dump = msgspec.json.Encoder().encode
 _load = msgspec.json.Decoder(Entry).decode
 
@@ -77,6 +97,7 @@ class RedisLedger:
         self, client: Redis, name: str, channel: str, owner: str, account: str = "", rate: float | None = None
     ) -> None:
         self._client, self._name, self._channel, self._owner = client, name, channel, owner
+        self._open, self._unknown = f"{name}:o:{channel}", f"{name}:u:{channel}"
         self._account, self._rate = account or channel, rate
         self._write: Any = client.register_script(_WRITE)
         self._take: Any = client.register_script(_TAKE)
@@ -85,8 +106,8 @@ class RedisLedger:
         """Make *notes*; see `Ledger`. Of one action there is at most one note among them."""
         try:
             return await self._note(notes, now)
-        except (RedisError, OSError, TimeoutError) as error:
-            raise LedgerAway(f"the ledger in Redis: {type(error).__name__} {error}") from error
+        except _AWAY as error:
+            raise _away(error) from error
 
     async def _note(self, notes: Sequence[Note], now: int) -> list[Noted]:
         found: dict[int, Noted] = {}
@@ -119,15 +140,20 @@ class RedisLedger:
                 writes.append((place, key, old or b"", made))
         if not writes:
             return []
-        arguments: list[bytes | int] = []
-        for _, _, old, made in writes:
-            arguments += [old, _dump(made), KEPT_MS if made.outcome is not None else 0]
-        written = await self._write(keys=[key for _, key, _, _ in writes], args=arguments)
+        written_to = [self._open, self._unknown]
+        arguments: list[bytes | str | int] = []
+        for place, key, old, made in writes:
+            outcome = made.outcome
+            provider_id = "" if outcome is None else outcome.provider_id
+            written_to += [key, self._called(provider_id) if provider_id else self._open]
+            where = "o" if outcome is None else "u" if outcome.status == UNKNOWN else "-"
+            kept_ms = 0 if outcome is None else KEPT_MS
+            arguments += [old, _dump(made), kept_ms, notes[place].action_id, made.since_ms, where]
+        written = await self._write(keys=written_to, args=arguments)
         again = []
         for (place, _, _, made), is_written in zip(writes, written, strict=True):
             if is_written:
                 found[place] = Noted(made, True)
-                await self._index(notes[place].action_id, made)
             else:
                 again.append(place)
         return again
@@ -140,13 +166,13 @@ class RedisLedger:
                 return ledger.free(entry, attempt, self._owner)
             case ToSettle(_, attempt, user_id, outcome):
                 return ledger.settle(entry, attempt, user_id, self._owner, outcome, now)
+            case ToReopen():
+                return ledger.reopen(entry, now)
             case _:
                 return None
 
-    async def _index(self, action_id: str, entry: Entry) -> None:
-        if entry.outcome is not None and entry.outcome.provider_id:
-            key = f"{self._name}:p:{self._channel}:{entry.outcome.provider_id}"
-            await self._client.set(key, action_id, px=KEPT_MS)
+    def _called(self, provider_id: str) -> str:
+        return f"{self._name}:p:{self._channel}:{provider_id}"
 
     async def _tokens(self, wanted: int) -> tuple[int, int]:
         assert self._rate is not None
@@ -157,16 +183,54 @@ class RedisLedger:
     async def find(self, provider_id: str) -> tuple[str, Entry] | None:
         """Return what the provider calls so; see `Ledger`."""
         try:
-            action_id: Any = await self._client.get(f"{self._name}:p:{self._channel}:{provider_id}")
+            action_id: Any = await self._client.get(self._called(provider_id))
             raw: Any = None if action_id is None else await self._client.get(f"{self._name}:a:{action_id.decode()}")
-        except (RedisError, OSError, TimeoutError) as error:
-            raise LedgerAway(f"the ledger in Redis: {type(error).__name__} {error}") from error
+        except _AWAY as error:
+            raise _away(error) from error
         return None if action_id is None or raw is None else (action_id.decode(), _load(raw))
 
+    async def unsettled(self, most: int) -> Unsettled:
+        """Return what has no final outcome; see `Ledger`. What Redis has forgotten meanwhile is left out."""
+        client = self._client
+        try:
+            counts = [await client.zcard(key) for key in (self._open, self._unknown)]
+            ids: list[Any] = []
+            for key in (self._open, self._unknown):
+                ids += await client.zrange(key, 0, most - 1)
+            raws: list[Any] = await client.mget([f"{self._name}:a:{one.decode()}" for one in ids]) if ids else []
+        except _AWAY as error:
+            raise _away(error) from error
+        found = [(one.decode(), _load(raw)) for one, raw in zip(ids, raws, strict=True) if raw is not None]
+        found.sort(key=lambda one: one[1].since_ms)
+        return Unsettled(*counts, found[:most])
+
+    async def concerns(self) -> list[str]:
+        """Return which settings can lose notes; see `Ledger`. What Redis does not tell is left out."""
+        try:
+            known: Any = {**await self._client.info("persistence"), **await self._client.info("memory")}
+        except ResponseError:
+            return []  # It is not for this user to know.
+        except _AWAY as error:
+            raise _away(error) from error
+        found = []
+        if not known.get("aof_enabled", 1):
+            found.append("appendonly is no, so a restart of Redis forgets what was sent: set appendonly yes")
+        policy = known.get("maxmemory_policy", "noeviction")
+        if policy != "noeviction":
+            found.append(f"maxmemory-policy is {policy}, so a full Redis forgets what was sent: set noeviction")
+        return found
+
     async def forget(self, before_ms: int) -> int:
-        """Redis forgets by itself."""
-        return 0
+        """Forget which unknown actions there were before *before_ms*; everything else Redis forgets by itself."""
+        try:
+            return int(await self._client.zremrangebyscore(self._unknown, "-inf", f"({before_ms}"))
+        except _AWAY as error:
+            raise _away(error) from error
 
     async def close(self) -> None:
         """Let go of it; see `Ledger`."""
         await self._client.aclose()
+
+
+def _away(error: BaseException) -> LedgerAway:
+    return LedgerAway(f"the ledger in Redis: {type(error).__name__} {error}")

@@ -15,13 +15,24 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
-from connectors.ledgers.base import KEPT_MS, LedgerAway, Note, Noted, ToBegin, ToFree, ToLook
+from connectors.ledgers.base import (
+    KEPT_MS,
+    LedgerAway,
+    Note,
+    Noted,
+    ToBegin,
+    ToFree,
+    ToLook,
+    ToReopen,
+    Unsettled,
+)
 from state import ledger
 from state.delivery import Entry, Outcome
 from state.errors import StateRefused
 
 FORMAT: Final = 1
 PATIENCE_S: Final = 5.0
+FORGOTTEN_TOGETHER: Final = 1_000
 _TABLES: Final = """
 CREATE TABLE IF NOT EXISTS actions (
     action_id TEXT PRIMARY KEY, channel TEXT, attempt INTEGER, since_ms INTEGER, user_id TEXT, owner TEXT,
@@ -29,6 +40,7 @@ CREATE TABLE IF NOT EXISTS actions (
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS by_provider ON actions (channel, provider_id) WHERE provider_id != '';
 CREATE INDEX IF NOT EXISTS by_time ON actions (at_ms) WHERE at_ms IS NOT NULL;
+CREATE INDEX IF NOT EXISTS unsettled ON actions (channel, since_ms) WHERE status IS NULL OR status = 'unknown';
 """
 _COLUMNS: Final = "attempt, since_ms, user_id, owner, lease_ms, status, at_ms, code, detail, provider_id, further"
 
@@ -77,6 +89,8 @@ class SqliteLedger:
             made = ledger.begin(found, note.attempt, note.user_id, self._owner, note.lease_ms, now)
         elif isinstance(note, ToFree):
             made = ledger.free(found, note.attempt, self._owner)
+        elif isinstance(note, ToReopen):
+            made = ledger.reopen(found, now)
         else:
             made = ledger.settle(found, note.attempt, note.user_id, self._owner, note.outcome, now)
         if made is None:
@@ -121,15 +135,43 @@ class SqliteLedger:
             raise LedgerAway(f"the ledger {self._path} cannot be read: {error}") from error
         return None if row is None else (row[0], _entry(row[1:]))
 
+    async def unsettled(self, most: int) -> Unsettled:
+        """Return what has no final outcome; see `Ledger`."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._unsettled, most)
+
+    def _unsettled(self, most: int) -> Unsettled:
+        where = "FROM actions WHERE channel = ? AND (status IS NULL OR status = 'unknown')"
+        try:
+            execute = self._database.execute
+            (all_of_them, unknown) = execute(f"SELECT COUNT(*), COUNT(status) {where}", (self._channel,)).fetchone()
+            query = f"SELECT action_id, {_COLUMNS} {where} ORDER BY since_ms LIMIT ?"
+            rows = execute(query, (self._channel, most)).fetchall()
+        except sqlite3.Error as error:
+            raise LedgerAway(f"the ledger {self._path} cannot be read: {error}") from error
+        return Unsettled(all_of_them - unknown, unknown, [(row[0], _entry(row[1:])) for row in rows])
+
     async def forget(self, before_ms: int) -> int:
-        """Forget actions whose outcome is older than *before_ms*; see `Ledger`."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._forget, before_ms)
+        """Forget actions whose outcome is older than *before_ms*; see `Ledger`. Notes are made in between."""
+        forgotten = 0
+        while True:
+            some = await asyncio.get_running_loop().run_in_executor(self._thread, self._forget, before_ms)
+            forgotten += some
+            if some < FORGOTTEN_TOGETHER:
+                return forgotten
 
     def _forget(self, before_ms: int) -> int:
+        old = "SELECT action_id FROM actions WHERE at_ms < ? LIMIT ?"
         try:
-            return self._database.execute("DELETE FROM actions WHERE at_ms < ?", (before_ms,)).rowcount
+            return self._database.execute(
+                f"DELETE FROM actions WHERE action_id IN ({old})",  # noqa: S608
+                (before_ms, FORGOTTEN_TOGETHER),
+            ).rowcount
         except sqlite3.Error as error:
             raise LedgerAway(f"the ledger {self._path} cannot be written: {error}") from error
+
+    async def concerns(self) -> list[str]:
+        """Return nothing: the file is written as it should be."""
+        return []
 
     async def close(self) -> None:
         """Let go of it; see `Ledger`."""

@@ -19,7 +19,10 @@ from operators.language.values import parse_duration
 
 GROUP: Final = "nudge.channels"
 """The group of entry points in which providers are found by their names."""
-BUILT_IN: Final = {"webhook": "connectors.channels.webhook:Webhook"}
+BUILT_IN: Final = {
+    "alibaba_sms": "connectors.channels.alibaba_sms:AlibabaSms",
+    "webhook": "connectors.channels.webhook:Webhook",
+}
 _COMMON: Final = ("provider", "rate", "concurrency", "give_up_after", "timeout", "on_unknown", "account")
 
 

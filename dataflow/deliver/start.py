@@ -9,6 +9,7 @@ import socket
 import time
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from random import SystemRandom
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ import typer
 from connectors.channels.base import Unfit
 from connectors.kafka import KafkaTopics, Options
 from connectors.kafka_group import GroupReader, GroupRecord
-from connectors.ledgers.base import Ledger
+from connectors.ledgers.base import Ledger, LedgerAway
 from connectors.ledgers.sqlite import SqliteLedger
 from dataflow.deliver.config import Delivered, delivered
 from dataflow.deliver.service import DeliverFailed, Part, Service, Where, read_action
@@ -124,6 +125,7 @@ class Start:
             )  # fmt: skip
             for number in (signal.SIGINT, signal.SIGTERM):
                 asyncio.get_running_loop().add_signal_handler(number, service.stop)
+            await _warn_of_redis(ledger_of(self.channels[0]), log)
             log.info("delivering", channels=[one.name for one in self.channels], group=self.where.group)
             await service.run()
             outcomes = {at_work.how.name: dict(at_work.outcomes) for at_work in service.at_work.values()}
@@ -170,6 +172,14 @@ class Start:
                 if record.offset + 1 >= ends.get(part, 0):
                     left.discard(part)
         reader.close()
+
+
+async def _warn_of_redis(ledger: Ledger, log: Any) -> None:
+    """Say which settings of a Redis can lose notes; one that is away now is told of elsewhere."""
+    with suppress(LedgerAway):
+        for concern in await ledger.concerns():
+            log.warning("the ledger can lose notes", why=concern)
+    await ledger.close()
 
 
 def _previewed(how: Delivered, record: GroupRecord) -> dict[str, Any]:

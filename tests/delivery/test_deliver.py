@@ -13,6 +13,7 @@ from tests.delivery.jobs import Delivery, receipts, send
 from tests.kafka.broker import KafkaTopics
 from tests.providers.server import HANGS, Response, Server
 from tests.providers.webhook import SECRET, Receiver, in_any_mood
+from tests.redis.server import RedisServer
 
 pytestmark = pytest.mark.kafka
 
@@ -147,3 +148,36 @@ def test_a_second_process_with_a_ledger_in_a_file_stops_and_says_what_to_do(worl
         assert "let all share one with --ledger redis://" in other.tail()
         assert one.process.poll() is None
         assert one.stop() == 0
+
+
+@pytest.mark.redis
+@pytest.mark.timeout(400)
+def test_two_processes_share_a_redis_and_are_killed_in_turn_while_partitions_move(
+    world: World, redis_server: RedisServer
+) -> None:
+    chance = random.Random(3)
+    receiver = Receiver(in_any_mood(random.Random(4)))
+    ledger = ("--ledger", redis_server.url)
+    with Server(receiver) as server:
+        world.workspace(server.url)
+        world.send()
+        running = [world.start(*ledger)]
+        for _ in range(6):
+            running.append(world.start(*ledger))  # The partitions move to it in the middle of calls.
+            running[-1].wait_for("delivering")
+            time.sleep(chance.uniform(1.0, 5.0))
+            running.pop(chance.randrange(len(running))).kill()
+        last = world.start(*ledger, "--stop-at-end")  # It may get nothing to do before the others stop.
+        deadline = time.monotonic() + 120
+        while len(set(world.receipts())) < len(ACTIONS):
+            assert time.monotonic() < deadline, (len(receiver.taken), last.tail())
+            time.sleep(0.5)
+        assert [one.stop() for one in running] == [0] * len(running)
+        last.wait()
+    found = world.receipts()
+    assert receiver.mistakes == [], "nobody sees two different requests under one id"
+    assert set(receiver.taken) == {one.action_id for one in ACTIONS} == set(found)
+    assert {(receipt["message_id"], receipt["status"]) for some in found.values() for receipt in some} == {
+        (f"{one.action_id}/accepted", "accepted") for one in ACTIONS
+    }
+    check_order(receiver.taken)

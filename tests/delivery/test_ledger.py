@@ -1,27 +1,32 @@
-"""The ledger on disk does what the rules say, and what it has said is there after a crash."""
+"""The ledgers do what the rules say, and what one has said is there after a crash."""
 
 from __future__ import annotations
 
 import asyncio
 import sqlite3
+import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from redis.asyncio import Redis
 
-from connectors.ledgers.base import LedgerAway, Note, ToBegin, ToFree, ToLook, ToSettle
+from connectors.ledgers.base import Ledger, LedgerAway, Note, ToBegin, ToFree, ToLook, ToReopen, ToSettle
+from connectors.ledgers.redis import RedisLedger
 from connectors.ledgers.sqlite import FORMAT, SqliteLedger
 from state import ledger
 from state.delivery import Entry, Outcome
 from state.errors import StateRefused
+from tests.redis.server import RedisServer
 
 NOW = 1_800_000_000_000
 OUTCOMES = [Outcome(status, NOW, "C", "d", "p-1", "delivered") for status in ("accepted", "rejected", "unknown")]
 ONE_NOTE = st.tuples(
     st.sampled_from("ab"),
     st.sampled_from(["x", "y"]),
-    st.sampled_from(["look", "begin", "free", *OUTCOMES]),
+    st.sampled_from(["look", "begin", "free", "reopen", *OUTCOMES]),
     st.integers(0, 3),
     st.sampled_from([0, 1000, 100_000]),
 )
@@ -32,6 +37,8 @@ def by_the_rules(found: Entry | None, owner: str, what: object, attempt: int, no
         return ledger.begin(found, attempt, "u", owner, now + 5_000, now)
     if what == "free":
         return ledger.free(found, attempt, owner)
+    if what == "reopen":
+        return ledger.reopen(found, now)
     assert isinstance(what, Outcome)
     return ledger.settle(found, attempt, "u", owner, what, now)
 
@@ -43,18 +50,50 @@ def note_of(action_id: str, what: object, attempt: int, now: int) -> Note:
         return ToBegin(action_id, attempt, "u", now + 5_000)
     if what == "free":
         return ToFree(action_id, attempt)
+    if what == "reopen":
+        return ToReopen(action_id)
     assert isinstance(what, Outcome)
     return ToSettle(action_id, attempt, "u", what)
 
 
-@given(st.lists(ONE_NOTE, max_size=30))
-@settings(max_examples=100, deadline=None)
-def test_notes_are_made_as_the_rules_say(tmp_path_factory: pytest.TempPathFactory, some: list[tuple]) -> None:
-    path = tmp_path_factory.mktemp("ledger") / "ledger.db"
+Opened = Callable[..., Ledger]
+"""Opens the same ledger again for a channel and an owner; in a running event loop."""
+
+
+def in_file(path: Path) -> Opened:
+    return lambda channel="sms", owner="one": SqliteLedger(path, channel, owner)
+
+
+def in_redis(server: RedisServer) -> Opened:
+    name = f"t-{uuid.uuid4().hex[:8]}"
+    return lambda channel="sms", owner="one", **more: RedisLedger(
+        Redis.from_url(server.url), name, channel, owner, **more
+    )
+
+
+def new_ledger(kind: str, request: pytest.FixtureRequest) -> Opened:
+    if kind == "redis":
+        return in_redis(request.getfixturevalue("redis_server"))
+    return in_file(request.getfixturevalue("tmp_path_factory").mktemp("ledger") / "ledger.db")
+
+
+BOTH = pytest.mark.parametrize("kind", ["sqlite", pytest.param("redis", marks=pytest.mark.redis)])
+
+
+@pytest.fixture
+def opened(kind: str, request: pytest.FixtureRequest) -> Opened:
+    return new_ledger(kind, request)
+
+
+@BOTH
+@given(some=st.lists(ONE_NOTE, max_size=30))
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_notes_are_made_as_the_rules_say(kind: str, request: pytest.FixtureRequest, some: list[tuple]) -> None:
+    opened = new_ledger(kind, request)
     known: dict[str, Entry] = {}
 
     async def check() -> None:
-        ledgers = {owner: SqliteLedger(path, "sms", owner) for owner in "xy"}
+        ledgers = {owner: opened(owner=owner) for owner in "xy"}
         now = NOW
         for action_id, owner, what, attempt, passes in some:
             now += passes
@@ -65,20 +104,27 @@ def test_notes_are_made_as_the_rules_say(tmp_path_factory: pytest.TempPathFactor
             assert noted.entry == (made if noted.is_taken else found)
             if made is not None:
                 known[action_id] = made
+        unsettled = await ledgers["x"].unsettled(10)
+        left = {one: entry for one, entry in known.items() if entry.outcome is None}
+        parked = {
+            one: entry
+            for one, entry in known.items()
+            if entry.outcome is not None and entry.outcome.status == "unknown"
+        }
+        assert (unsettled.open, unsettled.unknown, dict(unsettled.oldest)) == (len(left), len(parked), left | parked)
         for one in ledgers.values():
             await one.close()
 
     asyncio.run(check())
 
 
-def test_what_was_noted_is_there_after_the_process_has_gone(tmp_path: Path) -> None:
-    path = tmp_path / "ledger.db"
-
+@BOTH
+def test_what_was_noted_is_there_after_the_process_has_gone(opened: Opened) -> None:
     async def check() -> None:
-        first = SqliteLedger(path, "sms", "one")
+        first = opened(owner="one")
         await first.note([ToBegin("a", 1, "u", NOW + 1), ToSettle("b", 0, "u", OUTCOMES[1])], NOW)
         # Nothing is closed: as after a kill.
-        other = SqliteLedger(path, "sms", "two")
+        other = opened(owner="two")
         found = await other.note([ToLook("a"), ToLook("b"), ToLook("c")], NOW)
         assert [one.entry for one in found] == [
             Entry(1, NOW, "u", "one", NOW + 1), Entry(0, NOW, "u", "one", 0, OUTCOMES[1]), None
@@ -89,10 +135,25 @@ def test_what_was_noted_is_there_after_the_process_has_gone(tmp_path: Path) -> N
     asyncio.run(check())
 
 
-def test_an_action_is_found_by_what_its_provider_calls_it(tmp_path: Path) -> None:
+@BOTH
+def test_of_two_processes_that_begin_the_same_attempt_at_once_one_is_refused(opened: Opened) -> None:
     async def check() -> None:
-        one = SqliteLedger(tmp_path / "ledger.db", "sms", "one")
-        other = SqliteLedger(tmp_path / "ledger.db", "email", "one")
+        ledgers = [opened(owner=str(number)) for number in range(4)]
+        for number in range(20):
+            begun = await asyncio.gather(
+                *(one.note([ToBegin(f"a{number}", 1, "u", NOW + 1000)], NOW) for one in ledgers)
+            )
+            assert sum(noted.is_taken for (noted,) in begun) == 1
+        for one in ledgers:
+            await one.close()
+
+    asyncio.run(check())
+
+
+@BOTH
+def test_an_action_is_found_by_what_its_provider_calls_it(opened: Opened) -> None:
+    async def check() -> None:
+        one, other = opened("sms"), opened("email")
         await one.note([ToSettle("b", 0, "u", OUTCOMES[0])], NOW)
         assert await one.find("p-1") == ("b", Entry(0, NOW, "u", "one", 0, OUTCOMES[0]))
         assert (await one.find("p-2"), await other.find("p-1")) == (None, None)
@@ -102,13 +163,53 @@ def test_an_action_is_found_by_what_its_provider_calls_it(tmp_path: Path) -> Non
     asyncio.run(check())
 
 
-def test_outcomes_are_forgotten_after_a_while_and_what_is_open_is_not(tmp_path: Path) -> None:
+@BOTH
+def test_what_is_open_and_what_is_unknown_is_told_the_oldest_first_and_each_channel_by_itself(opened: Opened) -> None:
+    async def check() -> None:
+        one, other = opened("sms"), opened("email")
+        for number in range(5):
+            await one.note([ToBegin(f"a{number}", 1, "u", NOW)], NOW - number)
+        await one.note([ToSettle("a3", 1, "u", OUTCOMES[2]), ToSettle("a4", 1, "u", OUTCOMES[0])], NOW)
+        found = await one.unsettled(2)
+        assert (found.open, found.unknown, [id for id, _ in found.oldest]) == (3, 1, ["a3", "a2"])
+        assert await other.unsettled(2) == (0, 0, [])
+        await one.note([ToReopen("a3"), ToReopen("a4")], NOW)
+        assert (await one.unsettled(0))[:2] == (4, 0)
+        await one.close()
+        await other.close()
+
+    asyncio.run(check())
+
+
+def test_outcomes_are_forgotten_after_a_while_and_what_is_open_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("connectors.ledgers.sqlite.FORGOTTEN_TOGETHER", 2)
+
     async def check() -> None:
         one = SqliteLedger(tmp_path / "ledger.db", "sms", "one")
-        await one.note([ToBegin("a", 1, "u", NOW), ToSettle("b", 0, "u", OUTCOMES[0])], NOW)
+        await one.note([ToBegin("a", 1, "u", NOW), *(ToSettle(f"b{n}", 0, "u", OUTCOMES[0]) for n in range(5))], NOW)
         assert await one.forget(NOW) == 0
+        assert await one.forget(NOW + 1) == 5
+        assert [found.entry is None for found in await one.note([ToLook("a"), ToLook("b0")], NOW)] == [False, True]
+        await one.close()
+
+    asyncio.run(check())
+
+
+@pytest.mark.redis
+def test_redis_forgets_outcomes_after_30_days_by_itself_and_what_is_open_never(redis_server: RedisServer) -> None:
+    async def check() -> None:
+        client, name = Redis.from_url(redis_server.url), f"t-{uuid.uuid4().hex[:8]}"
+        one = RedisLedger(client, name, "sms", "one")
+        await one.note([ToBegin("a", 1, "u", NOW), ToSettle("b", 0, "u", OUTCOMES[2])], NOW)
+        left_ms = [await client.pttl(f"{name}:{key}") for key in ("a:a", "a:b", "p:sms:p-1")]
+        assert left_ms[0] == -1
+        assert all(29.9 < ms / 86_400_000 <= 30 for ms in left_ms[1:])
+        await client.delete(f"{name}:a:b")  # As Redis does then.
+        assert (await one.unsettled(10))[:2] == (1, 1)
         assert await one.forget(NOW + 1) == 1
-        assert [found.entry is None for found in await one.note([ToLook("a"), ToLook("b")], NOW)] == [False, True]
+        assert (await one.unsettled(10))[:2] == (1, 0)
         await one.close()
 
     asyncio.run(check())

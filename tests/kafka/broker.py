@@ -506,7 +506,7 @@ class Broker(KafkaTopics):
             )
             port, guarded_port, controller_port = (int(one.rpartition(":")[2]) for one in listeners.split(","))
             return port, guarded_port, controller_port
-        return _free_port(), _free_port(), _free_port()
+        return free_port(), free_port(), free_port()
 
     def _format(self, jars: Path, properties: Path) -> None:
         """Write the settings and format the data folder; the settings last, as the sign that all is there."""
@@ -645,7 +645,7 @@ def _listens(port: int) -> bool:
     return False
 
 
-def _free_port() -> int:
+def free_port() -> int:
     # Drawn from the system and not from `random`'s state, which tests seed, all with the same number.
     draw = random.SystemRandom()
     for _ in range(1_000):
