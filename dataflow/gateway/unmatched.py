@@ -66,7 +66,7 @@ class Waiting:
 
     def due(self, now: int) -> list[Held]:
         """Return what is to be tried now; it waits no longer."""
-        found = []
+        found: list[Held] = []
         while self._due and self._due[0][0] <= now and len(found) < ROUND_MAX:
             found.append(heapq.heappop(self._due)[2])
         return found

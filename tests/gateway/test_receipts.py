@@ -22,7 +22,7 @@ from connectors.channels.base import Callback, NotTheirs, Reply, Report
 from connectors.kafka_writer import WriteFailed
 from connectors.ledgers.base import LedgerAway, Note, ToBegin, ToSettle
 from connectors.ledgers.sqlite import SqliteLedger
-from dataflow.gateway.receipts import Receipts, Reporting, Unmatched, read_unmatched, receipt_of
+from dataflow.gateway.receipts import Receipts, Reporting, Unmatched, receipt_of
 from dataflow.gateway.unmatched import PAUSE_MAX_MS, TRIED_MS, Held, Waiting, is_over
 from dataflow.logs import get_logger
 from state.delivery import ACCEPTED, Outcome
