@@ -9,9 +9,15 @@ from typing import Annotated, Final
 
 import typer
 
+<<<<<<< HEAD
 from dataflow.commands import audit, check, deliver, demo, gateway, run, schema, simulate
 
 COMMANDS: Final = (check, simulate, run, deliver, gateway, audit, schema, demo)
+=======
+from dataflow.commands import audit, check, deliver, demo, preview, run, schema, simulate
+
+COMMANDS: Final = (check, simulate, run, deliver, preview, audit, schema, demo)
+>>>>>>> 8e0b95b
 """Each is one file, with an `app` that has the one command; help lists them in this order."""
 
 app = typer.Typer(

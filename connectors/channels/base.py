@@ -76,15 +76,36 @@ class Unfit(Exception):
         self.code, self.detail = code, detail
 
 
+class Content(NamedTuple):
+    """What a message says, where that stands in files: "" for a part that it lacks."""
+
+    subject: str
+    text: str
+    html: str
+
+
+def _no_content(action: Action, unsubscribe_url: str | None) -> Content:
+    raise Unfit("no_template", f"there is no message {action.template!r}")
+
+
 class Surroundings:
     """What a provider gets beside its settings.
 
     `now_ms` returns the time, `nonce` a text that was never used, `folder` is where relative paths begin, and a call
-    may take `timeout_s`.
+    may take `timeout_s`. `content` returns what the message of an action says, with a link that unsubscribes where
+    there is one; it raises `Unfit` where that cannot be told.
     """
 
-    def __init__(self, now_ms: Callable[[], int], nonce: Callable[[], str], folder: Path, timeout_s: float) -> None:
+    def __init__(
+        self,
+        now_ms: Callable[[], int],
+        nonce: Callable[[], str],
+        folder: Path,
+        timeout_s: float,
+        content: Callable[[Action, str | None], Content] = _no_content,
+    ) -> None:
         self.now_ms, self.nonce, self.folder, self.timeout_s = now_ms, nonce, folder, timeout_s
+        self.content = content
 
 
 class Callback(NamedTuple):

@@ -11,16 +11,21 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from connectors.channels.base import Provider, Surroundings
+from connectors.channels.base import Content, Provider, Surroundings
 from dataflow.errors import UsageError
+from dataflow.messages import FOLDER, Messages
 from operators.delivery.policy import AGAIN, PARK, Policy
 from operators.language.problems import BadValue, did_you_mean
 from operators.language.values import parse_duration
+from operators.templates.body import Given
+from state.iso import parse_iso_ms
+from state.outgoing import Action
 
 GROUP: Final = "nudge.channels"
 """The group of entry points in which providers are found by their names."""
 BUILT_IN: Final = {
     "alibaba_sms": "connectors.channels.alibaba_sms:AlibabaSms",
+    "smtp": "connectors.channels.smtp:Smtp",
     "webhook": "connectors.channels.webhook:Webhook",
 }
 _COMMON: Final = ("provider", "rate", "concurrency", "give_up_after", "timeout", "on_unknown", "account")
@@ -86,12 +91,14 @@ def delivered(
     nonce: Callable[[], str],
     *,
     shares_rate: bool = False,
+    messages: Messages | None = None,
 ) -> Delivered:
     """Return how the channel *name* is delivered to, as it is *written*.
 
     Args:
         folder: where relative paths begin.
         shares_rate: the ledger keeps the rate, for all processes together.
+        messages: what messages say; default: those in the folder.
 
     Raises:
         UsageError: something is wrong with it; the message says where.
@@ -133,5 +140,19 @@ def delivered(
         can_be_asked=kind.can_be_asked,
         on_unknown=found.get("on_unknown", PARK),
     )
-    made = kind(settings, Surroundings(now_ms, nonce, folder, call_ms / 1000))
+    content = content_of(Messages(folder / FOLDER) if messages is None else messages)
+    try:
+        made = kind(settings, Surroundings(now_ms, nonce, folder, call_ms / 1000, content))
+    except ValueError as error:
+        raise UsageError(f"{where}: {error}") from None
     return Delivered(name, topic, policy, made, found.get("account", name), found.get("rate"))
+
+
+def content_of(messages: Messages) -> Callable[[Action, str | None], Content]:
+    """Return what tells providers what the message of an action says."""
+
+    def content(action: Action, unsubscribe_url: str | None) -> Content:
+        at_ms = parse_iso_ms(action.at) or 0  # It looks like a time and need be none.
+        return messages.render(action.template, Given(action.vars, unsubscribe_url, at_ms))
+
+    return content
