@@ -9,15 +9,9 @@ from typing import Annotated, Final
 
 import typer
 
-<<<<<<< HEAD
-from dataflow.commands import audit, check, deliver, demo, gateway, run, schema, simulate
+from dataflow.commands import audit, check, deliver, demo, gateway, preview, run, schema, simulate
 
-COMMANDS: Final = (check, simulate, run, deliver, gateway, audit, schema, demo)
-=======
-from dataflow.commands import audit, check, deliver, demo, preview, run, schema, simulate
-
-COMMANDS: Final = (check, simulate, run, deliver, preview, audit, schema, demo)
->>>>>>> 8e0b95b
+COMMANDS: Final = (check, simulate, run, deliver, gateway, preview, audit, schema, demo)
 """Each is one file, with an `app` that has the one command; help lists them in this order."""
 
 app = typer.Typer(

@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from connectors.channels.base import Content, Provider, Surroundings
+from dataflow.deliver.links import Links
 from dataflow.errors import UsageError
 from dataflow.messages import FOLDER, Messages
 from operators.delivery.policy import AGAIN, PARK, Policy
@@ -21,6 +22,8 @@ from operators.templates.body import Given
 from state.iso import parse_iso_ms
 from state.outgoing import Action
 
+_Model = TypeVar("_Model", bound=BaseModel)
+
 GROUP: Final = "nudge.channels"
 """The group of entry points in which providers are found by their names."""
 BUILT_IN: Final = {
@@ -28,7 +31,7 @@ BUILT_IN: Final = {
     "smtp": "connectors.channels.smtp:Smtp",
     "webhook": "connectors.channels.webhook:Webhook",
 }
-_COMMON: Final = ("provider", "rate", "concurrency", "give_up_after", "timeout", "on_unknown", "account")
+_COMMON: Final = ("provider", "rate", "concurrency", "give_up_after", "timeout", "on_unknown", "account", "links")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,7 @@ class Delivered:
     provider: Provider
     account: str
     rate: float | None
+    links: Links | None = None
 
 
 class _Wrong(ValueError):
@@ -105,7 +109,7 @@ def delivered(
     """
     where = f"channels.{name}.deliver"
     common = {key: value for key, value in written.items() if key in _COMMON}
-    provider = common.pop("provider", None)
+    provider, links = common.pop("provider", None), common.pop("links", None)
     known = {name: EntryPoint(name, place, GROUP) for name, place in BUILT_IN.items()}
     known |= {one.name: one for one in entry_points(group=GROUP)}
     if not isinstance(provider, str) or provider not in known:
@@ -124,12 +128,8 @@ def delivered(
             raise UsageError(f"{where}.{key}: {wrong}") from None
     kind = known[provider].load()
     rest = {key: value for key, value in written.items() if key not in _COMMON or key == "provider"}
-    try:
-        settings = kind.settings.model_validate(rest, context={"folder": folder, "environment": os.environ})
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(map(str, (where, *first["loc"])))
-        raise UsageError(f"{place}: {first['msg']}") from None
+    settings = _read(kind.settings, rest, where, folder)
+    linked = None if links is None else _read(Links, links, f"{where}.links", folder)
     call_ms = found.get("timeout", 10_000)
     policy = Policy(
         call_ms=call_ms,
@@ -145,7 +145,16 @@ def delivered(
         made = kind(settings, Surroundings(now_ms, nonce, folder, call_ms / 1000, content))
     except ValueError as error:
         raise UsageError(f"{where}: {error}") from None
-    return Delivered(name, topic, policy, made, found.get("account", name), found.get("rate"))
+    return Delivered(name, topic, policy, made, found.get("account", name), found.get("rate"), linked)
+
+
+def _read(model: type[_Model], written: Any, where: str, folder: Path) -> _Model:
+    try:
+        return model.model_validate(written, context={"folder": folder, "environment": os.environ})
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, (where, *first["loc"])))
+        raise UsageError(f"{place}: {first['msg']}") from None
 
 
 def content_of(messages: Messages) -> Callable[[Action, str | None], Content]:

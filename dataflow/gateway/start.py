@@ -24,6 +24,7 @@ from dataflow.gateway.app import application
 from dataflow.gateway.config import read_gateway
 from dataflow.gateway.http import Handle, Protocol
 from dataflow.gateway.keys import Keys
+from dataflow.gateway.links import Links
 from dataflow.gateway.metrics import Metrics
 from dataflow.gateway.receipts import Receipts, Reporting
 from dataflow.gateway.unmatched import Retrier
@@ -75,9 +76,9 @@ class Start:
         self.ledger, self.group = parse_ledger(ledger), group
         self.events, self.unmatched = f"{self.prefix}events", f"{self.prefix}receipts.unmatched"
         self.delivered = self._read_channels(shown_path(path) or "nudge.yaml")
-        if not self.settings.keys and not self.settings.receipts and self.settings.secret is None:
+        if not self.settings.keys and not self.settings.receipts and self.settings.link_key is None:
             file = shown_path(path) or "nudge.yaml"
-            raise UsageError(f"{file}: gateway: has neither keys, nor receipts, nor a secret, so nobody could use it")
+            raise UsageError(f"{file}: gateway: has neither keys, nor receipts, nor link_key, so nobody could use it")
 
     def _read_channels(self, file: str) -> dict[str, Delivered]:
         found = {}
@@ -124,6 +125,15 @@ class Start:
             metrics.watch("nudge_gateway_waiting", "Reports that wait for their action.", lambda: retrier.held)
             topics |= {self.events, self.unmatched}
             tasks.append(asyncio.create_task(retrier.run()))
+        if self.settings.link_key is not None:
+            consent = {category: path for category, path in dict(self.workspace.consent).items() if path is not None}
+            links = Links(self.settings.link_key, writer, self.events, consent, metrics, now_ms)
+            topics.add(self.events)
+            more += [
+                ("/l", "/l/{code}", links.click, ("GET",)),
+                ("/u", "/u/{token}", links.unsubscribe_or_ask, ("GET", "POST")),
+                ("/o", "/o/{token}", links.open, ("GET",)),
+            ]
         app = application(
             writer, keys, metrics, log, now_ms=now_ms, monotonic_s=time.monotonic, more=more, topics=topics,
             cors=self.settings.cors,
