@@ -393,9 +393,9 @@ def _found(rendering: Rendering, values: Mapping[str, Any], now_ms: int) -> str:
     """Return what a template finds in an answer or a report, "" for nothing, and for what is no code or id."""
     try:
         value = rendering(values, now_ms)
-    except Unfit:
+        return "" if isinstance(value, (list, dict)) else _written(value)
+    except (Unfit, ValueError):  # A number without end is no code, either.
         return ""
-    return "" if isinstance(value, (list, dict)) else _written(value)
 
 
 def _json(value: Any) -> str:

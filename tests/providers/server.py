@@ -105,7 +105,7 @@ class Server:
                     await asyncio.sleep(answer.after_s)
                 head = {"content-length": str(len(answer.body)), **answer.headers}
                 lines = [f"HTTP/1.1 {answer.status} X", *(f"{name}: {value}" for name, value in head.items()), "", ""]
-                writer.write("\r\n".join(lines).encode() + answer.body)
+                writer.write("\r\n".join(lines).encode("latin-1") + answer.body)
                 await writer.drain()
         except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass
@@ -138,6 +138,7 @@ def without_network(handle: Handler) -> httpx.MockTransport:
             raise httpx.ReadTimeout("it hangs", request=request)
         if isinstance(said, str):
             raise httpx.RemoteProtocolError(said, request=request)
-        return httpx.Response(said.status, headers=dict(said.headers), content=said.body)
+        head = {name: value.encode("latin-1") for name, value in said.headers.items()}
+        return httpx.Response(said.status, headers=head, content=said.body)  # type: ignore[arg-type]
 
     return httpx.MockTransport(answer)
