@@ -122,7 +122,8 @@ def test_nobody_there_is_tried_again_and_was_sent_nothing() -> None:
         ("²", None),
         ("Soon, please", None),
         ("9" * 5000, 86_400_000),
-        ("Mon, 23 Nov 99999 08:00:10 GMT", None),
+        ("Mon, 23 Nov 99999999999 08:00:10 GMT", None),
+        ("-5", None),
     ],
 )
 def test_how_long_to_wait_is_what_the_receiver_says_within_a_day(said: str, wait_ms: int | None) -> None:
