@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 
 UNSUBSCRIBE: Final = "unsubscribe"
 OPEN: Final = "open"
+LINK: Final = "link"
 KEY_CHARS_MIN: Final = 16
 """So long a key has to be at least."""
 _SEAL_BYTES: Final = 16
@@ -51,6 +52,20 @@ def read_token(keys: Iterable[str], purpose: str, text: str) -> Token | None:
         return None
     channel, category, user_id = content[_ID_BYTES:].decode("utf-8", "surrogatepass").split("\0", 2)
     return Token(content[:_ID_BYTES].hex(), user_id, channel, category)
+
+
+def make_link(key: str, token: Token, target: str) -> str:
+    """Return the code of a link of *token* that leads to *target*."""
+    return make_token(key, LINK, token._replace(user_id=f"{target}\0{token.user_id}"))
+
+
+def read_link(keys: Iterable[str], code: str) -> tuple[Token, str] | None:
+    """Return whose link *code* is and where it leads, None unless it was signed with one of *keys*."""
+    token = read_token(keys, LINK, code)
+    if token is None:
+        return None
+    target, _, user_id = token.user_id.partition("\0")
+    return token._replace(user_id=user_id), target
 
 
 def _seal(key: str, purpose: str, content: bytes) -> bytes:

@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from connectors.channels.base import Content, Provider, Surroundings
+from dataflow.deliver.links import Links
 from dataflow.deliver.liquid import liquid
 from dataflow.errors import UsageError
 from dataflow.messages import FOLDER, Messages
@@ -21,6 +22,8 @@ from operators.language.values import parse_duration
 from operators.templates.body import Given
 from state.iso import parse_iso_ms
 from state.outgoing import Action
+
+_Model = TypeVar("_Model", bound=BaseModel)
 
 GROUP: Final = "nudge.channels"
 """The group of entry points in which providers are found by their names."""
@@ -32,7 +35,7 @@ BUILT_IN: Final = {
     "twilio": "connectors.channels.twilio:Twilio",
     "webhook": "connectors.channels.webhook:Webhook",
 }
-_COMMON: Final = ("provider", "rate", "concurrency", "give_up_after", "timeout", "on_unknown", "account")
+_COMMON: Final = ("provider", "rate", "concurrency", "give_up_after", "timeout", "on_unknown", "account", "links")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,7 @@ class Delivered:
     provider: Provider
     account: str
     rate: float | None
+    links: Links | None = None
 
 
 class _Wrong(ValueError):
@@ -109,7 +113,7 @@ def delivered(
     """
     where = f"channels.{name}.deliver"
     common = {key: value for key, value in written.items() if key in _COMMON}
-    provider = common.pop("provider", None)
+    provider, links = common.pop("provider", None), common.pop("links", None)
     known = {name: EntryPoint(name, place, GROUP) for name, place in BUILT_IN.items()}
     known |= {one.name: one for one in entry_points(group=GROUP)}
     if not isinstance(provider, str) or provider not in known:
@@ -133,12 +137,8 @@ def delivered(
             f"{where}.provider: {provider!r} is {known[provider].value}, which is not there: {error}"
         ) from None
     rest = {key: value for key, value in written.items() if key not in _COMMON or key == "provider"}
-    try:
-        settings = kind.settings.model_validate(rest, context={"folder": folder, "environment": os.environ})
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(map(str, (where, *first["loc"])))
-        raise UsageError(f"{place}: {first['msg']}") from None
+    settings = _read(kind.settings, rest, where, folder)
+    linked = None if links is None else _read(Links, links, f"{where}.links", folder)
     call_ms = found.get("timeout", 10_000)
     policy = Policy(
         call_ms=call_ms,
@@ -154,7 +154,16 @@ def delivered(
         made = kind(settings, Surroundings(now_ms, nonce, folder, call_ms / 1000, content, liquid))
     except ValueError as error:
         raise UsageError(f"{where}: {error}") from None
-    return Delivered(name, topic, policy, made, found.get("account", name), found.get("rate"))
+    return Delivered(name, topic, policy, made, found.get("account", name), found.get("rate"), linked)
+
+
+def _read(model: type[_Model], written: Any, where: str, folder: Path) -> _Model:
+    try:
+        return model.model_validate(written, context={"folder": folder, "environment": os.environ})
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, (where, *first["loc"])))
+        raise UsageError(f"{place}: {first['msg']}") from None
 
 
 def content_of(messages: Messages) -> Callable[[Action, str | None], Content]:

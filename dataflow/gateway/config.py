@@ -123,7 +123,7 @@ class GatewaySettings(_Settings):
     cors: list[str] = []
     url: Annotated[str, AfterValidator(_base)] | None = None
     receipts: dict[str, CallbackSettings] = {}
-    secret: Secrets | None = None
+    link_key: Secrets | None = None
 
 
 def _is_one_of(secrets: list[Secret], given: bytes) -> bool:

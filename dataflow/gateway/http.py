@@ -100,13 +100,13 @@ class Came:
         """The type of the body, without what is said beside it."""
         return self.header(b"content-type").partition(b";")[0].strip().lower().decode("latin-1")
 
-    async def read(self, most: int, types: Iterable[str]) -> None:
-        """Read the body, and unpack it; at most *most* bytes, of one of *types* or of none that is named.
+    async def read(self, most: int, types: Iterable[str] | None) -> None:
+        """Read the body, and unpack it; at most *most* bytes, of one of *types* if they count and one is named.
 
         Raises:
             NotTaken: it is something else, too large, too slow, or broken.
         """
-        if (kind := self.content_type) and kind not in types:
+        if types is not None and (kind := self.content_type) and kind not in types:
             raise NotTaken(415, "wrong_type", f"{kind} is not taken here; there are {', '.join(types)}")
         encoding = self.header(b"content-encoding").strip().lower()
         if encoding not in (b"", b"identity", b"gzip"):

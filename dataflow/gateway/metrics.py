@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
+from operators.language.channels import STATUSES
+
 BUCKETS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
 
@@ -58,7 +60,7 @@ class Metrics:
 
     def receipt(self, channel: str, status: str) -> None:
         """Note a receipt."""
-        self._receipts.labels(channel, status).inc()
+        self._receipts.labels(channel, status if status in STATUSES else "other").inc()
 
     def unmatched(self, channel: str) -> None:
         """Note a report that fits no action yet."""

@@ -72,7 +72,7 @@ class Door:
         self.broker = Broker()
         self.clock = 0.0
         self.metrics: Any = None
-        self.more: Any = ()
+        self.more_of: Callable[[], Any] = tuple
 
     def app(self) -> ASGIApp:
         self.metrics = Metrics()
@@ -80,7 +80,7 @@ class Door:
         return application(
             self.broker, keys, self.metrics, get_logger(),  # type: ignore[arg-type]
             now_ms=lambda: NOW_MS + int(self.clock * 1000), monotonic_s=lambda: self.clock, cors=self.settings.cors,
-            more=self.more,
+            more=self.more_of(),
         )  # fmt: skip
 
     def ask(self, work: Callable[[httpx.AsyncClient], Awaitable[Any]]) -> Any:
