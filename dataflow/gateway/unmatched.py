@@ -55,7 +55,7 @@ class Waiting:
     def __len__(self) -> int:
         return len(self._due)
 
-    def add(self, one: Held, now: int) -> None:
+    def put(self, one: Held, now: int) -> None:
         """Have *one* tried again, at a time that its age says."""
         age_ms = max(0, now - one.report.since_ms)
         self.at(one, now + min(PAUSE_MAX_MS, max(PAUSE_MIN_MS, age_ms)))
@@ -142,7 +142,7 @@ class Retrier:
                 if action is not None:
                     self._metrics.receipt(channel, one.report.status)
                 elif not is_over(one.report, now):
-                    self._waiting.add(one, now)
+                    self._waiting.put(one, now)
                     continue
                 else:
                     self._metrics.forgotten(channel)
@@ -168,7 +168,7 @@ class Retrier:
                 self._log.error("a record is no report", topic=record.topic, offset=record.offset, why=str(error))
                 progress.done(record.offset)
             else:
-                self._waiting.add(Held(part, record.offset, report), now)
+                self._waiting.put(Held(part, record.offset, report), now)
 
     async def _given(self, parts: Mapping[Part, int | None]) -> None:
         for part, offset in parts.items():

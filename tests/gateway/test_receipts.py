@@ -176,12 +176,12 @@ def test_ids_and_texts_of_any_length_make_a_receipt_that_the_job_takes() -> None
 def test_a_report_is_tried_after_a_second_then_ever_less_often_and_for_a_day() -> None:
     waiting, at, tried = Waiting(), 0, []
     one = Held(("t", 0), 1, Unmatched("sms", 0, "delivered", 0))
-    waiting.add(one, 0)
+    waiting.put(one, 0)
     while not is_over(one.report, at):
         at += 100
         for due in waiting.due(at):
             tried.append(at)
-            waiting.add(due, at)
+            waiting.put(due, at)
     assert tried[:5] == [1000, 2000, 4000, 8000, 16000]
     assert max(late - early for early, late in pairwise(tried)) == PAUSE_MAX_MS
     assert TRIED_MS - PAUSE_MAX_MS < tried[-1] <= TRIED_MS
@@ -191,7 +191,7 @@ def test_a_report_is_tried_after_a_second_then_ever_less_often_and_for_a_day() -
 def test_what_others_read_from_now_on_is_not_tried_here() -> None:
     waiting = Waiting()
     for part in (0, 1):
-        waiting.add(Held(("t", part), 1, Unmatched("sms", 0, "delivered", 0)), 0)
+        waiting.put(Held(("t", part), 1, Unmatched("sms", 0, "delivered", 0)), 0)
     waiting.drop({("t", 0)})
     assert [one.part for one in waiting.due(5000)] == [("t", 1)]
 
