@@ -29,7 +29,8 @@ from aiosmtplib import (
 from aiosmtplib.errors import SMTPConnectError
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from connectors.channels.base import OneWay, Secret, Settings, Surroundings, Unfit
+from connectors.channels.base import Callback, OneWay, Reply, Secret, Settings, Surroundings, Unfit
+from connectors.channels.bounces import reports_of
 from connectors.tokens import KEY_CHARS_MIN, UNSUBSCRIBE, Token, make_token
 from state.delivery import CONFIG, OK, PERMANENT, RETRY, UNKNOWN, Answer
 from state.outgoing import Action
@@ -324,6 +325,10 @@ class Smtp(OneWay):
         if connection.is_connected:
             self._idle.append((connection, asyncio.get_running_loop().time()))
         return answer
+
+    def callback(self, came: Callback) -> Reply:
+        """Return what a bounce reports, which is posted as it came; see `Provider`."""
+        return Reply(reports_of(came.body), 204)
 
     def preview(self, action: Action) -> Mapping[str, Any]:
         """Return the message; see `Provider`."""

@@ -202,7 +202,7 @@ class RedisLedger:
             raise _away(error) from error
         found = [(one.decode(), _load(raw)) for one, raw in zip(ids, raws, strict=True) if raw is not None]
         found.sort(key=lambda one: one[1].since_ms)
-        return Unsettled(*counts, found[:most])
+        return Unsettled(counts[0], counts[1], found[:most])
 
     async def concerns(self) -> list[str]:
         """Return which settings can lose notes; see `Ledger`. What Redis does not tell is left out."""

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from connectors.channels.base import Content, Provider, Surroundings
 from dataflow.deliver.links import Links
+from dataflow.deliver.liquid import liquid
 from dataflow.errors import UsageError
 from dataflow.messages import FOLDER, Messages
 from operators.delivery.policy import AGAIN, PARK, Policy
@@ -28,7 +29,10 @@ GROUP: Final = "nudge.channels"
 """The group of entry points in which providers are found by their names."""
 BUILT_IN: Final = {
     "alibaba_sms": "connectors.channels.alibaba_sms:AlibabaSms",
+    "fcm": "connectors.channels.fcm:Fcm",
+    "http": "connectors.channels.http_template:Http",
     "smtp": "connectors.channels.smtp:Smtp",
+    "twilio": "connectors.channels.twilio:Twilio",
     "webhook": "connectors.channels.webhook:Webhook",
 }
 _COMMON: Final = ("provider", "rate", "concurrency", "give_up_after", "timeout", "on_unknown", "account", "links")
@@ -126,7 +130,12 @@ def delivered(
             found[key] = read[key](value)
         except _Wrong as wrong:
             raise UsageError(f"{where}.{key}: {wrong}") from None
-    kind = known[provider].load()
+    try:
+        kind = known[provider].load()
+    except (ImportError, AttributeError) as error:
+        raise UsageError(
+            f"{where}.provider: {provider!r} is {known[provider].value}, which is not there: {error}"
+        ) from None
     rest = {key: value for key, value in written.items() if key not in _COMMON or key == "provider"}
     settings = _read(kind.settings, rest, where, folder)
     linked = None if links is None else _read(Links, links, f"{where}.links", folder)
@@ -142,7 +151,7 @@ def delivered(
     )
     content = content_of(Messages(folder / FOLDER) if messages is None else messages)
     try:
-        made = kind(settings, Surroundings(now_ms, nonce, folder, call_ms / 1000, content))
+        made = kind(settings, Surroundings(now_ms, nonce, folder, call_ms / 1000, content, liquid))
     except ValueError as error:
         raise UsageError(f"{where}: {error}") from None
     return Delivered(name, topic, policy, made, found.get("account", name), found.get("rate"), linked)

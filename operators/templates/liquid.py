@@ -148,7 +148,7 @@ def parse_liquid(text: str, view: View = OF_FLOWS) -> Template:
     if expression is None:
         return _Liquid(text, found, bound, view)
     path = _fixed_part(expression)
-    if len(path) == len(expression.path):
+    if view is OF_FLOWS and len(path) == len(expression.path):
         return Reference(text, path)
     return _LookedUpReference(text, found, bound, view, expression)
 

@@ -43,7 +43,7 @@ def unknown_root(path: list[Any], roots: Collection[str]) -> tuple[str, str]:
         return f"{root!r} is unknown: {known}", near
     name = rest[0] if rest and isinstance(rest[0], str) else root
     homes = [f"'{home}.{name}'" for home in ("profile", "entry", "vars") if home in roots]
-    return f"{root!r} is unknown: {known}", f"did you mean {' or '.join(homes)}?"
+    return f"{root!r} is unknown: {known}", f"did you mean {' or '.join(homes)}?" if homes else ""
 
 
 def explained(error: LiquidError, tags: Iterable[str]) -> TemplateSyntaxError:
