@@ -12,6 +12,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 from connectors.kafka import ANSWER_TIMEOUT_S, Options, client_options
 
 POLL_S: Final = 0.001
+OVERDUE_S: Final = 0.05
 RENEW_S: Final = 20.0  # Some brokers are lost for good to a client that has seen them without a cluster.
 VALUE_MAX: Final = 2 * 1024 * 1024  # What a broker takes is its own business.
 
@@ -57,18 +58,22 @@ class _Round:
 class KafkaWriter:
     """Writes keyed records, partitioned as Java's client does; for one event loop.
 
+    What comes while other records are on their way waits for these, and then goes with whatever has come meanwhile. So
+    a record goes at once when nothing is on its way, and a busy broker gets few large requests. Where one broker of
+    several is slow, the others get theirs after a moment all the same.
+
     What is on its way is bounded. With a *patience*, so is the time: what is not acknowledged then has failed, though
     the broker may have it, or get it still.
 
     Args:
-        linger_ms: for how long records wait for others to go with.
+        linger_ms: no less than it takes to hand some hundred records over, so that they go together.
         queued: how many may be on their way.
         queued_kib: how much they may hold.
         patience_s: for how long a record may be on its way; None: until it is acknowledged.
     """
 
     def __init__(
-        self, bootstrap: str, options: Options, *, linger_ms: float = 5.0, queued: int = 100_000,
+        self, bootstrap: str, options: Options, *, linger_ms: float = 2.0, queued: int = 100_000,
         queued_kib: int = 1_048_576, patience_s: float | None = None,
     ) -> None:  # fmt: skip
         self._settings = {
@@ -85,6 +90,10 @@ class KafkaWriter:
         self._patience_s = patience_s
         self._producer = Producer(self._settings)
         self._loop = asyncio.get_running_loop()
+        self._queued = queued
+        self._held: list[tuple[_Round, str, Sequence[Keyed]]] = []
+        self._held_count = 0
+        self._held_since_s = 0.0
         self._rounds: deque[_Round] = deque()
         self._poll: asyncio.TimerHandle | None = None
         self._failing_since_s: float | None = None
@@ -93,7 +102,7 @@ class KafkaWriter:
     @property
     def queued(self) -> int:
         """How many records are on their way."""
-        return len(self._producer)
+        return self._held_count + len(self._producer)
 
     async def write(self, topic: str, key: str | bytes | None, value: bytes) -> None:
         """Write a record, and return once the broker has it.
@@ -114,20 +123,34 @@ class KafkaWriter:
         if not records:
             done.set_result({})
             return done
-        one = _Round(done, len(records), self._loop.time())
-        produce: Any = self._producer.produce
-        for place, (key, value) in enumerate(records):
-            try:
-                produce(topic, value, key, on_delivery=self._report(one, place))
-            except BufferError:
-                self._failed(one, place, WriteFailed("too many records are on their way"))
-            except KafkaException as error:
-                self._failed(one, place, _failure(error.args[0]))
+        now_s = self._loop.time()
+        one = _Round(done, len(records), now_s)
+        if self._held_count + len(records) > self._queued:
+            one.give_up(WriteFailed("too many records are on their way"))
+            return done
         if self._patience_s is not None:
             self._rounds.append(one)
+        if not self._held:
+            self._held_since_s = now_s
+        self._held.append((one, topic, records))
+        self._held_count += len(records)
+        if not len(self._producer):
+            self._hand_over()
         if self._poll is None:
             self._poll = self._loop.call_later(POLL_S, self._look)
         return done
+
+    def _hand_over(self) -> None:
+        held, self._held, self._held_count = self._held, [], 0
+        produce: Any = self._producer.produce
+        for one, topic, records in held:
+            for place, (key, value) in enumerate(records):
+                try:
+                    produce(topic, value, key, on_delivery=self._report(one, place))
+                except BufferError:
+                    self._failed(one, place, WriteFailed("too many records are on their way"))
+                except KafkaException as error:
+                    self._failed(one, place, _failure(error.args[0]))
 
     def _report(self, one: _Round, place: int) -> Callable[[Any, Any], None]:
         def report(error: Any, _: Any) -> None:
@@ -149,8 +172,10 @@ class KafkaWriter:
         """See what is acknowledged, while anything is on its way."""
         self._poll = None
         self._producer.poll(0)
+        if self._held and (not len(self._producer) or self._loop.time() - self._held_since_s >= OVERDUE_S):
+            self._hand_over()
         self._lose_patience()
-        if len(self._producer) or self._rounds:
+        if len(self._producer) or self._rounds or self._held:
             self._poll = self._loop.call_later(POLL_S, self._look)
 
     def _lose_patience(self) -> None:
@@ -190,6 +215,8 @@ class KafkaWriter:
     async def close(self, patience_s: float = 10.0) -> int:
         """Wait until all is acknowledged, and return how many records are not."""
         until_s = self._loop.time() + patience_s
+        if self._held:
+            self._hand_over()
         while len(self._producer) and self._loop.time() < until_s:
             self._producer.poll(0)
             await asyncio.sleep(POLL_S)

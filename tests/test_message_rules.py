@@ -210,6 +210,7 @@ def test_a_message_that_is_postponed_when_the_rules_change_asks_the_new_ones_at_
 
 def test_rules_are_a_part_of_what_a_state_keeps_and_settings_are_not() -> None:
     text = 'caps: [{at_most: 1, per: 1d}]  # one\nquiet: {from: "22:00", until: "08:00"}\nrun: {processes: 2}\n'
+    text += "gateway: {keys: {web: {key: {env: KEY}}}}\n"
     kept = without_settings(text)
     assert json.loads(kept) == {"caps": [{"at_most": 1, "per": "1d"}], "quiet": {"from": "22:00", "until": "08:00"}}
     assert kept != without_settings(text.replace("at_most: 1", "at_most: 2"))

@@ -81,19 +81,16 @@ class Held:
 class Came:
     """A request: what it says of itself, and its body."""
 
-    __slots__ = ("_held", "_holds", "_receive", "body", "scope")
+    __slots__ = ("_held", "_holds", "_receive", "body", "headers", "scope")
 
     def __init__(self, scope: Scope, receive: Receive, held: Held) -> None:
         self.scope, self._receive, self._held, self._holds = scope, receive, held, 0
+        self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.body = b""
 
     def header(self, name: bytes) -> bytes:
         """Return the header *name*, in lower case, b"" where there is none."""
-        for key, value in self.scope["headers"]:
-            if key == name:
-                found: bytes = value
-                return found
-        return b""
+        return self.headers.get(name, b"")
 
     @property
     def content_type(self) -> str:

@@ -1,45 +1,65 @@
-"""What the door counts, for Prometheus."""
+"""What the door counts, for Prometheus. It counts in plain numbers, since it does so several times per request."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Iterator
+from itertools import accumulate
+from typing import Any, Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, Gauge, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
+from prometheus_client.registry import Collector
 
 from operators.language.channels import STATUSES
 
-BUCKETS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+BUCKETS_S: Final = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+_COUNTERS: Final = {
+    "nudge_gateway_requests": ("Requests that were answered.", ("path", "status")),
+    "nudge_gateway_records": ("Records that the broker has acknowledged.", ("key",)),
+    "nudge_gateway_rejected": ("Records that were not taken.", ("key", "reason")),
+    "nudge_gateway_receipts": ("Receipts that were written.", ("channel", "status")),
+    "nudge_gateway_unmatched": ("Reports about no action that was known when they came.", ("channel",)),
+    "nudge_gateway_forgotten": ("Reports about no action that was known within a day.", ("channel",)),
+}
 
 
-class Metrics:
+class _Times:
+    """How often something took how long."""
+
+    __slots__ = ("counts", "sum_s")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(BUCKETS_S) + 1)
+        self.sum_s = 0.0
+
+
+class Metrics(Collector):
     """The metrics of one process."""
 
     def __init__(self) -> None:
-        self._registry = registry = CollectorRegistry()
-        ProcessCollector(registry=registry)
-        self._requests = Counter(
-            "nudge_gateway_requests", "Requests that were answered.", ["path", "status"], registry=registry
+        self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
+        self._registry.register(self)
+        self._counts: dict[str, Counter[tuple[str, ...]]] = {name: Counter() for name in _COUNTERS}
+        self._requests, self._records, self._rejected, self._receipts, self._unmatched, self._forgotten = (
+            self._counts.values()
         )
-        self._seconds = Histogram(
-            "nudge_gateway_seconds", "From a request to its answer.", ["path"], registry=registry, buckets=BUCKETS
-        )
-        self._taken = Counter(
-            "nudge_gateway_records", "Records that the broker has acknowledged.", ["key"], registry=registry
-        )
-        self._rejected = Counter(
-            "nudge_gateway_rejected", "Records that were not taken.", ["key", "reason"], registry=registry
-        )
-        self._receipts = Counter(
-            "nudge_gateway_receipts", "Receipts that were written.", ["channel", "status"], registry=registry
-        )
-        self._unmatched = Counter(
-            "nudge_gateway_unmatched", "Reports about no action that was known when they came.", ["channel"],
-            registry=registry,
-        )  # fmt: skip
-        self._forgotten = Counter(
-            "nudge_gateway_forgotten", "Reports about no action that was known within a day.", ["channel"],
-            registry=registry,
-        )  # fmt: skip
+        self._times: dict[str, _Times] = {}
+
+    def collect(self) -> Iterator[Any]:
+        """Yield them as Prometheus wants them."""
+        for name, (help, labels) in _COUNTERS.items():
+            family = CounterMetricFamily(name, help, labels=labels)
+            for values, count in self._counts[name].items():
+                family.add_metric(values, count)
+            yield family
+        times = HistogramMetricFamily("nudge_gateway_seconds", "From a request to its answer.", labels=["path"])
+        limits = [*map(str, BUCKETS_S), "+Inf"]
+        for path, found in self._times.items():
+            times.add_metric([path], list(zip(limits, accumulate(found.counts), strict=True)), found.sum_s)
+        yield times
 
     def watch(self, name: str, help: str, now: Callable[[], float]) -> None:
         """Show what *now* returns as a gauge."""
@@ -47,28 +67,32 @@ class Metrics:
 
     def answered(self, path: str, status: int, seconds: float) -> None:
         """Note an answer."""
-        self._requests.labels(path, str(status)).inc()
-        self._seconds.labels(path).observe(seconds)
+        self._requests[path, str(status)] += 1
+        times = self._times.get(path)
+        if times is None:
+            times = self._times[path] = _Times()
+        times.counts[bisect_left(BUCKETS_S, seconds)] += 1
+        times.sum_s += seconds
 
     def taken(self, key: str, count: int) -> None:
         """Note records that are stored."""
-        self._taken.labels(key).inc(count)
+        self._records[key,] += count
 
     def rejected(self, key: str, reason: str) -> None:
         """Note a record that is not taken."""
-        self._rejected.labels(key, reason).inc()
+        self._rejected[key, reason] += 1
 
     def receipt(self, channel: str, status: str) -> None:
         """Note a receipt."""
-        self._receipts.labels(channel, status if status in STATUSES else "other").inc()
+        self._receipts[channel, status if status in STATUSES else "other"] += 1
 
     def unmatched(self, channel: str) -> None:
         """Note a report that fits no action yet."""
-        self._unmatched.labels(channel).inc()
+        self._unmatched[channel,] += 1
 
     def forgotten(self, channel: str) -> None:
         """Note a report that fits no action, and is not tried again."""
-        self._forgotten.labels(channel).inc()
+        self._forgotten[channel,] += 1
 
     def text(self) -> bytes:
         """Return all of them as Prometheus reads them."""
