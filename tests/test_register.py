@@ -62,6 +62,7 @@ class Job(RuleBasedStateMachine):
         self.open()
 
     def open(self) -> None:
+        RegisterFile(self.database, "job").keep(self.commits)
         self.processes = [_Process(RegisterFile(self.database, "job"), self.commits) for _ in range(2)]
 
     def process_of(self, user: int) -> _Process:
@@ -105,11 +106,12 @@ class Job(RuleBasedStateMachine):
         self.disk = self.database.serialize()
         self.confirmed = dict(self.told)
 
-    @rule(shard=st.integers(0, SHARDS - 1))
-    def commit(self, shard: int) -> None:
-        self.confirm(shard % 2)
-        self.commits[shard] += 1
-        self.processes[shard % 2].file.forget({shard: self.commits[shard]})
+    @rule(shard=st.integers(0, SHARDS - 1), times=st.sampled_from([1, 1, UNDO_KEPT + 2]))
+    def commit(self, shard: int, times: int) -> None:
+        for _ in range(times):
+            self.confirm(shard % 2)
+            self.commits[shard] += 1
+            self.processes[shard % 2].file.forget({shard: self.commits[shard]})
 
     @rule(back=st.lists(st.integers(0, UNDO_KEPT), min_size=SHARDS, max_size=SHARDS))
     def die(self, back: list[int]) -> None:
@@ -146,6 +148,12 @@ class Job(RuleBasedStateMachine):
             if question == "join":
                 askers, given = {one[:1] for one in askers}, {one[:1] for one in given}
             assert len(given) == min(MOST, len(askers)) or (question == "join" and len(given) < MOST)
+
+    @invariant()
+    def no_place_is_taken_that_nobody_has(self) -> None:
+        known = self.processes[0].file.questions().get("flow")
+        given = askers_told(self.told, "enter")
+        assert len(given) == (0 if known is None else known.taken)
 
     @invariant()
     def one_has_won_and_only_once_all_are_in(self) -> None:
@@ -188,6 +196,24 @@ def test_a_yes_is_kept_as_long_as_its_commit_can_be_undone() -> None:
         assert file.was_told("f", "u", 0)
     file.forget({0: UNDO_KEPT + 1})
     assert not reopened(database, UNDO_KEPT + 2)[0].was_told("f", "u", 0)
+
+
+def test_a_yes_of_a_commit_that_was_undone_is_kept_however_many_commits_the_replay_takes_to_come_there() -> None:
+    """The replay may die on its way, and the next one has to know, too."""
+    database = memory()
+    reopened(database, 3)[1].enter("f", "u", 0, 9)
+    RegisterFile(database, "job").keep({0: 2})
+    file, _ = reopened(database, 3)
+    for commit in range(3, 3 + 3 * UNDO_KEPT):
+        file.forget({0: commit})
+    RegisterFile(database, "job").keep({0: 3 * UNDO_KEPT})
+    file, shard = reopened(database, 50)
+    assert shard.enter("f", "u", 0, 9) is None
+    assert file.questions()["f"].taken == 1
+    file.forget({0: 50 + UNDO_KEPT})
+    assert database.execute("SELECT COUNT(*) FROM notes").fetchone() == (0,), (
+        "once it was asked for, it is as any other"
+    )
 
 
 def test_a_yes_that_is_said_again_is_kept_with_the_commit_that_it_belongs_to_now() -> None:
