@@ -390,6 +390,8 @@ def scenario_of_changing_rules(seed: int) -> Scenario:
         return made
     made.wakes_slowly = True  # So that something is left.
     for life in made.lives:
+        if life.stop_at_end:
+            life.exchange_after = None  # Time would run on to the end under the flows of before, and the wakes not.
         life.flows = life.flows % RULED + RULED * (chance.random() < 0.6)
         life.exchange_flows = life.exchange_flows % RULED + RULED * (chance.random() < 0.6)
     return made
