@@ -53,6 +53,7 @@ class Job(RuleBasedStateMachine):
         self.disk = b""
         self.database = sqlite3.connect(":memory:", isolation_level=None)
         self.commits = dict.fromkeys(range(SHARDS), 0)
+        self.earliest = dict.fromkeys(range(SHARDS), 0)  # What a shard can still go back to.
         self.seqs = dict.fromkeys(range(8), 0)
         self.told: dict[tuple[str, int, int], object] = {}
         self.asked: list[tuple[int, str, int, int]] = []  # Commit of its shard, question, user, seq.
@@ -111,6 +112,7 @@ class Job(RuleBasedStateMachine):
         for _ in range(times):
             self.confirm(shard % 2)
             self.commits[shard] += 1
+            self.earliest[shard] = max(self.earliest[shard], self.commits[shard] - UNDO_KEPT)
             self.processes[shard % 2].file.forget({shard: self.commits[shard]})
 
     @rule(back=st.lists(st.integers(0, UNDO_KEPT), min_size=SHARDS, max_size=SHARDS))
@@ -129,7 +131,7 @@ class Job(RuleBasedStateMachine):
 
     def roll_back(self, back: list[int]) -> None:
         for shard in range(SHARDS):
-            self.commits[shard] = max(0, self.commits[shard] - back[shard])
+            self.commits[shard] = max(self.earliest[shard], self.commits[shard] - back[shard])
         kept = []
         for number, question, user, seq in self.asked:
             if number > self.commits[shard_of(user)]:
