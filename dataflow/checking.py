@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -26,7 +27,7 @@ def check_texts(
         processes: at most so many, as many as there are cores by default.
     """
     size = sum(len(text.text) for text in texts)
-    cores = len(os.sched_getaffinity(0)) if processes is None else processes
+    cores = _cores() if processes is None else processes
     first, *others = _parts(texts, max(1, min(cores, size // BYTES_PER_PROCESS)))
     gc.freeze()  # So nothing is copied only because a collector in another process has looked at it.
     elsewhere = [(part, _begin(part, workspace, doubts)) for part in others]
@@ -40,6 +41,11 @@ def check_texts(
         else:
             compilation.take(found)
     return compilation.checked()
+
+
+def _cores() -> int:
+    """Return how many cores are ours; 1 where that cannot be asked, as where processes should not fork either."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1
 
 
 def _parts(texts: Sequence[FlowText], parts: int) -> Iterator[Sequence[FlowText]]:

@@ -2,7 +2,8 @@
 
     questions   how many are in the set of a question; the arm that has won
     members     who is in an experiment, with which arm, and whether converted
-    notes       to whom, at which `seq`, yes was said: kept until no replay can ask again
+    notes       to whom, at which `seq`, yes was said: kept until no replay can ask again; of a commit that was
+                undone, until the replay has asked
     about       whose register it is, and how often it was confirmed
 
 A yes is written at once, so that all processes see it; that outlives a process, not the machine. `confirm` brings
@@ -27,6 +28,7 @@ from state.register import ArmCounts, Decide
 from state.undo import UNDO_KEPT
 
 REGISTER_FORMAT: Final = 1
+OF_BEFORE: Final = 1 << 62  # The number of a note whose commit was undone: whoever replays it asks for it once more.
 PATIENCE_S: Final = 30.0  # To wait for another process, which holds the file for a fraction of a millisecond.
 
 _TABLES: Final = """
@@ -86,7 +88,8 @@ class RegisterFile:
         with self._watched("read"):
             for shard, number, question, user, seq in database.execute("SELECT * FROM notes"):
                 self._notes.add((question, user, seq))
-                self._last_note[shard] = max(number, self._last_note.get(shard, 0))
+                if number < OF_BEFORE:
+                    self._last_note[shard] = max(number, self._last_note.get(shard, 0))
 
     def of_shard(self, shard: int, next_commit: Callable[[], int] | None) -> ShardRegister:
         """Return the register as the users of *shard* ask it.
@@ -117,6 +120,17 @@ class RegisterFile:
                 rows = self._database.execute("UPDATE about SET confirmed = confirmed + 1 RETURNING confirmed")
                 (self._confirmed,) = rows.fetchone()
             self._database.execute("PRAGMA synchronous=NORMAL")
+
+    def keep(self, commits: Mapping[int, int]) -> None:
+        """Keep the notes that go with none of these *commits* of the shards until they are asked for once more.
+
+        A replay may take more commits to come there than the run that died had, and may itself die before.
+        """
+        with self._change():
+            self._database.executemany(
+                "UPDATE OR REPLACE notes SET number = ? WHERE shard = ? AND number > ?",
+                [(OF_BEFORE, shard, commit) for shard, commit in commits.items()],
+            )
 
     def forget(self, commits: Mapping[int, int]) -> None:
         """Drop the notes that no replay can ask for once shards have these *commits*."""
@@ -215,8 +229,13 @@ class RegisterFile:
 
     def note_again(self, note: Note) -> None:
         """Keep what was noted in an earlier life with the commit that it belongs to now."""
+        shard, _, *place = note
         with self._change():
             self._write(note)
+            self._database.execute(
+                "DELETE FROM notes WHERE shard = ? AND number = ? AND question = ? AND user = ? AND seq = ?",
+                (shard, OF_BEFORE, *place),
+            )
 
     def _question(self, question: str) -> tuple[int, str | None]:
         rows = self._database.execute("SELECT taken, winner FROM questions WHERE question = ?", (question,))

@@ -53,6 +53,7 @@ class Job(RuleBasedStateMachine):
         self.disk = b""
         self.database = sqlite3.connect(":memory:", isolation_level=None)
         self.commits = dict.fromkeys(range(SHARDS), 0)
+        self.earliest = dict.fromkeys(range(SHARDS), 0)  # What a shard can still go back to.
         self.seqs = dict.fromkeys(range(8), 0)
         self.told: dict[tuple[str, int, int], object] = {}
         self.asked: list[tuple[int, str, int, int]] = []  # Commit of its shard, question, user, seq.
@@ -62,6 +63,7 @@ class Job(RuleBasedStateMachine):
         self.open()
 
     def open(self) -> None:
+        RegisterFile(self.database, "job").keep(self.commits)
         self.processes = [_Process(RegisterFile(self.database, "job"), self.commits) for _ in range(2)]
 
     def process_of(self, user: int) -> _Process:
@@ -105,11 +107,13 @@ class Job(RuleBasedStateMachine):
         self.disk = self.database.serialize()
         self.confirmed = dict(self.told)
 
-    @rule(shard=st.integers(0, SHARDS - 1))
-    def commit(self, shard: int) -> None:
-        self.confirm(shard % 2)
-        self.commits[shard] += 1
-        self.processes[shard % 2].file.forget({shard: self.commits[shard]})
+    @rule(shard=st.integers(0, SHARDS - 1), times=st.sampled_from([1, 1, UNDO_KEPT + 2]))
+    def commit(self, shard: int, times: int) -> None:
+        for _ in range(times):
+            self.confirm(shard % 2)
+            self.commits[shard] += 1
+            self.earliest[shard] = max(self.earliest[shard], self.commits[shard] - UNDO_KEPT)
+            self.processes[shard % 2].file.forget({shard: self.commits[shard]})
 
     @rule(back=st.lists(st.integers(0, UNDO_KEPT), min_size=SHARDS, max_size=SHARDS))
     def die(self, back: list[int]) -> None:
@@ -127,7 +131,7 @@ class Job(RuleBasedStateMachine):
 
     def roll_back(self, back: list[int]) -> None:
         for shard in range(SHARDS):
-            self.commits[shard] = max(0, self.commits[shard] - back[shard])
+            self.commits[shard] = max(self.earliest[shard], self.commits[shard] - back[shard])
         kept = []
         for number, question, user, seq in self.asked:
             if number > self.commits[shard_of(user)]:
@@ -146,6 +150,12 @@ class Job(RuleBasedStateMachine):
             if question == "join":
                 askers, given = {one[:1] for one in askers}, {one[:1] for one in given}
             assert len(given) == min(MOST, len(askers)) or (question == "join" and len(given) < MOST)
+
+    @invariant()
+    def no_place_is_taken_that_nobody_has(self) -> None:
+        known = self.processes[0].file.questions().get("flow")
+        given = askers_told(self.told, "enter")
+        assert len(given) == (0 if known is None else known.taken)
 
     @invariant()
     def one_has_won_and_only_once_all_are_in(self) -> None:
@@ -188,6 +198,24 @@ def test_a_yes_is_kept_as_long_as_its_commit_can_be_undone() -> None:
         assert file.was_told("f", "u", 0)
     file.forget({0: UNDO_KEPT + 1})
     assert not reopened(database, UNDO_KEPT + 2)[0].was_told("f", "u", 0)
+
+
+def test_a_yes_of_a_commit_that_was_undone_is_kept_however_many_commits_the_replay_takes_to_come_there() -> None:
+    """The replay may die on its way, and the next one has to know, too."""
+    database = memory()
+    reopened(database, 3)[1].enter("f", "u", 0, 9)
+    RegisterFile(database, "job").keep({0: 2})
+    file, _ = reopened(database, 3)
+    for commit in range(3, 3 + 3 * UNDO_KEPT):
+        file.forget({0: commit})
+    RegisterFile(database, "job").keep({0: 3 * UNDO_KEPT})
+    file, shard = reopened(database, 50)
+    assert shard.enter("f", "u", 0, 9) is None
+    assert file.questions()["f"].taken == 1
+    file.forget({0: 50 + UNDO_KEPT})
+    assert database.execute("SELECT COUNT(*) FROM notes").fetchone() == (0,), (
+        "once it was asked for, it is as any other"
+    )
 
 
 def test_a_yes_that_is_said_again_is_kept_with_the_commit_that_it_belongs_to_now() -> None:

@@ -177,6 +177,7 @@ class Course:
                 world.drop_register()
             self._check_state(file, cut)
             self._check_partitions(file, cut, partitions)
+            self._keep_answers(file, cut)
             while self._execute(file, cut, partitions, sink):
                 change = world.change()
                 if change is None:
@@ -301,6 +302,13 @@ class Course:
                     )
         self._check_register(file, cut)
         self._check_flows(file, cut)
+
+    def _keep_answers(self, file: StateFile, cut: Cut) -> None:
+        """See to it that the register still knows what it has said to whoever is about to ask once more."""
+        register = self._world.register(file.job, make=False)
+        if register is not None:
+            register.keep({number: cut.shards.get(name, [0])[0] for number, name in enumerate(file.keys.names)})
+            register.close()
 
     def _check_register(self, file: StateFile, cut: Cut) -> None:
         """Refuse a register that lacks answers which something has followed from: they would be given once more."""

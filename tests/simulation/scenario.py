@@ -390,6 +390,8 @@ def scenario_of_changing_rules(seed: int) -> Scenario:
         return made
     made.wakes_slowly = True  # So that something is left.
     for life in made.lives:
+        if life.stop_at_end:
+            life.exchange_after = None  # Time would run on to the end under the flows of before, and the wakes not.
         life.flows = life.flows % RULED + RULED * (chance.random() < 0.6)
         life.exchange_flows = life.exchange_flows % RULED + RULED * (chance.random() < 0.6)
     return made
@@ -426,9 +428,11 @@ def scenario_of_two_builds(seed: int) -> Scenario:
             one._replace(value=one.value.replace(b'"noise"', b'"hello"').replace(b'"bye"', b'"hello"'))
             for one in partition.records
         ]
+    other_build = chance.random() < 0.5  # Mostly each life is under another build than the one before.
     for life in made.lives:
-        life.flows, life.is_other_build = 0, is_one_topic and chance.random() < 0.5
+        life.flows, life.is_other_build = 0, is_one_topic and other_build
         life.exchange_flows %= RULED
+        other_build = not other_build or chance.random() < 0.1
     return made
 
 
