@@ -38,6 +38,8 @@ STATUSES = {
     "DecidedOtherwise": 2,
     "NewerFormatError": 2,
     "Failed": 1,
+    "DeliveryFailed": 1,
+    "LedgerAway": 1,
     "JobFailed": 1,
     "KafkaUnavailable": 1,
     "SinkError": 1,
@@ -52,6 +54,13 @@ CAUGHT_WHERE_THEY_ARISE = {
     "MissingValue": "the template is missing as a whole",
     "_Broken": "the audit has noted the shard as damaged",
     "NotJson": "the file is read as YAML instead",
+    "DeliverFailed": "the command makes its own failure of it",
+    "GroupError": "the thread that reads ends delivery with it",
+    "WriteFailed": "delivery ends with it",
+    "Unfit": "the action is rejected",
+    "NotTheirs": "the callback is answered with 401",
+    "ForbiddenAddress": "the call is answered with it",
+    "_Wrong": "the setting is refused with its place",
     "Unreadable": "the record, or the item of a batch, becomes a dead letter",
 }
 """What never reaches the end of a command. If it does, that is a bug."""
