@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from confluent_kafka import KafkaException, Producer
+from confluent_kafka import KafkaError, KafkaException, Producer
 
 from connectors.kafka import Options, client_options
 
@@ -15,7 +15,11 @@ POLL_S: Final = 0.05
 
 
 class WriteFailed(Exception):
-    """A record cannot be written, and not later either; the message says why."""
+    """A record cannot be written, and not later either; the message says why, and `code` as Kafka's client calls it."""
+
+    def __init__(self, error: KafkaError) -> None:
+        super().__init__(error.str())
+        self.code = error.name()
 
 
 class KafkaWriter:
@@ -63,7 +67,9 @@ class KafkaWriter:
         """
         await self.begin(topic, key, value)
 
-    def begin(self, topic: str, key: str | bytes | None, value: bytes) -> asyncio.Future[None]:
+    def begin(
+        self, topic: str, key: str | bytes | None, value: bytes, headers: Sequence[tuple[str, bytes]] = ()
+    ) -> asyncio.Future[None]:
         """Write a record; the future is done once the broker has it, and fails if it will not.
 
         Raises:
@@ -71,9 +77,9 @@ class KafkaWriter:
         """
         done: asyncio.Future[None] = self._loop.create_future()
         try:
-            self._producer.produce(topic, value, key, on_delivery=self._report(done))
+            self._producer.produce(topic, value, key, headers=list(headers), on_delivery=self._report(done))
         except KafkaException as error:
-            done.set_exception(WriteFailed(str(error)))
+            done.set_exception(WriteFailed(error.args[0]))
         return done
 
     def _report(self, done: asyncio.Future[None]) -> Callable[[Any, Any], None]:
@@ -89,7 +95,7 @@ class KafkaWriter:
         if error is None:
             done.set_result(None)
         else:
-            done.set_exception(WriteFailed(error.str()))
+            done.set_exception(WriteFailed(error))
 
     async def close(self, patience_s: float = 10.0) -> int:
         """Wait until all is acknowledged, and return how many records are not."""

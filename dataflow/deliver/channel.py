@@ -108,11 +108,12 @@ class ChannelAtWork:
     def look(self, partitions: int) -> ChannelLook:
         """Return what can be seen of it."""
         counts, now_ms = self.counts, self._now_ms()
-        oldest = min((one.at for one in self._actions.values()), default=None)
+        oldest = min((one.at for one in self._actions.values()), default="")
+        oldest_ms = parse_iso_ms(oldest) or now_ms
         return ChannelLook(
             self.how.name, counts.calls, counts.retries, counts.answers.copy(), counts.outcomes.copy(),
             tuple(counts.seconds), counts.seconds_total, counts.dead, self.machine.open,
-            0.0 if oldest is None else max(0.0, (now_ms - parse_iso_ms(oldest)) / 1000), partitions,
+            max(0.0, (now_ms - oldest_ms) / 1000), partitions,
             self.machine.why_open is not None, self.is_ledger_away,
         )  # fmt: skip
 
@@ -193,7 +194,7 @@ class ChannelAtWork:
             return Answer(UNKNOWN, "timeout")
         except Exception as error:  # A mistake in a provider is not a reason to stop others, nor to send twice.
             # Not with its message, which may have the action's data.
-            where = "".join(traceback.format_tb(error)[-3:])
+            where = "".join(traceback.format_tb(error.__traceback__)[-3:])
             self._log.error(
                 "a provider failed", channel=self.how.name, action_id=action_id, error=type(error).__name__, where=where
             )
