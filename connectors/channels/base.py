@@ -14,7 +14,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 from pydantic import BaseModel, ConfigDict
 from pydantic_core import core_schema
 
-from state.delivery import Answer
+from state.delivery import UNKNOWN, Answer
 from state.outgoing import Action
 
 
@@ -175,3 +175,29 @@ class Provider(Protocol):
     async def close(self) -> None:
         """Let go of connections."""
         ...
+
+
+class OneWay:
+    """To build on: a provider that is called and nothing else. It has all of `Provider` but `call` and `preview`."""
+
+    drops_repeats: ClassVar[bool] = False
+    can_be_asked: ClassVar[bool] = False
+
+    async def ask(self, action: Action, since_ms: int) -> Answer:
+        """Nobody can be asked."""
+        return Answer(UNKNOWN)
+
+    async def renew(self) -> bool:
+        """There is no credential that runs out."""
+        return False
+
+    def callback(self, came: Callback) -> Reply:
+        """Nobody reports.
+
+        Raises:
+            NotTheirs: always.
+        """
+        raise NotTheirs("this provider reports nothing")
+
+    async def close(self) -> None:
+        """There is nothing to let go of."""

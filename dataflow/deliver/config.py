@@ -20,6 +20,7 @@ from operators.language.values import parse_duration
 GROUP: Final = "nudge.channels"
 """The group of entry points in which providers are found by their names."""
 BUILT_IN: Final = {
+    "alibaba_sms": "connectors.channels.alibaba_sms:AlibabaSms",
     "kafka": "connectors.channels.kafka:KafkaPush",
     "webhook": "connectors.channels.webhook:Webhook",
     "wechat_template": "connectors.channels.wechat_template:WechatTemplate",

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 from urllib.parse import parse_qsl, urlsplit
 
+import httpx
+
 HANGS = "hangs"
 """The request is read, and nothing comes."""
 HANGS_UP = "hangs up"
@@ -121,3 +123,19 @@ async def _read(reader: asyncio.StreamReader) -> Request | None:
     body = await reader.readexactly(int(headers.get("content-length", "0")))
     parts = urlsplit(target)
     return Request(method, parts.path, dict(parse_qsl(parts.query, keep_blank_values=True)), headers, body)
+
+
+def without_network(handle: Handler) -> httpx.MockTransport:
+    """Return a transport that gives requests to *handle*; what misbehaves is a time-out or a broken connection."""
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        query = dict(parse_qsl(request.url.query.decode(), keep_blank_values=True))
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        said = handle(Request(request.method, request.url.path, query, headers, request.content))
+        if said == HANGS:
+            raise httpx.ReadTimeout("it hangs", request=request)
+        if isinstance(said, str):
+            raise httpx.RemoteProtocolError(said, request=request)
+        return httpx.Response(said.status, headers=dict(said.headers), content=said.body)
+
+    return httpx.MockTransport(answer)
