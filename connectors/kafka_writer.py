@@ -20,17 +20,19 @@ _REFUSED: Final = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LAR
 
 Keyed = tuple[str | bytes | None, bytes]
 """The key and the value of a record."""
+Headers = Sequence[tuple[str, bytes]]
 
 
 class WriteFailed(Exception):
     """The broker has not said that it has a record; the message says why.
 
-    It may have it all the same, unless `is_refused`: this record will never be taken.
+    It may have it all the same, unless `is_refused`: this record will never be taken. `code` is what Kafka's client
+    calls it, if it does.
     """
 
-    def __init__(self, why: str, *, is_refused: bool = False) -> None:
+    def __init__(self, why: str, *, is_refused: bool = False, code: str = "") -> None:
         super().__init__(why)
-        self.is_refused = is_refused
+        self.is_refused, self.code = is_refused, code
 
 
 class _Round:
@@ -91,7 +93,7 @@ class KafkaWriter:
         self._producer = Producer(self._settings)
         self._loop = asyncio.get_running_loop()
         self._queued = queued
-        self._held: list[tuple[_Round, str, Sequence[Keyed]]] = []
+        self._held: list[tuple[_Round, str, Sequence[Keyed], Headers]] = []
         self._held_count = 0
         self._held_since_s = 0.0
         self._rounds: deque[_Round] = deque()
@@ -114,7 +116,9 @@ class KafkaWriter:
         if failures:
             raise failures[0]
 
-    def begin(self, topic: str, records: Sequence[Keyed]) -> asyncio.Future[Mapping[int, WriteFailed]]:
+    def begin(
+        self, topic: str, records: Sequence[Keyed], headers: Headers = ()
+    ) -> asyncio.Future[Mapping[int, WriteFailed]]:
         """Write *records*; the future is done when it is known of each whether the broker has it.
 
         Its result are those that failed, by their places among *records*.
@@ -126,13 +130,13 @@ class KafkaWriter:
         now_s = self._loop.time()
         one = _Round(done, len(records), now_s)
         if self._held_count + len(records) > self._queued:
-            one.give_up(WriteFailed("too many records are on their way"))
+            one.give_up(WriteFailed("too many records are on their way", code="_QUEUE_FULL"))
             return done
         if self._patience_s is not None:
             self._rounds.append(one)
         if not self._held:
             self._held_since_s = now_s
-        self._held.append((one, topic, records))
+        self._held.append((one, topic, records, headers))
         self._held_count += len(records)
         if not len(self._producer):
             self._hand_over()
@@ -143,12 +147,12 @@ class KafkaWriter:
     def _hand_over(self) -> None:
         held, self._held, self._held_count = self._held, [], 0
         produce: Any = self._producer.produce
-        for one, topic, records in held:
+        for one, topic, records, headers in held:
             for place, (key, value) in enumerate(records):
                 try:
-                    produce(topic, value, key, on_delivery=self._report(one, place))
+                    produce(topic, value, key, headers=list(headers), on_delivery=self._report(one, place))
                 except BufferError:
-                    self._failed(one, place, WriteFailed("too many records are on their way"))
+                    self._failed(one, place, WriteFailed("too many records are on their way", code="_QUEUE_FULL"))
                 except KafkaException as error:
                     self._failed(one, place, _failure(error.args[0]))
 
@@ -227,7 +231,7 @@ class KafkaWriter:
 
 def _failure(error: Any) -> WriteFailed:
     if isinstance(error, KafkaError):
-        return WriteFailed(error.str(), is_refused=error.code() in _REFUSED)
+        return WriteFailed(error.str(), is_refused=error.code() in _REFUSED, code=error.name())
     return WriteFailed(str(error))
 
 

@@ -6,7 +6,7 @@
         StateRefused       a StoreError too
           NewerFormatError, DecidedOtherwise
       Failed               exit status 1
-        JobFailed, KafkaUnavailable, SinkError, SourceError
+        JobFailed, KafkaUnavailable, SinkError, SourceError, DeliveryFailed, LedgerAway
         StoreError
 
 The classes stand where they are raised; here are the branches, and what is wrong with a state.

@@ -172,8 +172,8 @@ class NotTheirs(Exception):
 class Provider(Protocol):
     """One account at one provider.
 
-    `drops_repeats`: a second call with the same action id sends nothing more. `can_be_asked`: `ask` can tell what
-    became of a call.
+    `drops_repeats`: a second call with the same action id sends nothing more; where that holds only for a while, the
+    class has `repeats_dropped_for_ms`, from the first call on. `can_be_asked`: `ask` can tell what became of a call.
     """
 
     settings: ClassVar[type[Settings]]

@@ -193,7 +193,7 @@ class RedisLedger:
         """Return what has no final outcome; see `Ledger`. What Redis has forgotten meanwhile is left out."""
         client = self._client
         try:
-            counts = [await client.zcard(key) for key in (self._open, self._unknown)]
+            open_now, unknown = await client.zcard(self._open), await client.zcard(self._unknown)
             ids: list[Any] = []
             for key in (self._open, self._unknown):
                 ids += await client.zrange(key, 0, most - 1)
@@ -202,7 +202,7 @@ class RedisLedger:
             raise _away(error) from error
         found = [(one.decode(), _load(raw)) for one, raw in zip(ids, raws, strict=True) if raw is not None]
         found.sort(key=lambda one: one[1].since_ms)
-        return Unsettled(counts[0], counts[1], found[:most])
+        return Unsettled(open_now, unknown, found[:most])
 
     async def concerns(self) -> list[str]:
         """Return which settings can lose notes; see `Ledger`. What Redis does not tell is left out."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+import traceback
 from collections.abc import Callable, Collection
 from random import Random
 from typing import Any, Final
@@ -12,8 +12,10 @@ import msgspec
 
 from connectors.channels.base import Unfit
 from connectors.kafka_writer import KafkaWriter
-from connectors.ledgers.base import Ledger, LedgerAway, Note, Noted, ToBegin, ToFree, ToLook, ToSettle
+from connectors.ledgers.base import KEPT_MS, Ledger, LedgerAway, Note, Noted, ToBegin, ToFree, ToLook, ToSettle
 from dataflow.deliver.config import Delivered
+from dataflow.deliver.counts import ChannelLook, Counts
+from dataflow.deliver.masking import masked
 from operators.delivery.machine import (
     Ask,
     Begin,
@@ -63,7 +65,8 @@ class ChannelAtWork:
         self.how, self._ledger, self._writer, self._receipts = how, ledger, writer, receipts
         self._now_ms, self._done, self._log = now_ms, done, log
         self.machine = Deliveries(how.policy, now_ms(), chance)
-        self.outcomes: Counter[str] = Counter()
+        self.counts = Counts()
+        self.is_ledger_away = False
         self.failure: BaseException | None = None
         self.has_changed = asyncio.Event()
         """Something has come to its end."""
@@ -95,7 +98,33 @@ class ChannelAtWork:
     def give_back(self, partitions: Collection[str]) -> None:
         """Begin nothing more for *partitions*."""
         self.machine.give_back(partitions, self._now_ms())
+        self._drop()
         self.go()
+
+    def _drop(self) -> None:
+        """Keep no action that is not open any more."""
+        for action_id in [one for one in self._actions if not self.machine.has(one)]:
+            del self._actions[action_id]
+
+    def look(self, partitions: int) -> ChannelLook:
+        """Return what can be seen of it."""
+        counts, now_ms = self.counts, self._now_ms()
+        oldest = min((one.at for one in self._actions.values()), default="")
+        oldest_ms = parse_iso_ms(oldest) or now_ms
+        return ChannelLook(
+            self.how.name, counts.calls, counts.retries, counts.answers.copy(), counts.outcomes.copy(),
+            tuple(counts.seconds), counts.seconds_total, counts.dead, self.machine.open,
+            max(0.0, (now_ms - oldest_ms) / 1000), partitions,
+            self.machine.why_open is not None, self.is_ledger_away,
+        )  # fmt: skip
+
+    async def forget(self) -> int:
+        """Let the ledger forget what is old, and return how much that was.
+
+        Raises:
+            LedgerAway: it cannot now.
+        """
+        return await self._ledger.forget(self._now_ms() - KEPT_MS)
 
     async def close(self) -> None:
         """Let go of everything. What is open stays open in the ledger."""
@@ -150,7 +179,9 @@ class ChannelAtWork:
         if self._now_ms() > until_ms:
             answer = Answer(RETRY, "too_late", "this process stood still before the call")
         else:
+            began_s = asyncio.get_running_loop().time()
             answer = await self._answer(action_id)
+            self.counts.called(answer.kind, asyncio.get_running_loop().time() - began_s, attempt)
         self.machine.answered(action_id, attempt, answer, self._now_ms())
         self.go()
 
@@ -163,7 +194,11 @@ class ChannelAtWork:
         except TimeoutError:
             return Answer(UNKNOWN, "timeout")
         except Exception as error:  # A mistake in a provider is not a reason to stop others, nor to send twice.
-            self._log.exception("a provider failed", channel=self.how.name, action_id=action_id)
+            # Not with its message, which may have the action's data.
+            where = "".join(traceback.format_tb(error.__traceback__)[-3:])
+            self._log.error(
+                "a provider failed", channel=self.how.name, action_id=action_id, error=type(error).__name__, where=where
+            )
             return Answer(UNKNOWN, "internal", type(error).__name__)
 
     async def _ask(self, action_id: str, attempt: int, since_ms: int) -> None:
@@ -171,9 +206,8 @@ class ChannelAtWork:
             async with asyncio.timeout(self.how.policy.call_ms / 1000):
                 answer = await self.how.provider.ask(self._actions[action_id], since_ms)
         except Exception as error:
-            self._log.warning(
-                "a provider could not be asked", channel=self.how.name, error=f"{type(error).__name__} {error}"
-            )
+            said = masked(f"{type(error).__name__} {error}")
+            self._log.warning("a provider could not be asked", channel=self.how.name, error=said)
             answer = Answer(UNKNOWN)
         self.machine.asked(action_id, attempt, answer, self._now_ms())
         self.go()
@@ -183,7 +217,8 @@ class ChannelAtWork:
             async with asyncio.timeout(self.how.policy.call_ms / 1000):
                 is_new = await self.how.provider.renew()
         except Exception as error:
-            self._log.warning("no new credential", channel=self.how.name, error=f"{type(error).__name__} {error}")
+            said = masked(f"{type(error).__name__} {error}")
+            self._log.warning("no new credential", channel=self.how.name, error=said)
             is_new = False
         self.machine.renewed(is_new, self._now_ms())
         self.go()
@@ -194,7 +229,7 @@ class ChannelAtWork:
         for status in statuses:
             receipt = receipt_of(action, status, outcome)
             await self._writer.write(self._receipts, action.user_id, receipt)
-        self.outcomes[outcome.status] += 1
+        self.counts.outcomes[outcome.status] += 1
         self.machine.told(action_id, self._now_ms())
         if not self.machine.has(action_id):
             self._actions.pop(action_id, None)
@@ -204,7 +239,6 @@ class ChannelAtWork:
 
     async def _keep(self) -> None:
         """Make notes, as many together as there are; while the ledger is away nothing else is done."""
-        is_away = False
         while True:
             await self._has_notes.wait()
             self._has_notes.clear()
@@ -214,12 +248,12 @@ class ChannelAtWork:
                     found = await self._ledger.note(notes, self._now_ms())
                     break
                 except LedgerAway as error:
-                    if not is_away:
+                    if not self.is_ledger_away:
                         self._log.error("the ledger is away: nothing is called until it is back", error=str(error))
-                    is_away = True
+                    self.is_ledger_away = True
                     await asyncio.sleep(LEDGER_PAUSE_S)
-            if is_away:
-                is_away = False
+            if self.is_ledger_away:
+                self.is_ledger_away = False
                 self._log.info("the ledger is back")
             for note, noted in zip(notes, found, strict=True):
                 self._heard(note, noted)
@@ -235,6 +269,8 @@ class ChannelAtWork:
                 machine.begun(action_id, attempt, wait_ms, now)
             case ToFree(action_id):
                 machine.freed(action_id, now)
+                if not machine.has(action_id):
+                    self._actions.pop(action_id, None)
             case ToSettle(action_id, _, _, outcome):
                 machine.settled(action_id, outcome if noted.is_taken else None, now)
 
@@ -261,7 +297,7 @@ class ChannelAtWork:
         if now is not None and self._circuit is None:
             self._log.error(
                 "the channel is stopped: every call would fail until somebody mends it; one action is tried each 30 s",
-                channel=self.how.name, code=now.code, detail=now.detail,
+                channel=self.how.name, code=now.code, detail=masked(now.detail),
             )  # fmt: skip
         elif now is None and self._circuit is not None:
             self._log.info("the channel works again", channel=self.how.name)

@@ -33,7 +33,9 @@ BUILT_IN: Final = {
     "http": "connectors.channels.http_template:Http",
     "smtp": "connectors.channels.smtp:Smtp",
     "twilio": "connectors.channels.twilio:Twilio",
+    "kafka": "connectors.channels.kafka:KafkaPush",
     "webhook": "connectors.channels.webhook:Webhook",
+    "wechat_template": "connectors.channels.wechat_template:WechatTemplate",
 }
 _COMMON: Final = ("provider", "rate", "concurrency", "give_up_after", "timeout", "on_unknown", "account", "links")
 
@@ -146,6 +148,7 @@ def delivered(
         rate=None if shares_rate else found.get("rate"),
         give_up_after_ms=found.get("give_up_after", 3_600_000),
         drops_repeats=kind.drops_repeats,
+        repeats_dropped_for_ms=getattr(kind, "repeats_dropped_for_ms", None),
         can_be_asked=kind.can_be_asked,
         on_unknown=found.get("on_unknown", PARK),
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -19,9 +20,11 @@ import msgspec
 from connectors.kafka import Options
 from connectors.kafka_group import GroupError, GroupReader, GroupRecord
 from connectors.kafka_writer import KafkaWriter
-from connectors.ledgers.base import Ledger
+from connectors.ledgers.base import Ledger, LedgerAway
 from dataflow.deliver.channel import ChannelAtWork
 from dataflow.deliver.config import Delivered
+from dataflow.deliver.counts import ChannelLook
+from dataflow.deliver.masking import masked
 from dataflow.deliver.offsets import Progress
 from operators.delivery.machine import Place
 from state.outgoing import RAW_KEPT_BYTES, Action, DeadLetter, DeadReason, dump
@@ -32,6 +35,7 @@ FULL_AGAIN: Final = 0.8  # Below this share of what a channel may have open it r
 MARGIN_S: Final = 5.0
 FIRST_PATIENCE_S: Final = 15.0  # Who comes second stops first: the other is not to be disturbed.
 LATER_PATIENCE_S: Final = 60.0
+FORGET_EVERY_S: Final = 86_400.0
 read_action: Final = msgspec.json.Decoder(Action).decode
 """Return an action. Raises msgspec.MsgspecError, a ValueError, where it is none."""
 
@@ -114,6 +118,7 @@ class Service:
                 how, ledger, self._writer, self._where.receipts, self._now_ms, self._chance, self._done, self._log
             )
         reading = asyncio.create_task(asyncio.to_thread(self._read_all))
+        forgetting = asyncio.create_task(self._forget_daily())
         try:
             while not self._stop.is_set() and not reading.done():
                 self._look_around()
@@ -122,6 +127,7 @@ class Service:
         finally:
             self._is_over.set()
             await reading
+            forgetting.cancel()
             for channel in self.at_work.values():
                 await channel.close()
             left = await self._writer.close()
@@ -130,13 +136,18 @@ class Service:
         if left:
             raise DeliverFailed(f"{left} receipts are not acknowledged; they are written again at the next start")
 
+    async def look(self) -> list[ChannelLook]:
+        """Return what can be seen of all channels."""
+        have = Counter(topic for topic, _ in self._partitions)
+        return [channel.look(have[topic]) for topic, channel in self.at_work.items()]
+
     # ---- in the loop -------------------------------------------------------------------------------------------
 
     def _look_around(self) -> None:
         """Pause what is full, and see whether this is the end."""
         for channel in self.at_work.values():
             if channel.failure is not None:
-                self._failure = f"{channel.how.name}: {channel.failure}"
+                self._failure = masked(f"{channel.how.name}: {type(channel.failure).__name__} {channel.failure}")
                 self.stop()
         paused = set()
         for part, one in self._partitions.items():
@@ -151,6 +162,13 @@ class Service:
         self._must_have_all()
         if self._ends is not None and self._is_at_its_end():
             self.stop()
+
+    async def _forget_daily(self) -> None:
+        while True:
+            for channel in list(self.at_work.values()):
+                with suppress(LedgerAway):  # Tomorrow is early enough.
+                    await channel.forget()
+            await asyncio.sleep(FORGET_EVERY_S)
 
     def _must_have_all(self) -> None:
         """A ledger in a file is for one process: stop where others of the group have partitions."""
@@ -199,6 +217,7 @@ class Service:
             try:
                 action = read_action(record.value)
             except msgspec.MsgspecError as error:
+                one.channel.counts.dead += 1
                 task = asyncio.create_task(self._bury(record, str(error), one.progress))
                 self._burials.add(task)
                 task.add_done_callback(self._burials.discard)
@@ -213,7 +232,7 @@ class Service:
         reason: DeadReason = "bad_type" if value[:1] == b"{" else "not_json"
         self._log.warning(
             "a record is no action, and goes to the dead letters",
-            topic=record.topic, partition=record.partition, offset=record.offset, why=why,
+            topic=record.topic, partition=record.partition, offset=record.offset, why=masked(why),
         )  # fmt: skip
         letter = DeadLetter(record.topic, record.partition, record.offset, reason, why, value[:RAW_KEPT_BYTES])
         await self._writer.write(self._where.dead_letters, None, dump(letter))

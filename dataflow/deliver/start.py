@@ -8,11 +8,12 @@ import signal
 import socket
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from random import SystemRandom
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 import orjson
 import typer
@@ -20,9 +21,12 @@ import typer
 from connectors.channels.base import Unfit
 from connectors.kafka import KafkaTopics, Options
 from connectors.kafka_group import GroupReader, GroupRecord
-from connectors.ledgers.base import Ledger, LedgerAway
+from connectors.kafka_writer import KafkaWriter
+from connectors.ledgers.base import Ledger, LedgerAway, ToLook, ToReopen
 from connectors.ledgers.sqlite import SqliteLedger
+from dataflow.deliver.channel import ChannelAtWork
 from dataflow.deliver.config import Delivered, delivered
+from dataflow.deliver.counts import ChannelLook
 from dataflow.deliver.service import DeliverFailed, Part, Service, Where, read_action
 from dataflow.errors import UsageError
 from dataflow.flows import find_workspace, read_workspace_file, shown_path
@@ -30,10 +34,28 @@ from dataflow.logs import configure_logs, get_logger
 from dataflow.messages import FOLDER, Messages
 from dataflow.settings import kafka_options
 from dataflow.urls import parse_sink
+from operators.delivery.machine import Place
 from operators.language.channels import channel_of
 from operators.language.problems import FlowError
 from operators.language.workspace import Workspace, read_workspace
+from state.delivery import ACCEPTED, OK, PERMANENT, TOKEN, UNKNOWN, Answer, Entry, Outcome
 from state.errors import Failed
+from state.iso import format_ms
+from state.outgoing import Action, Cause
+
+LOOK_TIMEOUT_S: Final = 5.0
+STATUS_MOST: Final = 1_000
+
+
+class Served(Protocol):
+    """What answers over HTTP while delivery is at work."""
+
+    def close(self) -> None:
+        """Stop answering."""
+        ...
+
+
+Serving = Callable[[Callable[[], Sequence[ChannelLook]]], Served]
 
 
 class DeliveryFailed(Failed):
@@ -55,7 +77,7 @@ class Start:
 
     def __init__(
         self,
-        source: str,
+        source: str | None,
         channels: Sequence[str],
         config: Path | None,
         ledger: str,
@@ -65,10 +87,7 @@ class Start:
         stop_at_end: bool,
         dry_run: bool,
     ) -> None:
-        url = parse_sink(source, flag="--source")
-        if url.kind != "kafka":
-            raise UsageError(f"--source {source}: actions are read from Kafka; write kafka://host:9092")
-        self.prefix = url.options.get("prefix", "")
+        bootstrap, self.prefix = _kafka(source)
         path = find_workspace([], config)
         workspace, problems = read_workspace(shown_path(path), read_workspace_file(path))
         if any(one.severity == "error" for one in problems):
@@ -81,7 +100,7 @@ class Start:
             raise FlowError(self.messages.problems)
         self.channels = self._read_channels(workspace, channels, path)
         prefix = self.prefix
-        self.where = Where(url.bootstrap, group, receipts, f"{prefix}dead-letters", self.options)
+        self.where = Where(bootstrap, group, receipts, f"{prefix}dead-letters", self.options)
         self.stop_at_end, self.dry_run = stop_at_end, dry_run
 
     def _read_channels(self, workspace: Workspace, names: Sequence[str], path: Path | None) -> list[Delivered]:
@@ -107,12 +126,16 @@ class Start:
             found.append(how)
         return found
 
-    def run(self) -> None:
+    def run(self, serving: Serving | None = None) -> None:
         """Deliver, until it is told to stop.
+
+        Args:
+            serving: told how to look at the channels before anything is read; what it returns is closed at the end.
 
         Raises:
             DeliveryFailed: it cannot go on.
         """
+        self._must_have_source()
         configure_logs()
         log = get_logger()
         if self.dry_run:
@@ -129,12 +152,22 @@ class Start:
                 self.where, self.channels, ledger_of, now_ms=now_ms, chance=SystemRandom(), log=log, ends=ends,
                 all_of=None if self.ledger.kind == "redis" else self._partitions(),
             )  # fmt: skip
+            loop = asyncio.get_running_loop()
             for number in (signal.SIGINT, signal.SIGTERM):
-                asyncio.get_running_loop().add_signal_handler(number, service.stop)
+                loop.add_signal_handler(number, service.stop)
+
+            def looks() -> Sequence[ChannelLook]:
+                return asyncio.run_coroutine_threadsafe(service.look(), loop).result(LOOK_TIMEOUT_S)
+
+            served = None if serving is None else serving(looks)
             await _warn_of_redis(ledger_of(self.channels[0]), log)
             log.info("delivering", channels=[one.name for one in self.channels], group=self.where.group)
-            await service.run()
-            outcomes = {at_work.how.name: dict(at_work.outcomes) for at_work in service.at_work.values()}
+            try:
+                await service.run()
+            finally:
+                if served is not None:
+                    await asyncio.to_thread(served.close)
+            outcomes = {at_work.how.name: dict(at_work.counts.outcomes) for at_work in service.at_work.values()}
             log.info("delivery has ended", outcomes=outcomes)
 
         try:
@@ -160,24 +193,178 @@ class Start:
         topics.close()
         return found
 
+    def _must_have_source(self) -> None:
+        if not self.where.bootstrap:
+            raise UsageError("--source is missing: the Kafka with the actions, as kafka://host:9092")
+
     def _print_what_is_there(self) -> None:
         """Print what would be sent of all actions that are there now, as JSON lines; nothing is committed."""
+        for how, record in self._all_that_is_there():
+            typer.echo(orjson.dumps(_previewed(how, record)).decode())
+
+    def _all_that_is_there(self) -> Iterator[tuple[Delivered, GroupRecord]]:
+        """Read all records that the channels' topics have now; nothing is committed."""
         ends = self._ends()
         by_topic = {one.topic: one for one in self.channels}
         left = {part for part, end in ends.items() if end}
-        group = f"{self.where.group}-dry-run-{uuid.uuid4().hex}"
+        group = f"{self.where.group}-look-{uuid.uuid4().hex}"
         nothing: Any = lambda _: None  # noqa: E731
         reader = GroupReader(
             self.where.bootstrap, group, list(by_topic), self.options, given=nothing, taken=nothing, lost=nothing
         )
-        while left:
-            for record in reader.poll():
-                part = (record.topic, record.partition)
-                if record.offset < ends.get(part, 0):
-                    typer.echo(orjson.dumps(_previewed(by_topic[record.topic], record)).decode())
-                if record.offset + 1 >= ends.get(part, 0):
-                    left.discard(part)
-        reader.close()
+        try:
+            while left:
+                for record in reader.poll():
+                    part = (record.topic, record.partition)
+                    if record.offset < ends.get(part, 0):
+                        yield by_topic[record.topic], record
+                    if record.offset + 1 >= ends.get(part, 0):
+                        left.discard(part)
+        finally:
+            reader.close()
+
+    # ---- what people do by hand --------------------------------------------------------------------------------
+
+    def status(self) -> None:
+        """Print what the ledger has without a final outcome, as JSON lines, with a line of each channel behind.
+
+        Raises:
+            LedgerAway: it cannot be read.
+        """
+
+        async def print_all() -> None:
+            for how in self.channels:
+                ledger = open_ledger(self.ledger, self.where.group, how, "status")
+                try:
+                    found = await ledger.unsettled(STATUS_MOST)
+                finally:
+                    await ledger.close()
+                for action_id, entry in found.oldest:
+                    typer.echo(orjson.dumps(_said(how, action_id, entry)).decode())
+                summary = {"channel": how.name, "open": found.open, "unknown": found.unknown}
+                typer.echo(orjson.dumps(summary).decode())
+
+        asyncio.run(print_all())
+
+    def replay(self, action_id: str) -> None:
+        """Send an action that is unknown again: somebody has decided that it was not sent, or may be sent twice.
+
+        It is called as any other, with retries, until it has an outcome, which is printed.
+
+        Raises:
+            UsageError: it is not unknown, or nowhere.
+            DeliveryFailed: it was not accepted.
+            LedgerAway: it cannot be noted.
+        """
+        self._must_have_source()
+        configure_logs("warning")
+        owner = f"replay/{socket.gethostname()}/{os.getpid()}/{uuid.uuid4().hex[:8]}"
+
+        async def look() -> Entry | None:
+            ledger = open_ledger(self.ledger, self.where.group, self.channels[0], owner)
+            try:
+                return (await ledger.note([ToLook(action_id)], now_ms()))[0].entry
+            finally:
+                await ledger.close()
+
+        found = asyncio.run(look())
+        if found is None:
+            raise UsageError(f"--replay {action_id}: the ledger does not know it; --status lists what it knows")
+        if found.outcome is not None and found.outcome.status != UNKNOWN:
+            raise UsageError(
+                f"--replay {action_id}: it is {found.outcome.status}, and only what is unknown can be sent again"
+            )
+        if found.owner and found.outcome is None and found.lease_ms > now_ms():
+            raise UsageError(f"--replay {action_id}: {found.owner} is calling for it now; look at --status in a minute")
+        how, action = self._action_of(action_id)
+        outcome = asyncio.run(self._replayed(how, action, owner))
+        typer.echo(orjson.dumps({"channel": how.name, "action_id": action_id, **asdict(outcome)}).decode())
+        if outcome.status != ACCEPTED:
+            raise DeliveryFailed(f"{action_id} is {outcome.status}: {outcome.code}")
+
+    def _action_of(self, action_id: str) -> tuple[Delivered, Action]:
+        for how, record in self._all_that_is_there():
+            if action_id.encode() in (record.value or b""):
+                with suppress(ValueError):
+                    action = read_action(record.value or b"")
+                    if action.action_id == action_id:
+                        return how, action
+        topics = ", ".join(one.topic for one in self.channels)
+        raise UsageError(f"--replay {action_id}: it is not on {topics} any more, so nobody knows what to send")
+
+    async def _replayed(self, how: Delivered, action: Action, owner: str) -> Outcome:
+        ledger = open_ledger(self.ledger, self.where.group, how, owner)
+        await ledger.note([ToReopen(action.action_id)], now_ms())
+        writer = KafkaWriter(self.where.bootstrap, self.options)
+        is_done = asyncio.Event()
+        at_work = ChannelAtWork(
+            how, ledger, writer, self.where.receipts, now_ms, SystemRandom(), lambda _: is_done.set(), get_logger()
+        )
+        at_work.take(action, Place("replay-0", 0))
+        at_work.go()
+        await is_done.wait()
+        (noted,) = await ledger.note([ToLook(action.action_id)], now_ms())
+        await at_work.close()
+        await writer.close()
+        assert noted.entry is not None, "it has just been noted"
+        assert noted.entry.outcome is not None, "it is done"
+        return noted.entry.outcome
+
+    def test(self, to: str, template: str, given: Mapping[str, Any]) -> None:
+        """Send one message to *to*, apart from all actions, and print what comes of it.
+
+        Raises:
+            DeliveryFailed: it was not accepted.
+        """
+        (how,) = self.channels
+        action = Action(
+            action_id=a_nonce(), channel=how.name, user_id="nudge-test", to=to, flow="nudge-test", version=1,
+            journey_id=a_nonce(), step="test", visit=1, template=template, vars=dict(given), category="notification",
+            at=format_ms(now_ms()), expires_at=None, seq=1, cause=Cause("nudge-test", None),
+        )  # fmt: skip
+
+        async def call() -> Answer:
+            try:
+                answer = await how.provider.call(action)
+                if answer.kind == TOKEN and await how.provider.renew():
+                    answer = await how.provider.call(action)
+            except Unfit as unfit:
+                answer = Answer(PERMANENT, unfit.code, unfit.detail)
+            finally:
+                await how.provider.close()
+            return answer
+
+        answer = asyncio.run(call())
+        typer.echo(orjson.dumps({"channel": how.name, "action_id": action.action_id, **asdict(answer)}).decode())
+        if answer.kind != OK:
+            raise DeliveryFailed(f"{how.name}: the provider has not taken it: {answer.kind} {answer.code}")
+
+
+def _kafka(source: str | None) -> tuple[str, str]:
+    """Return where a Kafka is, and what its topics begin with; nothing where none is named."""
+    if source is None:
+        return "", ""
+    url = parse_sink(source, flag="--source")
+    if url.kind != "kafka":
+        raise UsageError(f"--source {source}: actions are read from Kafka; write kafka://host:9092")
+    return url.bootstrap, url.options.get("prefix", "")
+
+
+def _said(how: Delivered, action_id: str, entry: Entry) -> dict[str, Any]:
+    said: dict[str, Any] = {
+        "channel": how.name, "action_id": action_id, "user_id": entry.user_id, "attempt": entry.attempt,
+        "since": format_ms(entry.since_ms),
+    }  # fmt: skip
+    outcome = entry.outcome
+    if outcome is None:
+        return {**said, "state": "open", "owner": entry.owner or None}
+    return {
+        **said,
+        "state": outcome.status,
+        "at": format_ms(outcome.at_ms),
+        "code": outcome.code,
+        "detail": outcome.detail,
+    }
 
 
 async def _warn_of_redis(ledger: Ledger, log: Any) -> None:

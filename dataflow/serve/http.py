@@ -12,10 +12,11 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socket import AF_INET, AF_INET6, SHUT_RDWR, socket
 from socketserver import TCPServer
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.registry import Collector
 
 from dataflow.errors import UsageError
 from dataflow.job.processes import JobRunner
@@ -27,17 +28,24 @@ READ_TIMEOUT_S: Final = 5.0
 REQUEST_MAX_S: Final = 15.0  # For a whole request, so that a client that trickles bytes cannot keep a connection.
 
 
+class AnyHealth(Protocol):
+    """Tells whether something lives, and whether it works, each with a text for people."""
+
+    def alive(self) -> tuple[bool, str]: ...
+
+    def ready(self) -> tuple[bool, str]: ...
+
+
 class _HttpServer(ThreadingHTTPServer):
     """A server that strangers cannot keep busy: few connections, none of them for long."""
 
     request_queue_size = CONNECTIONS_MAX
     daemon_threads = True
 
-    def __init__(self, host: str, port: int, runner: JobRunner) -> None:
-        self.log = runner.log
-        self.health = Health(runner)
+    def __init__(self, host: str, port: int, collector: Collector, health: AnyHealth, log: Any) -> None:
+        self.log, self.health = log, health
         self.registry = CollectorRegistry()
-        self.registry.register(JobCollector(runner))
+        self.registry.register(collector)
         ProcessCollector(registry=self.registry)
         self._free = threading.Semaphore(CONNECTIONS_MAX)
         self._open: dict[socket, float] = {}
@@ -154,9 +162,17 @@ def serve(port: int, runner: JobRunner, *, host: str = "127.0.0.1") -> Server:
     Raises:
         UsageError: that cannot be listened on.
     """
+    flags = f"--metrics-host {host} --metrics-port {port}"
+    return serve_any(port, JobCollector(runner), Health(runner), runner.log, host=host, flags=flags)
+
+
+def serve_any(port: int, collector: Collector, health: AnyHealth, log: Any, *, host: str, flags: str) -> Server:
+    """Serve what *collector* measures and what *health* tells; *flags* said so.
+
+    Raises:
+        UsageError: that cannot be listened on.
+    """
     try:
-        return Server(_HttpServer(host, port, runner))
+        return Server(_HttpServer(host, port, collector, health, log))
     except OSError as error:
-        raise UsageError(
-            f"--metrics-host {host} --metrics-port {port}: {error.strerror or error}; choose another one"
-        ) from None
+        raise UsageError(f"{flags}: {error.strerror or error}; choose another one") from None

@@ -277,7 +277,7 @@ class Deliveries:
             return
         if wait_ms == 0 and not one.is_given_back:
             one.phase = _Phase.CALLING
-            if one.may_be_sent and not self.policy.may_call_again:
+            if one.may_be_sent and self.policy.can_be_asked and not self._may_call_again(one, now):
                 self._commands.append(Ask(action_id, attempt, one.began_ms))
             else:
                 self._call(one)
@@ -437,7 +437,8 @@ class Deliveries:
                 self._ready.popleft()
                 continue
             over = self._is_over(one, now)
-            if over or (one.may_be_sent and not self.policy.may_call_again and not self.policy.can_be_asked):
+            is_stuck = one.may_be_sent and not self._may_call_again(one, now) and not self.policy.can_be_asked
+            if over or is_stuck:
                 self._ready.popleft()
                 status = UNKNOWN if one.may_be_sent else REJECTED
                 self._settle(one, status, Answer(status, over or "not_told"), now)
@@ -447,6 +448,9 @@ class Deliveries:
                 return
             self._ready.popleft()
             self._begin(one, now)
+
+    def _may_call_again(self, one: _Open, now: int) -> bool:
+        return self.policy.may_call_again(one.began_ms, now)
 
     def _is_over(self, one: _Open, now: int) -> str:
         if one.expires_ms <= now:
@@ -493,7 +497,7 @@ class Deliveries:
         self._probe_ms = now + PROBE_MS
 
     def _after_unknown(self, one: _Open, answer: Answer, now: int) -> None:
-        if self.policy.may_call_again:
+        if self._may_call_again(one, now):
             self._wait(one, now + self._backoff(one), self._make_ready)
         elif self.policy.can_be_asked:
             self._wait(one, now + self.policy.ask_after_ms, self._make_ready)

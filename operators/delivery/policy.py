@@ -25,9 +25,10 @@ CLOCKS_DIFFER_MS: Final = 10_000
 class Policy:
     """How one channel is delivered to; times in ms.
 
-    `drops_repeats` says that the provider takes a second call with the same id for the first one, `can_be_asked` that
-    it tells what became of a call; believed that there was none only `ask_after_ms` after it. Where neither is so,
-    `on_unknown` decides. `rate` is in calls per second, None for no limit here.
+    `drops_repeats` says that the provider takes a second call with the same id for the first one, for so long after the
+    first attempt as `repeats_dropped_for_ms` says, if that is not None; `can_be_asked` that it tells what became of a
+    call; believed that there was none only `ask_after_ms` after it. Where neither is so, `on_unknown` decides. `rate`
+    is in calls per second, None for no limit here.
     """
 
     call_ms: int = 10_000
@@ -36,6 +37,7 @@ class Policy:
     give_up_after_ms: int = 3_600_000
     open_max: int = 10_000
     drops_repeats: bool = False
+    repeats_dropped_for_ms: int | None = None
     can_be_asked: bool = False
     ask_after_ms: int = 30_000
     on_unknown: str = PARK
@@ -45,7 +47,9 @@ class Policy:
         """How long a call is nobody else's business."""
         return self.call_ms + LEASE_MARGIN_MS
 
-    @property
-    def may_call_again(self) -> bool:
-        """Whether what may have been sent is called again without being asked for."""
-        return self.drops_repeats or (self.on_unknown == AGAIN and not self.can_be_asked)
+    def may_call_again(self, since_ms: int, now: int) -> bool:
+        """Tell whether what may have been sent since *since_ms* is called again without being asked for."""
+        most_ms = self.repeats_dropped_for_ms
+        if self.drops_repeats and (most_ms is None or now - since_ms < most_ms):
+            return True
+        return self.on_unknown == AGAIN and not self.can_be_asked

@@ -33,7 +33,7 @@ def check(world: World) -> None:
             assert len(final) <= 1, (world.seed, one, statuses)
             if ACCEPTED in final:
                 assert sent[one], (world.seed, one, "accepted, and nobody has it")
-            if not policy.may_call_again:
+            if not policy.may_call_again(0, 0):
                 assert sent[one] <= 1, (world.seed, one, "sent twice")
                 assert not (REJECTED in final and sent[one]), (world.seed, one, "rejected, and somebody has it")
             if policy.drops_repeats:

@@ -311,3 +311,28 @@ def test_a_process_that_stood_still_before_a_call_does_not_make_it() -> None:
     (call,) = machine.commands()
     assert isinstance(call, Call)
     assert call.until_ms + 1000 < begin.lease_ms
+
+
+def test_where_repeats_are_dropped_for_a_while_what_may_have_been_sent_is_called_again_only_for_so_long() -> None:
+    driver = Driver(drops_repeats=True, repeats_dropped_for_ms=100 * SECOND)
+    driver.take("a")
+    while "a" not in driver.outcomes:
+        assert driver.now < NOW + 200 * SECOND
+        if "a" in driver.open_calls:
+            assert driver.now < NOW + 100 * SECOND, "called when a repeat is another message"
+            driver.answer("a", UNKNOWN)
+        driver.wait(SECOND)
+    assert len(driver.called) > 3
+    assert (driver.outcomes["a"].status, driver.outcomes["a"].code) == ("unknown", "not_told")
+
+
+def test_what_an_earlier_process_may_have_sent_long_ago_is_not_called_again_where_repeats_are_no_longer_dropped() -> (
+    None
+):
+    for age_s, is_called in ((50, True), (150, False)):
+        machine = Deliveries(Policy(drops_repeats=True, repeats_dropped_for_ms=100 * SECOND), NOW, Random(1))
+        machine.take("a", "u", None, Place("p", 7), NOW)
+        machine.commands()
+        machine.looked("a", Entry(1, NOW - age_s * SECOND, "u", "another", NOW - 1), NOW)
+        (command,) = machine.commands()
+        assert isinstance(command, Begin if is_called else Settle)
