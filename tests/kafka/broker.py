@@ -69,6 +69,8 @@ share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 share.coordinator.state.topic.num.partitions=1
 group.initial.rebalance.delay.ms=0
+# A member that was killed may be missed soon.
+group.min.session.timeout.ms=500
 auto.create.topics.enable=false
 # Records of any time are taken and kept: tests live on fixed dates.
 log.message.timestamp.before.max.ms=9223372036854775807

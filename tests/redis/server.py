@@ -35,10 +35,13 @@ class RedisServer:
         folder: for its file and its log.
         acl: lines of an ACL file; without them anybody may do everything.
         tls: a folder from `certificates`; its port speaks TLS only.
+        fsync: when its file is synced. Unless that is "always", it may answer a moment before it writes.
     """
 
-    def __init__(self, folder: Path, *, acl: Sequence[str] = (), tls: Path | None = None) -> None:
-        self._folder, self._acl, self._tls = folder, acl, tls
+    def __init__(
+        self, folder: Path, *, acl: Sequence[str] = (), tls: Path | None = None, fsync: str = "everysec"
+    ) -> None:
+        self._folder, self._acl, self._tls, self._fsync = folder, acl, tls, fsync
         self._process: subprocess.Popen[bytes] | None = None
         self.port = free_port()
 
@@ -62,7 +65,7 @@ class RedisServer:
             )
         self._folder.mkdir(parents=True, exist_ok=True)
         lines = [
-            "bind 127.0.0.1", f"dir {self._folder}", "appendonly yes", "appendfsync everysec", 'save ""',
+            "bind 127.0.0.1", f"dir {self._folder}", "appendonly yes", f"appendfsync {self._fsync}", 'save ""',
             "daemonize no", f"port {0 if self._tls else self.port}",
         ]  # fmt: skip
         if self._tls is not None:
