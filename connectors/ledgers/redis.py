@@ -8,7 +8,7 @@
 
 The rules are those of `state/ledger.py`, here in Python: a note is written if what it was made of is still there, all
 of a batch in one script, and what has changed meanwhile is read again. Redis has to write its append-only file
-(`appendonly yes`); with `appendfsync everysec` a second of notes can be lost with its machine.
+(`appendonly yes`); with `appendfsync everysec` two seconds of notes can be lost with it or its machine.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -86,12 +87,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=3_600, help="nor after so long")
     parser.add_argument("--seed", type=int, default=1, help="of the first round")
     parser.add_argument("--rounds", type=int, default=10**9, help="at most so many")
-    parser.add_argument("--faults", type=int, default=100, help="of each round")
+    parser.add_argument("--faults", type=int, default=150, help="of each round")
     parser.add_argument(
         "--report", type=Path, action="append", default=[], help="a .md or .json file, after each round"
     )
     parser.add_argument("--keep", type=Path, default=ROOT / ".cache" / "soak", help="where files of failed rounds stay")
     options = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # Leaving nothing behind.
     options.keep.mkdir(parents=True, exist_ok=True)
     rounds: list[Done] = []
     warm_up()
@@ -102,7 +104,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         def is_over() -> bool:
             is_late = time.monotonic() - began_s >= options.seconds
-            return len(rounds) >= options.rounds or is_late or sum(one.kills for one in rounds) >= options.kills
+            kills = sum(one.kills for one in rounds)
+            return is_late or len(rounds) >= int(options.rounds) or kills >= int(options.kills)
 
         try:
             while not is_over():

@@ -63,6 +63,8 @@ class Done:
     seconds: float = 0.0
     of_faults: float = 0.0
     """Seconds in which things were broken; the rest is for the start, and for coming to rest."""
+    gave_up: list[str] = field(default_factory=list)
+    """Last words of processes that ended by themselves."""
     problems: list[str] = field(default_factory=list)
 
 
@@ -292,9 +294,9 @@ class Round:
             self.done.problems.append(f"nothing comes to rest: {type(error).__name__}: {error}")
         self.helper.shutdown()
 
-    def _tail(self, slot: Slot) -> str:
+    def _tail(self, slot: Slot, lines: int = 15) -> str:
         text = (self.folder / f"{slot.name}.log").read_text(errors="replace")
-        return "\n".join(text.splitlines()[-15:])
+        return "\n".join(text.splitlines()[-lines:])
 
     # ---- the faults --------------------------------------------------------------------------------------------
 
@@ -314,7 +316,7 @@ class Round:
     def _put_actions(self) -> None:
         if "broker" in self.away or self.coming:
             return
-        now_ms, new = time.time_ns() // 1_000_000, []
+        now_ms, new = time.time_ns() // 1_000_000, list[Action]()
         for channel in ("webhook", "sms", "letter"):
             for _ in range(self.chance.randint(0, 25)):
                 user = self.chance.randrange(USERS)
@@ -373,6 +375,7 @@ class Round:
             pass
         elif status == 1 and slot.program == "deliver":
             self.done.faults["deliver gave up, and was started again"] += 1
+            self.done.gave_up.append(self._tail(slot, 1))
         elif status != 0 or not slot.is_stopping:
             self.done.problems.append(f"{slot.name} ended with {status}:\n{self._tail(slot)}")
 
