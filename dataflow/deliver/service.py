@@ -321,7 +321,10 @@ class Service:
 
     def _on_taken(self, parts: Sequence[Part]) -> None:
         commits = self._in_loop(self._give_back(parts, is_lost=False))
-        self._reader.commit(commits, wait=True)
+        try:
+            self._reader.commit(commits, wait=True)
+        except GroupError as error:  # Others read that again, and find in the ledger what became of it.
+            self._log.warning("offsets could not be committed", why=str(error))
 
     def _on_lost(self, parts: Sequence[Part]) -> None:
         self._in_loop(self._give_back(parts, is_lost=True))

@@ -37,11 +37,11 @@ from tests.kafka.broker import Broker, free_port
 from tests.providers.webhook import SECRET
 from tests.redis.server import RedisServer
 
-CALL_MS: Final = 1_000
+CALL_MS: Final = 2_000
 USERS: Final = 40
 CLIENTS: Final = 3
 REPORTS_AT: Final = "reports-come-here-0001"
-DRAIN_LIMIT_S: Final = 120.0
+DRAIN_LIMIT_S: Final = 300.0
 STOP_LIMIT_S: Final = 30.0
 POINT_LIMIT_S: Final = 4.0  # For so long nothing else is done to a process that is to end at a point.
 
@@ -199,7 +199,7 @@ class Round:
         for name in ("events", "receipts.unmatched", "dead-letters"):
             self.broker.create_topic(self.prefix + name, 3)
         settings = {
-            "channels": self.providers.channels(),
+            "channels": self.providers.channels(CALL_MS),
             "gateway": {
                 "keys": {"web": {"key": {"env": "WRITE_KEY"}}},
                 "receipts": {"webhook": {"secret": {"env": "REPORTS"}}},

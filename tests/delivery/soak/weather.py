@@ -68,10 +68,10 @@ class Providers:
         for one in self._servers.values():
             one.__exit__(*error)
 
-    def channels(self) -> dict[str, Any]:
-        """Return `channels:` of a workspace that calls them."""
+    def channels(self, call_ms: int) -> dict[str, Any]:
+        """Return `channels:` of a workspace that calls them, for so long at most."""
         url = {name: one.url for name, one in self._servers.items()}
-        both = {"timeout": "1s", "concurrency": 20}
+        both = {"timeout": f"{call_ms // 1000}s", "concurrency": 20}
         return {
             "webhook": {
                 "deliver": {
