@@ -112,5 +112,5 @@ def test_killed_under_load_amid_other_faults_delivery_and_the_door_keep_what_the
     finally:
         redis.stop()
     assert done.problems == []
-    assert done.kills >= 8
+    assert done.kills >= 5
     assert done.outcomes["accepted"] > 50

@@ -264,6 +264,7 @@ class Round:
                 done.outcomes[entry.outcome.status] += 1
                 done.called_again += entry.attempt > 1
         done.problems += broken(found)
+        done.problems += [f"a dead letter: {one.value!r}" for one in self.broker.read_all(f"{self.prefix}dead-letters")]
         done.problems += sorted(set(self.clients.mistakes))
         for log in sorted(self.folder.glob("*.log")):
             if "Traceback" in (text := log.read_text(errors="replace")):
