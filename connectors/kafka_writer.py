@@ -3,56 +3,93 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
-from connectors.kafka import Options, client_options
+from connectors.kafka import ANSWER_TIMEOUT_S, Options, client_options
 
-POLL_S: Final = 0.05
+POLL_S: Final = 0.001
+RENEW_S: Final = 20.0  # Some brokers are lost for good to a client that has seen them without a cluster.
+VALUE_MAX: Final = 2 * 1024 * 1024  # What a broker takes is its own business.
+
+_REFUSED: Final = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE, KafkaError.INVALID_RECORD)
+
+Keyed = tuple[str | bytes | None, bytes]
+"""The key and the value of a record."""
 
 
 class WriteFailed(Exception):
-    """A record cannot be written, and not later either; the message says why, and `code` as Kafka's client calls it."""
+    """The broker has not said that it has a record; the message says why.
 
-    def __init__(self, error: KafkaError) -> None:
-        super().__init__(error.str())
-        self.code = error.name()
+    It may have it all the same, unless `is_refused`: this record will never be taken. `code` is what Kafka's client
+    calls it, if it does.
+    """
+
+    def __init__(self, why: str, *, is_refused: bool = False, code: str = "") -> None:
+        super().__init__(why)
+        self.is_refused, self.code = is_refused, code
+
+
+class _Round:
+    """Some records that were written together."""
+
+    __slots__ = ("done", "failures", "has_ended", "left", "since_s")
+
+    def __init__(self, done: asyncio.Future[Mapping[int, WriteFailed]], count: int, since_s: float) -> None:
+        self.done, self.left, self.since_s = done, count, since_s
+        self.has_ended = bytearray(count)
+        self.failures: dict[int, WriteFailed] = {}
+
+    def end(self, place: int) -> None:
+        self.has_ended[place] = 1
+        self.left -= 1
+        if not self.left and not self.done.done():
+            self.done.set_result(self.failures)
+
+    def give_up(self, why: WriteFailed) -> None:
+        if not self.done.done():
+            open_ones = {place: why for place, has_ended in enumerate(self.has_ended) if not has_ended}
+            self.done.set_result({**self.failures, **open_ones})
 
 
 class KafkaWriter:
     """Writes keyed records, partitioned as Java's client does; for one event loop.
 
+    What is on its way is bounded. With a *patience*, so is the time: what is not acknowledged then has failed, though
+    the broker may have it, or get it still.
+
     Args:
         linger_ms: for how long records wait for others to go with.
         queued: how many may be on their way.
+        queued_kib: how much they may hold.
+        patience_s: for how long a record may be on its way; None: until it is acknowledged.
     """
 
     def __init__(
         self, bootstrap: str, options: Options, *, linger_ms: float = 5.0, queued: int = 100_000,
-        patience_ms: int = 0,
+        queued_kib: int = 1_048_576, patience_s: float | None = None,
     ) -> None:  # fmt: skip
-        self._producer = Producer(
-            {
-                **client_options(bootstrap, options),
-                "enable.idempotence": True,
-                "acks": "all",
-                "partitioner": "murmur2_random",
-                "linger.ms": linger_ms,
-                "queue.buffering.max.messages": queued,
-                "message.timeout.ms": patience_ms,
-            }
-        )
+        self._settings = {
+            **client_options(bootstrap, options),
+            "enable.idempotence": True,
+            "acks": "all",
+            "partitioner": "murmur2_random",
+            "linger.ms": linger_ms,
+            "message.max.bytes": VALUE_MAX,
+            "queue.buffering.max.messages": queued,
+            "queue.buffering.max.kbytes": queued_kib,
+            "message.timeout.ms": 0 if patience_s is None else int(patience_s * 1000),
+        }
+        self._patience_s = patience_s
+        self._producer = Producer(self._settings)
         self._loop = asyncio.get_running_loop()
-        self._is_closing = False
-        self._thread = threading.Thread(target=self._poll, name="acknowledgements", daemon=True)
-        self._thread.start()
-
-    def _poll(self) -> None:
-        while not self._is_closing:
-            self._producer.poll(POLL_S)
+        self._rounds: deque[_Round] = deque()
+        self._poll: asyncio.TimerHandle | None = None
+        self._failing_since_s: float | None = None
+        self._old: set[asyncio.Task[None]] = set()
 
     @property
     def queued(self) -> int:
@@ -63,43 +100,112 @@ class KafkaWriter:
         """Write a record, and return once the broker has it.
 
         Raises:
-            WriteFailed: it will not have it.
+            WriteFailed: that cannot be said of it.
         """
-        await self.begin(topic, key, value)
+        failures = await self.begin(topic, [(key, value)])
+        if failures:
+            raise failures[0]
 
     def begin(
-        self, topic: str, key: str | bytes | None, value: bytes, headers: Sequence[tuple[str, bytes]] = ()
-    ) -> asyncio.Future[None]:
-        """Write a record; the future is done once the broker has it, and fails if it will not.
+        self, topic: str, records: Sequence[Keyed], headers: Sequence[tuple[str, bytes]] = ()
+    ) -> asyncio.Future[Mapping[int, WriteFailed]]:
+        """Write *records*; the future is done when it is known of each whether the broker has it.
 
-        Raises:
-            BufferError: too many are on their way.
+        Its result are those that failed, by their places among *records*.
         """
-        done: asyncio.Future[None] = self._loop.create_future()
-        try:
-            self._producer.produce(topic, value, key, headers=list(headers), on_delivery=self._report(done))
-        except KafkaException as error:
-            done.set_exception(WriteFailed(error.args[0]))
+        done: asyncio.Future[Mapping[int, WriteFailed]] = self._loop.create_future()
+        if not records:
+            done.set_result({})
+            return done
+        one = _Round(done, len(records), self._loop.time())
+        produce: Any = self._producer.produce
+        for place, (key, value) in enumerate(records):
+            try:
+                produce(topic, value, key, headers=list(headers), on_delivery=self._report(one, place))
+            except BufferError:
+                self._failed(one, place, WriteFailed("too many records are on their way", code="_QUEUE_FULL"))
+            except KafkaException as error:
+                self._failed(one, place, _failure(error.args[0]))
+        if self._patience_s is not None:
+            self._rounds.append(one)
+        if self._poll is None:
+            self._poll = self._loop.call_later(POLL_S, self._look)
         return done
 
-    def _report(self, done: asyncio.Future[None]) -> Callable[[Any, Any], None]:
+    def _report(self, one: _Round, place: int) -> Callable[[Any, Any], None]:
         def report(error: Any, _: Any) -> None:
-            self._loop.call_soon_threadsafe(self._tell, done, error)
+            if error is None:
+                self._failing_since_s = None
+                one.end(place)
+            else:
+                self._failed(one, place, _failure(error))
 
         return report
 
-    @staticmethod
-    def _tell(done: asyncio.Future[None], error: Any) -> None:
-        if done.done():
+    def _failed(self, one: _Round, place: int, failure: WriteFailed) -> None:
+        if self._failing_since_s is None and not failure.is_refused:
+            self._failing_since_s = self._loop.time()
+        one.failures[place] = failure
+        one.end(place)
+
+    def _look(self) -> None:
+        """See what is acknowledged, while anything is on its way."""
+        self._poll = None
+        self._producer.poll(0)
+        self._lose_patience()
+        if len(self._producer) or self._rounds:
+            self._poll = self._loop.call_later(POLL_S, self._look)
+
+    def _lose_patience(self) -> None:
+        rounds, now_s = self._rounds, self._loop.time()
+        while rounds and rounds[0].done.done():
+            rounds.popleft()
+        if self._patience_s is None or not rounds or now_s - rounds[0].since_s < self._patience_s:
             return
-        if error is None:
-            done.set_result(None)
-        else:
-            done.set_exception(WriteFailed(error))
+        self._failing_since_s = self._failing_since_s or now_s
+        while rounds and now_s - rounds[0].since_s >= self._patience_s:
+            rounds.popleft().give_up(WriteFailed(f"not acknowledged for {self._patience_s:g} s"))
+        if now_s - self._failing_since_s >= RENEW_S:
+            self._renew()
+
+    def _renew(self) -> None:
+        """Take a new client: nobody waits for what the old one still has."""
+        old, self._producer = self._producer, Producer(self._settings)
+        self._failing_since_s = None
+        old.purge()
+        old.poll(0)
+        task = self._loop.create_task(asyncio.to_thread(_end, [old]))
+        self._old.add(task)
+        task.add_done_callback(self._old.discard)
+
+    async def missing(self, topics: Collection[str]) -> list[str]:
+        """Return those of *topics* that are not there.
+
+        Raises:
+            WriteFailed: the cluster does not answer.
+        """
+        try:
+            there = await asyncio.to_thread(self._producer.list_topics, timeout=ANSWER_TIMEOUT_S)
+        except KafkaException as error:
+            raise _failure(error.args[0]) from error
+        return sorted(topic for topic in set(topics) if topic not in there.topics)
 
     async def close(self, patience_s: float = 10.0) -> int:
         """Wait until all is acknowledged, and return how many records are not."""
-        left: int = await asyncio.to_thread(self._producer.flush, patience_s)
-        self._is_closing = True
-        await asyncio.to_thread(self._thread.join)
-        return left
+        until_s = self._loop.time() + patience_s
+        while len(self._producer) and self._loop.time() < until_s:
+            self._producer.poll(0)
+            await asyncio.sleep(POLL_S)
+        if self._poll is not None:
+            self._poll.cancel()
+        return len(self._producer)
+
+
+def _failure(error: Any) -> WriteFailed:
+    if isinstance(error, KafkaError):
+        return WriteFailed(error.str(), is_refused=error.code() in _REFUSED, code=error.name())
+    return WriteFailed(str(error))
+
+
+def _end(clients: list[Producer]) -> None:
+    clients.clear()  # It waits for its threads.

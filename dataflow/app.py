@@ -9,9 +9,9 @@ from typing import Annotated, Final
 
 import typer
 
-from dataflow.commands import audit, check, deliver, demo, run, schema, simulate
+from dataflow.commands import audit, check, deliver, demo, gateway, preview, run, schema, simulate
 
-COMMANDS: Final = (check, simulate, run, deliver, audit, schema, demo)
+COMMANDS: Final = (check, simulate, run, deliver, gateway, preview, audit, schema, demo)
 """Each is one file, with an `app` that has the one command; help lists them in this order."""
 
 app = typer.Typer(

@@ -348,6 +348,12 @@ def open_register(path: Path, job: str) -> RegisterFile:
     return RegisterFile(database, job, str(path))
 
 
+def remove_register(path: Path) -> None:
+    """Remove the register in the file *path*, with what SQLite has beside it, if there is one."""
+    for name in (path.name + "-wal", path.name + "-shm", path.name):
+        path.with_name(name).unlink(missing_ok=True)
+
+
 class RegisterView(msgspec.Struct, frozen=True):
     """What a register says at one moment. `members` is how many users of each experiment have which arm."""
 

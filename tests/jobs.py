@@ -11,6 +11,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -128,13 +129,20 @@ class RunningJob:
         self.process.kill()
         self.process.communicate(timeout=60)  # With a time limit it may be called more than once.
 
-    def kill_a_worker(self, chance: random.Random) -> bool:
-        """SIGKILL one of the job's processes, if it has any yet."""
+    def kill_a_worker(self, chance: random.Random, *, first: Sequence[int] = ()) -> bool:
+        """SIGKILL one of the job's processes, if it has any now: none at its start, and not all through an exchange.
+
+        Args:
+            first: those that are taken before others.
+        """
         workers = self.workers()
-        if workers:
-            os.kill(chance.choice(workers), signal.SIGKILL)
-            self.process.communicate(timeout=60)
-        return bool(workers)
+        chance.shuffle(workers)
+        for pid in sorted(workers, key=lambda pid: pid not in first):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+                self.process.communicate(timeout=60)
+                return True
+        return False
 
     def terminate(self) -> None:
         self.process.send_signal(signal.SIGTERM)

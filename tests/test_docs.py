@@ -228,6 +228,9 @@ def test_every_example_of_a_problem_has_it(
     file = tmp_path / "flow.yaml"
     file.write_text(mistake.flow)
     (tmp_path / "nudge.yaml").write_text(mistake.workspace)
+    for name, text in re.findall(r"^# templates/(\S+): (.*)$", mistake.text, re.M):
+        (tmp_path / "templates").mkdir(exist_ok=True)
+        (tmp_path / "templates" / name).write_text(text)
     main(["check", "--json", str(file)])
     assert mistake.code in [json.loads(line)["code"] for line in capsys.readouterr().out.splitlines()]
 

@@ -54,6 +54,7 @@ CAUGHT_WHERE_THEY_ARISE = {
     "MissingValue": "the template is missing as a whole",
     "_Broken": "the audit has noted the shard as damaged",
     "NotJson": "the file is read as YAML instead",
+    "NotTaken": "the gateway answers the request with it",
     "DeliverFailed": "the command makes its own failure of it",
     "GroupError": "the thread that reads ends delivery with it",
     "WriteFailed": "delivery ends with it",

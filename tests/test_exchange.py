@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -226,14 +227,14 @@ def test_a_new_process_that_dies_leaves_the_old_ones_at_work(live: Any) -> None:
 def test_killed_during_an_exchange_nothing_is_lost_or_repeated(live: Any, after: str, who: str) -> None:
     one = live("--processes", "2", "--epoch", "60s")
     one.until_acts("v1")
+    old = one.job.workers()
     one.new_version(2)
     one.hup()
     one.until(lambda: after in one.log())
     if who == "job":
         one.job.kill()
-    else:
-        os.kill(one.job.workers()[0], signal.SIGKILL)
-        one.job.status()
+    else:  # One that works: without one that is only being prepared the job would go on.
+        wait_until(lambda: one.job.kill_a_worker(random.Random(after), first=old))
     one.job = one.start()
     one.until_acts("v2")
     one.ends_well()

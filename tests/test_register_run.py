@@ -19,6 +19,7 @@ from tests.jobs import Json, RunningJob, in_folder, run_with_kills
 USERS = 20_000
 LIMIT = 12_345
 TRIED = 15_000
+BEFORE_THERE_IS_A_STATE = "state.write:before:1"  # There is a register then.
 GIFT = f"""
 flow: gift
 trigger: {{event: start}}
@@ -85,7 +86,7 @@ def test_exactly_as_many_enter_through_kills_before_and_after_all_that_the_regis
     row = [drawn(name, when, chance) for name in OF_THE_REGISTER for when in ("before", "after")]
     chance.shuffle(row)
     command = [*job, "--processes", processes, "--epoch", "1s"]
-    for point in row:
+    for point in [BEFORE_THERE_IS_A_STATE, *row]:
         killed_at(command, tmp_path / "log", point, pace="", who=chance.choice(["process", "job"]))
     RunningJob(command, tmp_path / "log").wait()
     check_that_all_adds_up(tmp_path)

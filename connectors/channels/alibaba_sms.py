@@ -243,7 +243,8 @@ def _meaning(answered: Answered, said: Mapping[str, Any]) -> Answer:
         return Answer(THROTTLED, code, message, wait_ms=wait_ms, is_of_recipient=True)
     kind = _KINDS.get(code) or _kind_of_unknown(code, answered.status)
     wait = answered.headers.get("x-acs-retry-after", "") if kind == THROTTLED else ""
-    return Answer(kind, code, message, wait_ms=min(int(wait), 60 * MINUTE_MS) if wait.isdecimal() else None)
+    is_said = re.fullmatch("[0-9]{1,12}", wait) is not None
+    return Answer(kind, code, message, wait_ms=min(int(wait), 60 * MINUTE_MS) if is_said else None)
 
 
 def _kind_of_unknown(code: str, status: int) -> str:
@@ -308,5 +309,5 @@ def _beijing_ms(written: Any) -> int | None:
 def _mail_ms(written: Any) -> int | None:
     try:
         return int(parsedate_to_datetime(written).timestamp() * 1000)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None

@@ -7,7 +7,7 @@ often, and what happens after an answer is decided elsewhere (`operators/deliver
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -76,15 +76,58 @@ class Unfit(Exception):
         self.code, self.detail = code, detail
 
 
+class Content(NamedTuple):
+    """What a message says, where that stands in files: "" for a part that it lacks."""
+
+    subject: str
+    text: str
+    html: str
+
+
+def _no_content(action: Action, unsubscribe_url: str | None) -> Content:
+    raise Unfit("no_template", f"there is no message {action.template!r}")
+
+
+Rendering = Callable[[Mapping[str, Any], int], Any]
+"""A template: gives a text, or the value itself where it is nothing but `{{ a.reference }}`, from the values of its
+names and the time (ms). It raises `Unfit` where something that it needs is missing."""
+
+
+class Liquid(Protocol):
+    """Makes templates of texts."""
+
+    def __call__(self, text: str, names: Collection[str]) -> Rendering:
+        """Return the template written in *text*, which may refer to *names*.
+
+        Raises:
+            ValueError: it is none.
+        """
+        ...
+
+
+def _no_liquid(text: str, names: Collection[str]) -> Rendering:
+    return lambda values, now_ms: text
+
+
 class Surroundings:
     """What a provider gets beside its settings.
 
     `now_ms` returns the time, `nonce` a text that was never used, `folder` is where relative paths begin, and a call
-    may take `timeout_s`.
+    may take `timeout_s`. `content` returns what the message of an action says, with a link that unsubscribes where
+    there is one; it raises `Unfit` where that cannot be told. `liquid` makes templates of texts in the settings.
     """
 
-    def __init__(self, now_ms: Callable[[], int], nonce: Callable[[], str], folder: Path, timeout_s: float) -> None:
+    def __init__(
+        self,
+        now_ms: Callable[[], int],
+        nonce: Callable[[], str],
+        folder: Path,
+        timeout_s: float,
+        content: Callable[[Action, str | None], Content] = _no_content,
+        liquid: Liquid = _no_liquid,
+    ) -> None:
         self.now_ms, self.nonce, self.folder, self.timeout_s = now_ms, nonce, folder, timeout_s
+        self.content, self.liquid = content, liquid
 
 
 class Callback(NamedTuple):

@@ -17,6 +17,7 @@ from state.delivery import CONFIG, PERMANENT, RETRY, THROTTLED, UNKNOWN, Answer
 ANSWER_MAX: Final = 64 * 1024
 RETRY_AFTER_MAX_MS: Final = 24 * 3_600_000
 DETAIL_MAX: Final = 500
+TO_CONNECT: Final = 0.4  # Of the time for a call: where none is written, that has to show before the time is over.
 
 
 class Answered:
@@ -53,14 +54,15 @@ class HttpClient:
         self._timeout_s = timeout_s
         limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
         if transport is None and not http2:
-            transport = QuickTransport(connections, timeout_s, allowed)
+            transport = QuickTransport(connections, timeout_s * TO_CONNECT, allowed)
         if transport is None:
             inner = httpx.AsyncHTTPTransport(http2=http2, limits=limits)
             if allowed is not None:
                 inner._pool._network_backend = Guarded(allowed)
             transport = inner
         self._transport = transport
-        self._timeout = httpx.Timeout(timeout_s).as_dict()
+        connect_s = timeout_s * TO_CONNECT
+        self._timeout = httpx.Timeout(timeout_s, connect=connect_s, pool=connect_s).as_dict()
 
     async def send(self, request: httpx.Request) -> Answered | Answer:
         """Send *request*, and return what came back, or what it means that nothing whole did."""
@@ -96,12 +98,16 @@ class HttpClient:
 def retry_after_ms(answered: Answered, now_ms: int) -> int | None:
     """Return how long `Retry-After` says to wait, None where it says nothing that can be read."""
     written = answered.headers.get("retry-after", "").strip()
-    if written.isdigit():
-        return min(RETRY_AFTER_MAX_MS, int(written) * 1000)
-    parsed = email.utils.parsedate_to_datetime(written) if written[:1].isalpha() and "," in written else None
+    if written.isascii() and written.isdigit():
+        return min(RETRY_AFTER_MAX_MS, int(written[:9]) * 1000)
+    parsed = email.utils.parsedate_tz(written)
     if parsed is None:
         return None
-    return max(0, min(RETRY_AFTER_MAX_MS, int(parsed.timestamp() * 1000) - now_ms))
+    try:
+        until_ms = email.utils.mktime_tz(parsed) * 1000
+    except (ValueError, OverflowError):
+        return None
+    return max(0, min(RETRY_AFTER_MAX_MS, until_ms - now_ms))
 
 
 def by_status(answered: Answered, now_ms: int) -> Answer | None:

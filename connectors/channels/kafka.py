@@ -16,7 +16,7 @@ from pydantic import AfterValidator, Field
 
 from connectors.channels.base import Callback, NotTheirs, Reply, Secret, Settings, Surroundings, Unfit
 from connectors.kafka import check_options, client_options
-from connectors.kafka_writer import KafkaWriter, WriteFailed
+from connectors.kafka_writer import KafkaWriter
 from state.delivery import CONFIG, OK, PERMANENT, RETRY, UNKNOWN, Answer
 from state.outgoing import Action, dump
 
@@ -29,7 +29,7 @@ KIND_OF: Final = {
     "_UNKNOWN_TOPIC": CONFIG,
     "TOPIC_EXCEPTION": CONFIG,
     "_AUTHENTICATION": CONFIG,
-    "_FATAL": RETRY,
+    "_QUEUE_FULL": RETRY,
     "_PURGE_QUEUE": RETRY,
 }
 """What an error of Kafka's client means; any other may have been sent."""
@@ -90,18 +90,12 @@ class KafkaPush:
         key, value = self._record(action)
         headers = [("action_id", action.action_id.encode()), ("content-type", b"application/json")]
         if self._writer is None:
-            patience_ms = max(1000, int(self._around.timeout_s * 900))  # So that the client says why before time is up.
-            self._writer = KafkaWriter(self._settings.bootstrap, self._options, patience_ms=patience_ms)
-        writer = self._writer
-        try:
-            await writer.begin(self._settings.topic, key, value, headers)
-        except BufferError:
-            return Answer(RETRY, "queue_full", "too many records are on their way")
-        except WriteFailed as failed:
-            if failed.code == "_FATAL" and self._writer is writer:
-                self._writer = None  # A producer that has failed so never writes again.
-                await writer.close(0.0)
-            return Answer(KIND_OF.get(failed.code, UNKNOWN), failed.code.lower(), str(failed))
+            patience_s = max(1.0, self._around.timeout_s * 0.9)  # So that the client says why before time is up.
+            self._writer = KafkaWriter(self._settings.bootstrap, self._options, patience_s=patience_s)
+        failures = await self._writer.begin(self._settings.topic, [(key, value)], headers)
+        if failures:
+            failed = failures[0]
+            return Answer(KIND_OF.get(failed.code, UNKNOWN), failed.code.lower() or "no_answer", str(failed))
         return Answer(OK)
 
     async def ask(self, action: Action, since_ms: int) -> Answer:

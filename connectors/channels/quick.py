@@ -93,7 +93,7 @@ class QuickTransport(httpx.AsyncBaseTransport):
             raise httpx.UnsupportedProtocol(f"no address: {type(error).__name__}") from error
         except (aiohttp.ClientError, OSError) as error:
             raise httpx.ReadError(f"{type(error).__name__} {error}") from error
-        return httpx.Response(response.status, headers=list(response.headers.items()), stream=_Body(response))
+        return httpx.Response(response.status, headers=list(response.raw_headers), stream=_Body(response))
 
     def _opened(self) -> aiohttp.ClientSession:
         connector = aiohttp.TCPConnector(

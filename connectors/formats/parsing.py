@@ -46,10 +46,13 @@ def parse_value(raw: bytes) -> Any:
             return Reject("not_json", str(error))
         # Deeper than the parser goes, it gives up before the end: whether all of it is JSON is still open.
         return _too_deep() if _is_json(raw) else Reject("not_json", "not JSON, and nested deeply")
+    return _too_deep() if is_too_deep(raw) else value
+
+
+def is_too_deep(raw: bytes, levels_max: int = LEVELS_MAX) -> bool:
+    """Tell whether objects and lists of a JSON text nest deeper than *levels_max*, `LEVELS_MAX` or more."""
     # `replace` finds the few that there are faster than `count` counts them.
-    if (_LIST in raw or len(raw) - len(raw.replace(b"{", b"")) > LEVELS_MAX) and _levels(raw) > LEVELS_MAX:
-        return _too_deep()
-    return value
+    return (_LIST in raw or len(raw) - len(raw.replace(b"{", b"")) > LEVELS_MAX) and _levels(raw) > levels_max
 
 
 _GZIP: Final = b"\x1f\x8b"

@@ -29,6 +29,7 @@ def check(
 
     from dataflow.checking import check_texts
     from dataflow.flows import find_workspace, read_flows, read_workspace_file, shown_path
+    from dataflow.messages import Messages, folder_of
     from operators.language.problems import render
     from operators.language.workspace import read_workspace
     from operators.program.doubts import Doubts
@@ -37,8 +38,10 @@ def check(
     workspace, found = read_workspace(shown_path(workspace_path), read_workspace_file(workspace_path))
     if workspace_path is not None:
         typer.echo(f"workspace file: {shown_path(workspace_path)}", err=True)
-    result = check_texts(read_flows(flows), workspace, Doubts(now_ms=int(time.time() * 1000)))
-    problems: list[Problem] = [*found, *result.problems]
+    messages = Messages(folder_of(flows, workspace_path))
+    doubts = Doubts(int(time.time() * 1000), messages.in_files(workspace))
+    result = check_texts(read_flows(flows), workspace, doubts)
+    problems: list[Problem] = [*found, *messages.problems, *result.problems]
     if strict:
         problems = [replace(problem, severity="error") for problem in problems]
     if as_json:

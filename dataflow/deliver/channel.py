@@ -83,7 +83,8 @@ class ChannelAtWork:
 
     def take(self, action: Action, place: Place) -> None:
         """Take an action that was read."""
-        self._actions[action.action_id] = action
+        links = self.how.links
+        self._actions[action.action_id] = action if links is None else links.put_into(action)
         expires_ms = None if action.expires_at is None else parse_iso_ms(action.expires_at)
         self.machine.take(action.action_id, action.user_id, expires_ms, place, self._now_ms())
 

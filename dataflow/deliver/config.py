@@ -7,25 +7,37 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from connectors.channels.base import Provider, Surroundings
+from connectors.channels.base import Content, Provider, Surroundings
+from dataflow.deliver.links import Links
+from dataflow.deliver.liquid import liquid
 from dataflow.errors import UsageError
+from dataflow.messages import FOLDER, Messages
 from operators.delivery.policy import AGAIN, PARK, Policy
 from operators.language.problems import BadValue, did_you_mean
 from operators.language.values import parse_duration
+from operators.templates.body import Given
+from state.iso import parse_iso_ms
+from state.outgoing import Action
+
+_Model = TypeVar("_Model", bound=BaseModel)
 
 GROUP: Final = "nudge.channels"
 """The group of entry points in which providers are found by their names."""
 BUILT_IN: Final = {
     "alibaba_sms": "connectors.channels.alibaba_sms:AlibabaSms",
+    "fcm": "connectors.channels.fcm:Fcm",
+    "http": "connectors.channels.http_template:Http",
+    "smtp": "connectors.channels.smtp:Smtp",
+    "twilio": "connectors.channels.twilio:Twilio",
     "kafka": "connectors.channels.kafka:KafkaPush",
     "webhook": "connectors.channels.webhook:Webhook",
     "wechat_template": "connectors.channels.wechat_template:WechatTemplate",
 }
-_COMMON: Final = ("provider", "rate", "concurrency", "give_up_after", "timeout", "on_unknown", "account")
+_COMMON: Final = ("provider", "rate", "concurrency", "give_up_after", "timeout", "on_unknown", "account", "links")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +53,7 @@ class Delivered:
     provider: Provider
     account: str
     rate: float | None
+    links: Links | None = None
 
 
 class _Wrong(ValueError):
@@ -88,19 +101,21 @@ def delivered(
     nonce: Callable[[], str],
     *,
     shares_rate: bool = False,
+    messages: Messages | None = None,
 ) -> Delivered:
     """Return how the channel *name* is delivered to, as it is *written*.
 
     Args:
         folder: where relative paths begin.
         shares_rate: the ledger keeps the rate, for all processes together.
+        messages: what messages say; default: those in the folder.
 
     Raises:
         UsageError: something is wrong with it; the message says where.
     """
     where = f"channels.{name}.deliver"
     common = {key: value for key, value in written.items() if key in _COMMON}
-    provider = common.pop("provider", None)
+    provider, links = common.pop("provider", None), common.pop("links", None)
     known = {name: EntryPoint(name, place, GROUP) for name, place in BUILT_IN.items()}
     known |= {one.name: one for one in entry_points(group=GROUP)}
     if not isinstance(provider, str) or provider not in known:
@@ -117,14 +132,15 @@ def delivered(
             found[key] = read[key](value)
         except _Wrong as wrong:
             raise UsageError(f"{where}.{key}: {wrong}") from None
-    kind = known[provider].load()
-    rest = {key: value for key, value in written.items() if key not in _COMMON or key == "provider"}
     try:
-        settings = kind.settings.model_validate(rest, context={"folder": folder, "environment": os.environ})
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(map(str, (where, *first["loc"])))
-        raise UsageError(f"{place}: {first['msg']}") from None
+        kind = known[provider].load()
+    except (ImportError, AttributeError) as error:
+        raise UsageError(
+            f"{where}.provider: {provider!r} is {known[provider].value}, which is not there: {error}"
+        ) from None
+    rest = {key: value for key, value in written.items() if key not in _COMMON or key == "provider"}
+    settings = _read(kind.settings, rest, where, folder)
+    linked = None if links is None else _read(Links, links, f"{where}.links", folder)
     call_ms = found.get("timeout", 10_000)
     policy = Policy(
         call_ms=call_ms,
@@ -136,5 +152,28 @@ def delivered(
         can_be_asked=kind.can_be_asked,
         on_unknown=found.get("on_unknown", PARK),
     )
-    made = kind(settings, Surroundings(now_ms, nonce, folder, call_ms / 1000))
-    return Delivered(name, topic, policy, made, found.get("account", name), found.get("rate"))
+    content = content_of(Messages(folder / FOLDER) if messages is None else messages)
+    try:
+        made = kind(settings, Surroundings(now_ms, nonce, folder, call_ms / 1000, content, liquid))
+    except ValueError as error:
+        raise UsageError(f"{where}: {error}") from None
+    return Delivered(name, topic, policy, made, found.get("account", name), found.get("rate"), linked)
+
+
+def _read(model: type[_Model], written: Any, where: str, folder: Path) -> _Model:
+    try:
+        return model.model_validate(written, context={"folder": folder, "environment": os.environ})
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, (where, *first["loc"])))
+        raise UsageError(f"{place}: {first['msg']}") from None
+
+
+def content_of(messages: Messages) -> Callable[[Action, str | None], Content]:
+    """Return what tells providers what the message of an action says."""
+
+    def content(action: Action, unsubscribe_url: str | None) -> Content:
+        at_ms = parse_iso_ms(action.at) or 0  # It looks like a time and need be none.
+        return messages.render(action.template, Given(action.vars, unsubscribe_url, at_ms))
+
+    return content

@@ -31,6 +31,7 @@ from dataflow.deliver.service import DeliverFailed, Part, Service, Where, read_a
 from dataflow.errors import UsageError
 from dataflow.flows import find_workspace, read_workspace_file, shown_path
 from dataflow.logs import configure_logs, get_logger
+from dataflow.messages import FOLDER, Messages
 from dataflow.settings import kafka_options
 from dataflow.urls import parse_sink
 from operators.delivery.machine import Place
@@ -94,6 +95,9 @@ class Start:
         self.folder = Path() if path is None else path.parent
         self.options: Options = kafka_options(workspace.kafka)
         self.ledger = parse_ledger(ledger)
+        self.messages = Messages(self.folder / FOLDER)
+        if self.messages.problems:
+            raise FlowError(self.messages.problems)
         self.channels = self._read_channels(workspace, channels, path)
         prefix = self.prefix
         self.where = Where(bootstrap, group, receipts, f"{prefix}dead-letters", self.options)
@@ -116,7 +120,9 @@ class Start:
             assert written is not None, "it has it"
             topic = self.prefix + channel.topic
             shares_rate = self.ledger.kind == "redis"
-            how = delivered(name, topic, written, self.folder, now_ms, a_nonce, shares_rate=shares_rate)
+            how = delivered(
+                name, topic, written, self.folder, now_ms, a_nonce, shares_rate=shares_rate, messages=self.messages
+            )
             found.append(how)
         return found
 

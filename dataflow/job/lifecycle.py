@@ -116,6 +116,10 @@ class World(Protocol):
         """Open the register of *job*; where there is none yet, make it or return None."""
         ...
 
+    def drop_register(self) -> None:
+        """Remove a register that a start has left behind which died before it had a state."""
+        ...
+
     def execute(self, plan: Plan) -> bool:
         """Run *plan* in its processes until all have ended by themselves; tell whether they left undone what is due."""
         ...
@@ -170,6 +174,7 @@ class Course:
                 if cut.sources or cut.shards:
                     raise StateRefused(f"--state {world.place}: {STATE_FILE} is missing: {RESTORE}")
                 file = self._new_state(partitions)
+                world.drop_register()
             self._check_state(file, cut)
             self._check_partitions(file, cut, partitions)
             while self._execute(file, cut, partitions, sink):

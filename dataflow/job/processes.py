@@ -42,7 +42,7 @@ from dataflow.read.discovery import PartitionPlan, TopicWatch, offsets_at, parti
 from operators.machine.totals import Totals, add_totals
 from state.backend import Backend
 from state.errors import Failed, Refused, StateRefused
-from state.registerfile import RegisterFile, open_register
+from state.registerfile import RegisterFile, open_register, remove_register
 from state.rocks import RocksBackend
 
 RISKS_PAGE: Final = "docs/operations.md#risky-ways-to-run"
@@ -215,6 +215,9 @@ class JobRunner:
     def register(self, job: str, *, make: bool) -> RegisterFile | None:
         path = self._state.register
         return open_register(path, job) if make or path.exists() else None
+
+    def drop_register(self) -> None:
+        remove_register(self._state.register)
 
     def now_ms(self) -> int:
         return wall_clock_ms()

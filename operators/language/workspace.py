@@ -21,7 +21,7 @@ JOURNAL: Final = "journal"
 DEAD_LETTERS: Final = "dead-letters"
 OWN_TOPICS: Final = frozenset((JOURNAL, DEAD_LETTERS))
 """The topics that the job itself has, beside those of channels."""
-_SETTINGS: Final = ("run", "kafka")  # They say how the job runs, not what it decides, and may hold secrets.
+_SETTINGS: Final = ("run", "kafka", "gateway")  # They say how the job runs, not what it decides, and may hold secrets.
 
 
 def _audiences(value: Any) -> tuple[str, ...] | None:
@@ -125,6 +125,9 @@ class Workspace(Model):
     kafka: Annotated[
         dict[str, Any],
         Field(description="Options of all Kafka clients, as librdkafka names them. Keep passwords out of Git."),
+    ] = {}
+    gateway: Annotated[
+        dict[str, Any], Field(description="Settings of nudge gateway, such as the write keys that it takes.")
     ] = {}
 
     _document: Document = PrivateAttr(default_factory=lambda: Document(FILE, {}))

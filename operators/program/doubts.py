@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from operators.language.channels import DEFAULT_ADDRESSES, STATUSES, may_report
@@ -35,15 +36,32 @@ def _trimmed(name: str) -> str:
     return name.strip().strip(_UNSEEN).strip()
 
 
+@dataclass(frozen=True, slots=True)
+class MessagesInFiles:
+    """The messages that stand in files.
+
+    Attributes:
+        needs: by the name of each the variables that it cannot do without, as paths in `vars`.
+        always: the channels all of whose messages stand in files.
+        never: those none of whose messages do.
+    """
+
+    needs: Mapping[str, Collection[Path]] = field(default_factory=dict)
+    always: Collection[str] = ()
+    never: Collection[str] = ()
+
+
 class Doubts:
     """Looks at the flows of one check.
 
     Args:
         now_ms: the time of the check: a moment before it is past.
+        messages: those that stand in files.
     """
 
-    def __init__(self, now_ms: int) -> None:
+    def __init__(self, now_ms: int, messages: MessagesInFiles | None = None) -> None:
         self._now_ms = now_ms
+        self._messages = messages or MessagesInFiles()
         self._similar = Similar()
 
     def look_at(
@@ -57,7 +75,8 @@ class Doubts:
         """Note what is doubtful in one flow file."""
         raw = problems.document.data
         if isinstance(raw, dict):
-            _Look(problems, self._now_ms, self._similar, active_from, active_until).at_flow(raw)
+            look = _Look(problems, self._now_ms, self._similar, self._messages, active_from, active_until)
+            look.at_flow(raw)
         for node in nodes:
             for place, before in node.step.never_taken():
                 said = f"what is asked here has been asked by '{before}' before: no journey takes this way"
@@ -103,12 +122,19 @@ def _leads(start: Node, end: Node) -> bool:
 
 class _Look:
     def __init__(
-        self, problems: Problems, now_ms: int, similar: Similar, active_from: int | None, active_until: int | None
+        self,
+        problems: Problems,
+        now_ms: int,
+        similar: Similar,
+        messages: MessagesInFiles,
+        active_from: int | None,
+        active_until: int | None,
     ) -> None:
         self._problems = problems
         self._now_ms = now_ms
         self._similar = similar
         self._active_until = active_until
+        self._messages = messages
         self._has_key = False
         self._active_ms = None if active_from is None or active_until is None else active_until - active_from
 
@@ -295,6 +321,8 @@ class _Look:
             template, (*path, "template"), "write the channel's name for the message, and what varies into 'vars'"
         )
         channel, to = step.get("send"), step.get("to")
+        if isinstance(template, str) and isinstance(channel, str):
+            self._message(channel, template, step.get("vars"), path)
         if not isinstance(to, str) or _is_template(to):
             return
         reference = _literal_reference(to, "to", is_rendered=True)
@@ -307,6 +335,28 @@ class _Look:
             if isinstance(channel, str) and reference == f"profile.{DEFAULT_ADDRESSES.get(channel)}":
                 hint = "leave it out: that attribute is the address of this channel"
             self._problems.warn((*path, "to"), "literal-address", said, hint)
+
+    def _message(self, channel: str, name: str, given: Any, path: Path) -> None:
+        """Look whether a message that stands in files is there, and gets the variables that it needs."""
+        needs = self._messages.needs.get(name)
+        if needs is None and channel in self._messages.always:
+            said = f"there is no message {shown(name)} in templates/: what is sent here is rejected"
+            self._problems.warn((*path, "template"), "no-message", said, did_you_mean(name, self._messages.needs))
+        if needs is None or channel in self._messages.never:
+            return
+        for reference in sorted(needs, key=str):
+            value: Any = given if isinstance(given, dict) else {}
+            for index, part in enumerate(reference):
+                if not isinstance(value, dict):
+                    break  # What a template gives is not known here.
+                if part not in value:
+                    lacks = ".".join(map(str, ("vars", *reference[: index + 1])))
+                    said = f"the message {shown(name)} needs {lacks}, which is not given: what is sent here is rejected"
+                    hint = did_you_mean(str(part), map(str, value))
+                    hint = hint or f"give it, or write {{{{ {lacks} | default: '' }}}} in the message"
+                    self._problems.warn((*path, "vars"), "missing-variable", said, hint)
+                    break
+                value = value[part]
 
     def _waits(self, step: dict[str, Any], path: Path) -> None:
         wait = step.get("wait")

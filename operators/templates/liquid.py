@@ -6,18 +6,18 @@ it has parsed is turned into ours afterwards. Importing the library takes 0.3 s:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import lru_cache
 from itertools import takewhile
-from typing import Any, Final, TextIO
+from typing import Any, Final, NamedTuple, TextIO
 
-from liquid import BoundTemplate, Environment, RenderContext, Token, Undefined
+from liquid import BoundTemplate, Environment, Markup, RenderContext, Token, Undefined, escape
 from liquid.ast import BlockNode, Node
-from liquid.builtin.expressions import FilteredExpression, logical
+from liquid.builtin.expressions import BooleanExpression, FilteredExpression, logical
 from liquid.builtin.expressions import Path as PathExpression
 from liquid.builtin.expressions.primitive import Blank, RangeLiteral
 from liquid.builtin.output import OutputNode
-from liquid.builtin.tags.case_tag import CaseNode
+from liquid.builtin.tags.case_tag import CaseNode, MultiExpressionBlockNode
 from liquid.builtin.tags.cycle_tag import CycleNode
 from liquid.builtin.tags.echo_tag import EchoNode
 from liquid.exceptions import LiquidError, LiquidInterrupt
@@ -26,13 +26,13 @@ from liquid.output import LimitedStringIO
 from liquid.undefined import UNDEFINED
 from liquid.utils import ReadOnlyChainMap
 
-from operators.templates.bounds import DEPTH_MAX, LOOP_MAX, OUTPUT_MAX_BYTES, Budget, steps_of
+from operators.templates.bounds import DEPTH_MAX, LOOP_MAX, Budget, steps_of
 from operators.templates.errors import TemplateFailed, TemplateSyntaxError
 from operators.templates.filters import apply_filter, filters_of
 from operators.templates.messages import FILE_TAGS, explained, nearest, unknown_root, where, why_it_failed
 from operators.templates.missing import MISSING, Gap, MissingValue
 from operators.templates.reference import Reference
-from operators.templates.scope import READ_ROOT, ROOTS, Scope
+from operators.templates.scope import OF_FLOWS, View
 from operators.templates.template import Path, Template
 from operators.templates.text import text_of
 
@@ -40,7 +40,6 @@ from operators.templates.text import text_of
 class _Environment(Environment):
     block_nesting_limit = 30
     loop_iteration_limit = LOOP_MAX
-    output_stream_limit = OUTPUT_MAX_BYTES
 
     def setup_tags_and_filters(self, *, extra: bool = False) -> None:
         super().setup_tags_and_filters(extra=extra)
@@ -54,36 +53,56 @@ class _Gap(Gap, Undefined):
     __slots__ = ()
 
 
-_ENVIRONMENT: Final = _Environment(undefined=_Gap)
-_FILTERS: Final = filters_of(_ENVIRONMENT)
+@lru_cache
+def _environment(output_max_bytes: int) -> _Environment:
+    """Return what templates are parsed in that may write so much."""
+    kind = type("_Bounded", (_Environment,), {"output_stream_limit": output_max_bytes})
+    made = kind(undefined=_Gap)
+    assert isinstance(made, _Environment)
+    return made
+
+
+_FILTERS: Final = filters_of(_environment(OF_FLOWS.output_max_bytes))
+_GIVE_HTML: Final = frozenset({"escape", "escape_once", "safe"})  # In HTML what they give is written as it is.
+
+
+class _Found(NamedTuple):
+    """What a template refers to; see `Template`."""
+
+    paths: frozenset[Path]
+    needs: frozenset[Path]
 
 
 class _Liquid(Template):
     """A template that python-liquid renders to text."""
 
-    __slots__ = ("_bound",)
+    __slots__ = ("_bound", "_view")
 
     def __init__(
-        self, source: str, paths: frozenset[Path], bound: BoundTemplate, *, is_reference: bool = False
+        self, source: str, found: _Found, bound: BoundTemplate, view: View, *, is_reference: bool = False
     ) -> None:
-        super().__init__(source, paths, is_reference=is_reference)
-        self._bound = bound
+        super().__init__(source, found.paths, found.needs, is_reference=is_reference)
+        self._bound, self._view = bound, view
 
-    def render(self, scope: Scope) -> object:
+    def render(self, scope: Any) -> object:
         try:
-            values = {root: READ_ROOT[root](scope) for root in self.roots}
-            return self._rendered(_Context(self._bound, values, Budget(scope.now_ms)))
+            values = {root: self._view.roots[root](scope) for root in self.roots}
+            context = _Context(self._bound, values, Budget(scope.now_ms))
+            context.autoescape = self._view.is_html
+            return self._rendered(context)
         except MissingValue:
             return MISSING
         except (TemplateFailed, MemoryError):
             raise
         except Exception as error:
-            raise TemplateFailed(why_it_failed(error)) from None  # The chain would carry values.
+            raise TemplateFailed(
+                why_it_failed(error, self._view.output_max_bytes)
+            ) from None  # The chain would carry values.
 
     def _rendered(self, context: _Context) -> object:
         nodes = self._bound.nodes
         context.budget.spend(len(nodes))
-        buffer = LimitedStringIO(OUTPUT_MAX_BYTES)
+        buffer = LimitedStringIO(self._view.output_max_bytes)
         try:
             for node in nodes:
                 node.render(context, buffer)
@@ -91,8 +110,8 @@ class _Liquid(Template):
             pass  # A `break` outside of loops ends the template, as in Shopify's Liquid.
         return buffer.getvalue()
 
-    def __reduce__(self) -> tuple[Callable[[str], Template], tuple[str]]:
-        return parse_liquid, (self.source,)
+    def __reduce__(self) -> tuple[Callable[[str, View], Template], tuple[str, View]]:
+        return parse_liquid, (self.source, self._view)
 
 
 class _LookedUpReference(_Liquid):
@@ -100,8 +119,8 @@ class _LookedUpReference(_Liquid):
 
     __slots__ = ("_expression",)
 
-    def __init__(self, source: str, paths: frozenset[Path], bound: BoundTemplate, expression: Expression) -> None:
-        super().__init__(source, paths, bound, is_reference=True)
+    def __init__(self, source: str, found: _Found, bound: BoundTemplate, view: View, expression: Expression) -> None:
+        super().__init__(source, found, bound, view, is_reference=True)
         self._expression = expression
 
     def _rendered(self, context: _Context) -> object:
@@ -113,24 +132,25 @@ class _LookedUpReference(_Liquid):
 
 
 @lru_cache(maxsize=1_000)  # The same greeting stands in many flows, and a template never changes.
-def parse_liquid(text: str) -> Template:
+def parse_liquid(text: str, view: View = OF_FLOWS) -> Template:
     """Return the template written in *text*, which is of a size that the lexer can bear.
 
     Raises:
         TemplateSyntaxError: a syntax error, or an unknown filter, tag or root.
     """
+    environment = _environment(view.output_max_bytes)
     try:
-        bound = _ENVIRONMENT.from_string(text)
+        bound = environment.from_string(text)
     except LiquidError as error:
-        raise explained(error, _ENVIRONMENT.tags) from None
-    paths = _check_and_convert(bound, text)
-    expression = _single_reference(bound, text)
+        raise explained(error, environment.tags) from None
+    found = _check_and_convert(bound, text, view.roots)
+    expression = _single_reference(bound, text) if view.keeps_types else None
     if expression is None:
-        return _Liquid(text, paths, bound)
+        return _Liquid(text, found, bound, view)
     path = _fixed_part(expression)
-    if len(path) == len(expression.path):
+    if view is OF_FLOWS and len(path) == len(expression.path):
         return Reference(text, path)
-    return _LookedUpReference(text, paths, bound, expression)
+    return _LookedUpReference(text, found, bound, view, expression)
 
 
 def _single_reference(bound: BoundTemplate, text: str) -> PathExpression | None:
@@ -144,21 +164,23 @@ def _single_reference(bound: BoundTemplate, text: str) -> PathExpression | None:
     return expression.left if isinstance(expression.left, PathExpression) else None
 
 
-def _check_and_convert(bound: BoundTemplate, text: str) -> frozenset[Path]:
-    """Put our rules on the nodes of *bound*, and return the paths it refers to, as far as they are fixed."""
+def _check_and_convert(bound: BoundTemplate, text: str, roots: Collection[str]) -> _Found:
+    """Put our rules on the nodes of *bound*, and return what it refers to of *roots*, as far as that is fixed."""
     problems: list[tuple[int, str, str]] = []
     found: list[PathExpression] = []
+    asked: set[Path] = set()
     own_names: set[str] = set()
     nobody = _Context(bound, {}, Budget(0))
-    todo: list[tuple[Node | Expression, int]] = [(node, 0) for node in bound.nodes]
+    todo: list[tuple[Node | Expression, int, bool]] = [(node, 0, False) for node in bound.nodes]
     while todo:
-        one, depth = todo.pop()
+        one, depth, is_asked = todo.pop()
         if isinstance(one, Node):
             own_names.update(one.template_scope(), one.block_scope())
-            todo.extend((child, 0) for child in one.children(nobody))
-            todo.extend((child, 1) for child in one.expressions())
+            todo.extend((child, 0, False) for child in one.children(nobody))
+            is_asked = isinstance(one, CaseNode | MultiExpressionBlockNode)
+            todo.extend((child, 1, is_asked) for child in one.expressions())
         else:
-            todo.extend((child, depth + 1) for child in one.children())
+            todo.extend((child, depth + 1, is_asked or _asks_for(one, child)) for child in one.children())
             if depth > DEPTH_MAX:
                 raise TemplateSyntaxError(f"an expression is nested more than {DEPTH_MAX} deep")
             if isinstance(one, FilteredExpression):
@@ -168,15 +190,26 @@ def _check_and_convert(bound: BoundTemplate, text: str) -> frozenset[Path]:
                         problems.append((used.token.start_index, f"unknown filter {used.name!r}", hint))
             elif isinstance(one, PathExpression):
                 found.append(one)
+                if is_asked:
+                    asked.add(_fixed_part(one))
         _convert(one)
     for path in found:
         root = path.path[0]
-        if not isinstance(root, str) or (root not in ROOTS and root not in own_names):
-            problems.append((path.token.start_index, *unknown_root(path.path)))
+        if not isinstance(root, str) or (root not in roots and root not in own_names):
+            problems.append((path.token.start_index, *unknown_root(path.path, roots)))
     if problems:
         index, message, hint = min(problems)
         raise TemplateSyntaxError(message + where(text, index), hint)
-    return frozenset(_fixed_part(path) for path in found if path.path[0] in ROOTS)
+    paths = frozenset(_fixed_part(path) for path in found if path.path[0] in roots)
+    needs = frozenset(path for path in paths if not any(path[: len(one)] == one for one in asked))
+    return _Found(paths, needs)
+
+
+def _asks_for(one: Expression, child: Expression) -> bool:
+    """Tell whether *child* may be missing in *one*."""
+    if isinstance(one, FilteredExpression):
+        return child is one.left and [used.name for used in one.filters or ()][:1] == ["default"]
+    return isinstance(one, BooleanExpression)
 
 
 def _fixed_part(path: PathExpression) -> Path:
@@ -220,6 +253,9 @@ class _Context(RenderContext):
         def call(value: object, /, *args: object, **options: object) -> object:
             plain = {key: _plain(one) for key, one in options.items()}
             result = apply_filter(name, _FILTERS[name], self.budget, _plain(value), *map(_plain, args), **plain)
+            if self.autoescape and isinstance(result, str):
+                is_html = name in _GIVE_HTML or (name == "newline_to_br" and isinstance(value, Markup))
+                return Markup(result) if is_html else result
             return _Gap(name, token=token) if result is None else result
 
         return call
@@ -236,7 +272,8 @@ def _budget_of(context: RenderContext) -> Budget:
 
 def _write(context: RenderContext, buffer: TextIO, value: object) -> int:
     _budget_of(context).spend_on(value)
-    return buffer.write(text_of(_plain(value)))
+    text = text_of(_plain(value))
+    return buffer.write(escape(text) if context.autoescape else text)  # What is HTML already stays as it is.
 
 
 def _spend_on_comparing(context: RenderContext, left: Expression) -> object:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
-from operators.templates.bounds import LOOP_MAX, OUTPUT_MAX_BYTES
+from operators.templates.bounds import LOOP_MAX
 from operators.templates.errors import TemplateSyntaxError
-from operators.templates.scope import ROOTS
 
 if TYPE_CHECKING:
     from liquid.exceptions import LiquidError
@@ -31,18 +30,20 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"did you mean {near[0]!r}?" if near else ""
 
 
-def unknown_root(path: list[Any]) -> tuple[str, str]:
-    """Return message and hint for a reference that does not begin with one of `ROOTS`."""
-    known = f"a template knows {', '.join(ROOTS[:-1])} and {ROOTS[-1]}"
+def unknown_root(path: list[Any], roots: Collection[str]) -> tuple[str, str]:
+    """Return message and hint for a reference that does not begin with one of *roots*."""
+    *first, last = roots
+    known = f"a template knows {', '.join(first)} and {last}"
     root, *rest = path
     if not isinstance(root, str):
         return f"a reference must begin with a name: {known}", ""
     if root in {"today", "date"}:
         return f"{root!r} is unknown: {known}", "the date is {{ 'now' | date: '%Y-%m-%d' }}"
-    if near := nearest(root, ROOTS):
+    if near := nearest(root, roots):
         return f"{root!r} is unknown: {known}", near
     name = rest[0] if rest and isinstance(rest[0], str) else root
-    return f"{root!r} is unknown: {known}", f"did you mean 'profile.{name}' or 'entry.{name}'?"
+    homes = [f"'{home}.{name}'" for home in ("profile", "entry", "vars") if home in roots]
+    return f"{root!r} is unknown: {known}", f"did you mean {' or '.join(homes)}?" if homes else ""
 
 
 def explained(error: LiquidError, tags: Iterable[str]) -> TemplateSyntaxError:
@@ -125,7 +126,7 @@ def kind_of(value: object) -> str:
     return "an object" if isinstance(value, dict) else "a list"
 
 
-def why_it_failed(error: Exception) -> str:
+def why_it_failed(error: Exception, output_max_bytes: int) -> str:
     """Return a sentence about *error* without anything of the values, which may be personal data."""
     match type(error).__name__:
         case "LoopIterationLimitError":
@@ -133,7 +134,7 @@ def why_it_failed(error: Exception) -> str:
         case "ContextDepthError":
             return "loops are nested too deeply"
         case "OutputStreamLimitError":
-            return f"it writes more than {OUTPUT_MAX_BYTES} bytes"
+            return f"it writes more than {output_max_bytes} bytes"
         case "LiquidTypeError" | "LiquidValueError" | "TypeError" | "ValueError" | "OverflowError":
             return "it compares what cannot be compared, or counts with what is no whole number"
         case "UnicodeEncodeError":

@@ -8,10 +8,11 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from operators.templates.bounds import BLANKS_MAX, SOURCE_MAX_CHARS, TAG_MAX_CHARS
+from operators.templates.bounds import BLANKS_MAX, TAG_MAX_CHARS
 from operators.templates.errors import TemplateSyntaxError
 from operators.templates.messages import where
 from operators.templates.reference import parse_reference
+from operators.templates.scope import OF_FLOWS, View
 from operators.templates.template import Template, Text
 
 _BLANKS: Final = re.compile(rf"\s{{{BLANKS_MAX + 1}}}")
@@ -19,26 +20,26 @@ _OPENING: Final = re.compile(r"\{[{%]")
 _VERBATIM: Final = re.compile(r"\{%-?\s*(raw|doc)\s*-?%\}")
 
 
-def parse_template(text: str) -> Template:
-    """Return the template written in *text*.
+def parse_template(text: str, view: View = OF_FLOWS) -> Template:
+    """Return the template written in *text*, which sees what *view* says.
 
     Raises:
         TemplateSyntaxError: a syntax error, an unknown filter, tag or root, or beyond a limit of size.
     """
     if "{{" not in text and "{%" not in text:
         return Text(text)
-    if len(text) <= SOURCE_MAX_CHARS and (reference := parse_reference(text)) is not None:
+    if view is OF_FLOWS and len(text) <= view.source_max_chars and (reference := parse_reference(text)) is not None:
         return reference
-    _check_size(text)
+    _check_size(text, view.source_max_chars)
     from operators.templates.liquid import parse_liquid
 
-    return parse_liquid(text)
+    return parse_liquid(text, view)
 
 
-def _check_size(text: str) -> None:
+def _check_size(text: str, most: int) -> None:
     """Raise `TemplateSyntaxError` unless every tag is closed and everything is of a length the lexer can bear."""
-    if len(text) > SOURCE_MAX_CHARS:
-        raise TemplateSyntaxError(f"a template may have {SOURCE_MAX_CHARS} characters, this one has {len(text)}")
+    if len(text) > most:
+        raise TemplateSyntaxError(f"a template may have {most} characters, this one has {len(text)}")
     if (blanks := _BLANKS.search(text)) is not None:
         raise TemplateSyntaxError(f"more than {BLANKS_MAX} blanks in a row{where(text, blanks.start())}")
     done = 0

@@ -1,11 +1,13 @@
-"""What a template sees: `profile`, `entry`, `event`, `flow` and `now`."""
+"""What a template sees; in a flow that is `profile`, `entry`, `event`, `flow` and `now`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, Final, Protocol
 
+from operators.templates.bounds import OUTPUT_MAX_BYTES, SOURCE_MAX_CHARS
 from operators.templates.errors import TemplateFailed
 from state.iso import format_ms
 
@@ -43,3 +45,24 @@ READ_ROOT: Final[dict[str, Callable[[Scope], object]]] = {
 
 ROOTS: Final = tuple(READ_ROOT)
 """The names that a reference can begin with."""
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """What templates of one kind see, and how large they may be.
+
+    Attributes:
+        roots: how each name that a reference can begin with is read off what is rendered.
+        keeps_types: a template that is exactly one reference gives its value; otherwise all give text.
+        is_html: what is written out is escaped, but for what `safe` or an escaping filter gives.
+    """
+
+    roots: Mapping[str, Callable[[Any], object]]
+    source_max_chars: int = SOURCE_MAX_CHARS
+    output_max_bytes: int = OUTPUT_MAX_BYTES
+    keeps_types: bool = True
+    is_html: bool = False
+
+
+OF_FLOWS: Final = View(READ_ROOT)
+"""The templates that stand in flows."""

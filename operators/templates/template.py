@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Final, TypeAlias
-
-from operators.templates.scope import Scope
+from typing import Any, Final, TypeAlias
 
 Path: TypeAlias = tuple[str | int, ...]
 """A reference: the root, then names and positions in lists."""
@@ -24,20 +22,28 @@ class Template:
         roots: the members of `ROOTS` that it refers to.
         paths: its references, as far as they are fixed: `{{ entry.items[0][profile.x] }}` is `("entry", "items", 0)`
             and `("profile", "x")`.
+        needs: those of them that have to be there: nothing in the template asks whether they are.
     """
 
-    __slots__ = ("is_constant", "is_reference", "paths", "roots", "source")
+    __slots__ = ("is_constant", "is_reference", "needs", "paths", "roots", "source")
 
     def __init__(
-        self, source: str, paths: Collection[Path], *, is_constant: bool = False, is_reference: bool = False
+        self,
+        source: str,
+        paths: Collection[Path],
+        needs: Collection[Path] | None = None,
+        *,
+        is_constant: bool = False,
+        is_reference: bool = False,
     ) -> None:
         self.source: Final = source
         self.is_constant: Final = is_constant
         self.is_reference: Final = is_reference
         self.paths: Final = frozenset(paths)
+        self.needs: Final = self.paths if needs is None else frozenset(needs)
         self.roots: Final = frozenset(str(path[0]) for path in paths)
 
-    def render(self, scope: Scope) -> object:
+    def render(self, scope: Any) -> object:
         """Return a JSON value for a single reference, else text; `MISSING` if what it needs is missing.
 
         Objects and lists are those of *scope* itself: copy what you keep, change nothing.
@@ -65,5 +71,5 @@ class Text(Template):
     def __init__(self, source: str) -> None:
         super().__init__(source, (), is_constant=True)
 
-    def render(self, scope: Scope) -> object:
+    def render(self, scope: Any) -> object:
         return self.source

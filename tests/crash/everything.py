@@ -98,8 +98,8 @@ def _weave(events: Path, more: Iterable[Json]) -> None:
     lines: list[bytes] = []
     next_one = 0
     for line in events.read_bytes().splitlines():
-        read = _read(line)
-        while read is not None and next_one < len(waiting) and waiting[next_one]["received_at"] <= format_ms(read[1]):
+        at_ms = received(line)  # Of what is no record, too: where it stands in a topic, its stamp moves time.
+        while at_ms is not None and next_one < len(waiting) and waiting[next_one]["received_at"] <= format_ms(at_ms):
             lines.append(json.dumps(waiting[next_one]).encode())
             next_one += 1
         lines.append(line)
@@ -107,11 +107,16 @@ def _weave(events: Path, more: Iterable[Json]) -> None:
     events.write_bytes(b"".join(line + b"\n" for line in lines))
 
 
-def _read(line: bytes) -> tuple[str, int] | None:
-    """Return whose a line is and when it came, None for what is no record."""
+def received(line: bytes) -> int | None:
+    """Return when a line came, None where it does not say so."""
     try:
-        record = json.loads(line)
-        user, at_ms = record["user_id"], parse_iso_ms(record["received_at"])
+        return parse_iso_ms(json.loads(line)["received_at"])
     except (ValueError, KeyError, TypeError):
         return None
+
+
+def _read(line: bytes) -> tuple[str, int] | None:
+    """Return whose a line is and when it came, None for what is no record."""
+    at_ms = received(line)
+    user = None if at_ms is None else json.loads(line).get("user_id")
     return (user, at_ms) if isinstance(user, str) and at_ms is not None else None

@@ -12,7 +12,7 @@ from dataflow.demo import FLOWS
 from dataflow.demo.shop import Shop, Tracker
 from operators.language.values import HOUR
 from state.iso import format_ms, parse_iso_ms
-from tests.crash.everything import LIMIT, add_everything, entered_shared, without_shared
+from tests.crash.everything import LIMIT, add_everything, entered_shared, received, without_shared
 from tests.jobs import Emitted, Json, on_kafka, simulated
 from tests.kafka.broker import KafkaTopics
 from tests.test_run import UNTIL, fill
@@ -68,7 +68,7 @@ class LaterInput(ShopInput):
             (folder / "flows" / name).write_text(text)
         events, shop = folder / "events.jsonl", folder / "shop.jsonl"
         Shop(seed=seed, users=users, tracker=TRACKER).write_jsonl(shop, records)
-        times = [at for at in map(_received, shop.read_bytes().splitlines()) if at is not None]
+        times = [at for at in map(received, shop.read_bytes().splitlines()) if at is not None]
         moment = format_ms((times[0] + times[-1]) // 2)
         entering = [_event(f"mass-{number}", "enter", times[0], {"at": moment}) for number in range(MASS)]
         events.write_bytes(b"".join(line + b"\n" for _, line, _ in entering) + shop.read_bytes())
@@ -90,14 +90,6 @@ class LaterInput(ShopInput):
 
 Record = tuple[bytes, bytes, int]
 """Key, value and stamp (ms) of a record."""
-
-
-def _received(line: bytes) -> int | None:
-    try:
-        record = json.loads(line)
-        return parse_iso_ms(record["received_at"])
-    except (ValueError, KeyError, TypeError):
-        return None
 
 
 def _event(user: str, name: str, at_ms: int, properties: Json) -> Record:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import time
 from collections.abc import Callable, Coroutine
 from itertools import count
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import httpx
@@ -18,14 +20,18 @@ import pytest
 from connectors.channels.acs3 import authorization, canonical, query_of
 from connectors.channels.alibaba_sms import AlibabaSms, AlibabaSmsSettings
 from connectors.channels.base import Callback, Surroundings, Unfit
-from dataflow.deliver.config import delivered
+from connectors.ledgers.sqlite import SqliteLedger
+from dataflow.deliver.channel import ChannelAtWork
+from dataflow.deliver.config import Delivered, delivered
 from dataflow.errors import UsageError
+from dataflow.logs import get_logger
+from operators.delivery.machine import Place
 from operators.delivery.policy import Policy
 from state.delivery import CONFIG, OK, PERMANENT, RETRY, THROTTLED, UNKNOWN, Answer
 from state.outgoing import Action
 from tests.delivery.actions import action
 from tests.providers.alibaba_sms import KEY_ID, KEY_SECRET, Dysmsapi, refusal
-from tests.providers.server import HALF, HANGS, HANGS_UP, NONSENSE, Handler, Response, Server, without_network
+from tests.providers.server import HALF, HANGS, HANGS_UP, NONSENSE, Handler, Request, Response, Server, without_network
 
 NOW_MS = 1_795_420_800_123  # 2026-11-23T08:00:00Z, 16:00 in Beijing.
 DAY_MS = 86_400_000
@@ -473,3 +479,57 @@ def test_it_is_found_by_its_name_in_the_settings(monkeypatch: pytest.MonkeyPatch
     assert (how.policy.drops_repeats, how.policy.can_be_asked, how.rate) == (False, True, 100)
     with pytest.raises(UsageError, match=r"channels.sms.deliver.endpoint: .*write https://dysmsapi.aliyuncs.com"):
         delivered("sms", "actions.sms", {**written, "endpoint": "dysmsapi"}, Path(), Clock(), lambda: "n")
+
+
+# ---- in one piece --------------------------------------------------------------------------------------------------
+
+
+class Writer:
+    """Takes receipts."""
+
+    def __init__(self) -> None:
+        self.written: list[dict[str, Any]] = []
+
+    async def write(self, topic: str, key: str, value: bytes) -> None:
+        self.written.append(json.loads(value))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_delivered_through_answers_that_get_lost_each_message_is_sent_once(tmp_path: Path, seed: int) -> None:
+    chance = Random(seed)
+
+    def lost(request: Request) -> Response | str | None:
+        share = 0.3 if request.headers["x-acs-action"] == "SendSms" else 0.05
+        return HANGS_UP if chance.random() < share else None
+
+    def now_ms() -> int:
+        return int(time.time() * 1000)
+
+    fake = Dysmsapi(now_ms, before=lost, after=lost)
+    writer: Any = Writer()
+    actions = [
+        action(str(number), f"u{number % 20}", "sms", to=f"138001380{number:02d}", template="code", vars={"code": "1"})
+        for number in range(60)
+    ]
+
+    async def deliver() -> None:
+        one = provider(now_ms, without_network(fake))
+        policy = Policy(can_be_asked=True, ask_after_ms=10)
+        at_work = ChannelAtWork(
+            Delivered("sms", "actions.sms", policy, one, "sms", None), SqliteLedger(tmp_path / "l.db", "sms", "me"),
+            writer, "events", now_ms, chance, lambda _: None, get_logger(),
+        )  # fmt: skip
+        for number, each in enumerate(actions):
+            at_work.take(each, Place("0", number))
+        at_work.go()
+        async with asyncio.timeout(60):
+            while at_work.machine.open:
+                at_work.has_changed.clear()
+                await at_work.has_changed.wait()
+        await at_work.close()
+        assert at_work.failure is None
+
+    asyncio.run(deliver())
+    ids = [one.action_id for one in actions]
+    assert sorted(one["OutId"] for one in fake.sent) == sorted(ids)
+    assert sorted((one["action_id"], one["status"]) for one in writer.written) == sorted((id, "accepted") for id in ids)

@@ -113,7 +113,21 @@ def test_nobody_there_is_tried_again_and_was_sent_nothing() -> None:
 
 @pytest.mark.parametrize(
     ("said", "wait_ms"),
-    [("7", 7_000), ("999999", 86_400_000), ("Mon, 23 Nov 2026 08:00:10 GMT", 9_877), ("soon", None), ("", None)],
+    [
+        ("7", 7_000),
+        ("999999", 86_400_000),
+        ("Mon, 23 Nov 2026 08:00:10 GMT", 9_877),
+        ("soon", None),
+        ("", None),
+        ("soon, maybe", None),
+        ("9" * 40, 86_400_000),
+        ("Mon, 23 Nov 99999999999 08:00:10 GMT", None),
+        ("-5", None),
+        ("²", None),
+        ("Soon, please", None),
+        ("9" * 5000, 86_400_000),
+        ("Mon, 23 Nov 99999 08:00:10 GMT", None),
+    ],
 )
 def test_how_long_to_wait_is_what_the_receiver_says_within_a_day(said: str, wait_ms: int | None) -> None:
     with Server(lambda _: Response(429, headers={"retry-after": said})) as server:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -50,10 +51,11 @@ class Server:
 
     Args:
         handle: called in that thread with each request.
+        context: for TLS; None for none.
     """
 
-    def __init__(self, handle: Handler) -> None:
-        self._handle = handle
+    def __init__(self, handle: Handler, context: ssl.SSLContext | None = None) -> None:
+        self._handle, self._context = handle, context
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._server: Any = None
@@ -62,7 +64,7 @@ class Server:
     def __enter__(self) -> Self:
         self._thread.start()
         self._server = asyncio.run_coroutine_threadsafe(
-            asyncio.start_server(self._serve, "127.0.0.1", 0), self._loop
+            asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._context), self._loop
         ).result()
         self.port = self._server.sockets[0].getsockname()[1]
         return self
@@ -84,7 +86,7 @@ class Server:
     @property
     def url(self) -> str:
         """The address."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'http' if self._context is None else 'https'}://127.0.0.1:{self.port}"
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -103,7 +105,7 @@ class Server:
                     await asyncio.sleep(answer.after_s)
                 head = {"content-length": str(len(answer.body)), **answer.headers}
                 lines = [f"HTTP/1.1 {answer.status} X", *(f"{name}: {value}" for name, value in head.items()), "", ""]
-                writer.write("\r\n".join(lines).encode() + answer.body)
+                writer.write("\r\n".join(lines).encode("latin-1") + answer.body)
                 await writer.drain()
         except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass
@@ -136,6 +138,7 @@ def without_network(handle: Handler) -> httpx.MockTransport:
             raise httpx.ReadTimeout("it hangs", request=request)
         if isinstance(said, str):
             raise httpx.RemoteProtocolError(said, request=request)
-        return httpx.Response(said.status, headers=dict(said.headers), content=said.body)
+        head = {name: value.encode("latin-1") for name, value in said.headers.items()}
+        return httpx.Response(said.status, headers=head, content=said.body)  # type: ignore[arg-type]
 
     return httpx.MockTransport(answer)

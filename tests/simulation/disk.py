@@ -156,6 +156,13 @@ class RegisterDisk:
         self.database = self.database or sqlite3.connect(":memory:", isolation_level=None)
         return SimulatedRegister(self, self.database, job)
 
+    def remove(self) -> None:
+        """Remove it. That is on disk before anything is noted in the next one, whose making syncs the folder."""
+        if self.database is not None:
+            self.fate.touch("remove the register")
+            self.database.close()
+        self.database, self._on_disk, self._unsynced = None, b"", []
+
     def wrote(self) -> None:
         assert self.database is not None
         self._unsynced.append(self.database.serialize())

@@ -156,6 +156,7 @@ class SimulatedWorld:
         self.job_id = ""
         self.differed = False
         """Whether what one build had written was found to differ from what another one decided."""
+        self._jobs = 0
         self._sinks: list[SimulatedSink] = []
         self._life = scenario.lives[0]
         self._job: Job | None = None
@@ -214,11 +215,15 @@ class SimulatedWorld:
     def register(self, job: str, *, make: bool) -> RegisterFile | None:
         return self.register_disk.open(job) if make or self.register_disk.database is not None else None
 
+    def drop_register(self) -> None:
+        self.register_disk.remove()
+
     def now_ms(self) -> int:
         return self.clock.host_ms
 
     def new_job_id(self) -> str:
-        return f"{Random(self.scenario.seed).getrandbits(128):032x}"
+        self._jobs += 1
+        return f"{Random(f'job {self._jobs} of {self.scenario.seed}').getrandbits(128):032x}"
 
     def is_stopping(self) -> bool:
         return self._is_stopping

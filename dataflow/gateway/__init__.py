@@ -1,0 +1,1 @@
+"""`nudge gateway`: the HTTP door for events, receipts, clicks and unsubscribes."""
