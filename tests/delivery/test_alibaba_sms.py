@@ -347,7 +347,7 @@ def test_what_was_sent_before_the_answer_was_lost_is_found_and_what_was_not_is_n
     fake = Dysmsapi(Clock(), before=lambda request: HANGS if request.headers["x-acs-action"] == "SendSms" else None)
     assert called(fake).kind == UNKNOWN
     assert asked(fake).kind == RETRY
-    assert (len(fake.sent), Policy(can_be_asked=AlibabaSms.can_be_asked).may_call_again) == (0, False)
+    assert (len(fake.sent), Policy(can_be_asked=AlibabaSms.can_be_asked).may_call_again(0, 0)) == (0, False)
 
 
 @pytest.mark.parametrize("status", [1, 2, 3])
