@@ -11,6 +11,7 @@ import httpcore
 import httpx
 
 from connectors.channels.addresses import ForbiddenAddress, Guarded
+from connectors.channels.quick import QuickTransport
 from state.delivery import CONFIG, PERMANENT, RETRY, THROTTLED, UNKNOWN, Answer
 
 ANSWER_MAX: Final = 64 * 1024
@@ -52,19 +53,23 @@ class HttpClient:
     ) -> None:
         self._timeout_s = timeout_s
         limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
+        if transport is None and not http2:
+            transport = QuickTransport(connections, timeout_s * TO_CONNECT, allowed)
         if transport is None:
             inner = httpx.AsyncHTTPTransport(http2=http2, limits=limits)
             if allowed is not None:
                 inner._pool._network_backend = Guarded(allowed)
             transport = inner
-        timeout = httpx.Timeout(timeout_s, connect=timeout_s * TO_CONNECT, pool=timeout_s * TO_CONNECT)
-        self._client = httpx.AsyncClient(transport=transport, timeout=timeout, follow_redirects=False, trust_env=False)
+        self._transport = transport
+        connect_s = timeout_s * TO_CONNECT
+        self._timeout = httpx.Timeout(timeout_s, connect=connect_s, pool=connect_s).as_dict()
 
     async def send(self, request: httpx.Request) -> Answered | Answer:
         """Send *request*, and return what came back, or what it means that nothing whole did."""
         try:
             async with asyncio.timeout(self._timeout_s):
-                response = await self._client.send(request, stream=True)
+                request.extensions = {**request.extensions, "timeout": self._timeout}
+                response = await self._transport.handle_async_request(request)
                 try:
                     body = b""
                     async for chunk in response.aiter_bytes():
@@ -87,7 +92,7 @@ class HttpClient:
 
     async def close(self) -> None:
         """Let go of the connections."""
-        await self._client.aclose()
+        await self._transport.aclose()
 
 
 def retry_after_ms(answered: Answered, now_ms: int) -> int | None:

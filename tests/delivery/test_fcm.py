@@ -359,4 +359,4 @@ def test_a_channel_of_nudge_yaml_speaks_to_google_over_http_2(tmp_path: Path) ->
     shown = how.provider.preview(push())
     assert shown["url"] == "https://fcm.googleapis.com/v1/projects/other/messages:send"
     assert json.loads(json.dumps(shown["body"]))["validate_only"] is False
-    assert how.provider._client._client._transport._pool._http2  # type: ignore[attr-defined]
+    assert how.provider._client._transport._pool._http2  # type: ignore[attr-defined]
