@@ -100,9 +100,12 @@ class QuickTransport(httpx.AsyncBaseTransport):
             limit=self._connections, resolver=_Resolver(self._allowed), use_dns_cache=False
         )
         timeout = aiohttp.ClientTimeout(total=None, connect=self._connect_s)
-        return aiohttp.ClientSession(
+        session = aiohttp.ClientSession(
             connector=connector, timeout=timeout, auto_decompress=False, cookie_jar=aiohttp.DummyCookieJar()
         )
+        # A GET whose connection broke may have sent a message: only the one who called says whether it goes again.
+        session._retry_connection = False
+        return session
 
     def _check_literal(self, host: str) -> None:
         """Check an address that stands where a name could: it is looked up nowhere."""
