@@ -19,7 +19,7 @@ import orjson
 from pydantic import AfterValidator, Field
 
 from connectors.channels.base import Callback, NotTheirs, Reply, Report, Secret, Settings, Surroundings
-from connectors.channels.http import Answered, HttpClient, by_status
+from connectors.channels.http import Answered, HttpClient, Request, by_status
 from state.delivery import OK, UNKNOWN, Answer
 from state.iso import parse_time_value
 from state.outgoing import Action, dump
@@ -111,16 +111,18 @@ class Webhook:
     ) -> None:
         self._settings, self._around = settings, around
         self._keys = keys_of(settings.secret)
+        self._headers = {name.lower(): value for name, value in settings.headers.items()}
         host = urlsplit(settings.url).hostname or ""
         self._client = HttpClient(around.timeout_s, 100, [host] if settings.private else [], transport=transport)
 
-    def _request(self, action: Action) -> httpx.Request:
+    def _request(self, action: Action) -> Request:
         body = orjson.dumps(
             {"type": f"action.{action.channel}", "timestamp": action.at, "data": orjson.Fragment(dump(action))}
         )
         now_s = self._around.now_ms() // 1000
-        url, headers = httpx.URL(self._settings.url), dict(self._settings.headers)
-        headers |= {
+        url = self._settings.url
+        headers = {
+            **self._headers,
             "content-type": "application/json",
             "user-agent": "nudge",
             "webhook-id": action.action_id,
@@ -130,9 +132,9 @@ class Webhook:
             headers["webhook-signature"] = signed(self._keys, action.action_id, now_s, body)
         if self._settings.qa_key is not None:
             nonce = self._around.nonce()
-            url = url.copy_merge_params({"timestamp": str(now_s), "nonce": nonce})
+            url = str(httpx.URL(url).copy_merge_params({"timestamp": str(now_s), "nonce": nonce}))
             headers["X-QA-Hmac-Signature"] = qa_signature(self._settings.qa_key.reveal(), str(now_s), nonce)
-        return httpx.Request("POST", url, headers=headers, content=body)
+        return Request("POST", url, headers, body)
 
     async def call(self, action: Action) -> Answer:
         """Post *action*; see `Provider`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from random import Random
 from typing import Any, Final
 
@@ -90,8 +90,14 @@ class ChannelAtWork:
 
     def go(self) -> None:
         """Carry out what is to be done, after something was told."""
+        to_tell = []
         for command in self.machine.commands():
-            self._carry_out(command)
+            if type(command) is Tell:
+                to_tell.append(command)
+            else:
+                self._carry_out(command)
+        if to_tell:
+            self._spawn(self._tell(to_tell))
         self._say_circuit()
         self._set_timer()
 
@@ -154,8 +160,6 @@ class ChannelAtWork:
                 self._spawn(self._ask(action_id, attempt, since_ms))
             case Renew():
                 self._spawn(self._renew())
-            case Tell(action_id, outcome):
-                self._spawn(self._tell(action_id, outcome))
             case Done(place):
                 self._done(place)
                 self.has_changed.set()
@@ -223,16 +227,21 @@ class ChannelAtWork:
         self.machine.renewed(is_new, self._now_ms())
         self.go()
 
-    async def _tell(self, action_id: str, outcome: Outcome) -> None:
-        action = self._actions[action_id]
-        statuses = [outcome.status, *([outcome.further] if outcome.further else [])]
-        for status in statuses:
-            receipt = receipt_of(action, status, outcome)
-            await self._writer.write(self._receipts, action.user_id, receipt)
-        self.counts.outcomes[outcome.status] += 1
-        self.machine.told(action_id, self._now_ms())
-        if not self.machine.has(action_id):
-            self._actions.pop(action_id, None)
+    async def _tell(self, all_of_them: Sequence[Tell]) -> None:
+        """Write the receipts of outcomes, those that came together with one acknowledgement."""
+        records = []
+        for action_id, outcome in all_of_them:
+            action = self._actions[action_id]
+            for status in (outcome.status, outcome.further) if outcome.further else (outcome.status,):
+                records.append((action.user_id, receipt_of(action, status, outcome)))
+        failures = await self._writer.begin(self._receipts, records)
+        if failures:
+            raise next(iter(failures.values()))
+        for action_id, outcome in all_of_them:
+            self.counts.outcomes[outcome.status] += 1
+            self.machine.told(action_id, self._now_ms())
+            if not self.machine.has(action_id):
+                self._actions.pop(action_id, None)
         self.go()
 
     # ---- the ledger --------------------------------------------------------------------------------------------

@@ -490,8 +490,9 @@ class Writer:
     def __init__(self) -> None:
         self.written: list[dict[str, Any]] = []
 
-    async def write(self, topic: str, key: str, value: bytes) -> None:
-        self.written.append(json.loads(value))
+    async def begin(self, topic: str, records: list[tuple[str, bytes]]) -> dict[int, Exception]:
+        self.written.extend(json.loads(value) for _, value in records)
+        return {}
 
 
 @pytest.mark.parametrize("seed", range(3))

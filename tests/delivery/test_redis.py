@@ -53,8 +53,8 @@ class Provider:
 class Writer:
     """Takes every receipt."""
 
-    async def write(self, *_: Any) -> None:
-        pass
+    async def begin(self, *_: Any) -> dict[int, Exception]:
+        return {}
 
 
 def how(provider: Any, rate: float | None = None) -> Delivered:
