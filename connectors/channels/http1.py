@@ -50,6 +50,16 @@ class _Resolver(AbstractResolver):
         """There is nothing to let go of."""
 
 
+class _Timely(aiohttp.ClientRequest):
+    """A request that is not written once its time is over, as it may be where the whole process stood still."""
+
+    async def send(self, conn: Any) -> aiohttp.ClientResponse:
+        """Write it, unless whoever waits for it has given up. In the second round of the loop that has come here."""
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        return await super().send(conn)
+
+
 def _forbidden(host: str, addresses: Iterable[str]) -> ForbiddenAddress:
     listed = ", ".join(dict.fromkeys(addresses))
     return ForbiddenAddress(f"{host} is {listed or 'nowhere'}, which may not be called")
@@ -116,7 +126,9 @@ class Http1:
             limit=self._connections, resolver=_Resolver(self._allowed), use_dns_cache=False
         )
         timeout = aiohttp.ClientTimeout(total=None, connect=self._connect_s)
-        session = aiohttp.ClientSession(connector=connector, timeout=timeout, cookie_jar=aiohttp.DummyCookieJar())
+        session = aiohttp.ClientSession(
+            connector=connector, timeout=timeout, cookie_jar=aiohttp.DummyCookieJar(), request_class=_Timely
+        )
         # A GET whose connection broke may have sent a message: only the one who called says whether it goes again.
         session._retry_connection = False
         return session
