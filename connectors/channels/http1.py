@@ -54,9 +54,9 @@ class _Timely(aiohttp.ClientRequest):
     """A request that is not written once its time is over, as it may be where the whole process stood still."""
 
     async def send(self, conn: Any) -> aiohttp.ClientResponse:
-        """Write it, unless whoever waits for it has given up. In the second round of the loop that has come here."""
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
+        """Write it, unless whoever waits for it has given up."""
+        await asyncio.sleep(0)  # Here the loop sees whose time is over,
+        await asyncio.sleep(0)  # and here they end.
         return await super().send(conn)
 
 

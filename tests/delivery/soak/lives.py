@@ -10,7 +10,6 @@ import functools
 import multiprocessing
 import os
 import signal
-import ssl
 import sys
 import threading
 from collections.abc import Mapping, Sequence
@@ -29,8 +28,6 @@ _context.set_forkserver_preload(
         "redis.asyncio", "operators.templates.liquid", "tests.delivery.soak.lives",
     ]
 )  # fmt: skip
-
-_trusted: Final = ssl.create_default_context()  # Takes longer than all else that a start does.
 
 SESSION_MS: Final = 1_500
 HEARTBEAT_MS: Final = 300
@@ -134,10 +131,6 @@ def _shorten(plan: Plan) -> None:
     def consumer(settings: dict[str, Any], **more: Any) -> Any:
         return real({**settings, "session.timeout.ms": SESSION_MS, "heartbeat.interval.ms": HEARTBEAT_MS}, **more)
 
-    def trusted(*_: Any, **__: Any) -> ssl.SSLContext:
-        return _trusted  # Nobody is called over TLS.
-
-    ssl.create_default_context = trusted
     group.Consumer = consumer
     decides.PROBE_MS = SHORT_PROBE_MS
     if plan.has_short_leases:
