@@ -75,6 +75,7 @@ class GroupReader:
     ) -> None:
         committed = _committed(consumer, some) if some else []
         consumer.incremental_assign(some)
+        consumer.resume(some)  # A client remembers what it has paused, even where others had it meanwhile.
         given({(one.topic, one.partition): one.offset if one.offset >= 0 else None for one in committed})
 
     def poll(self) -> list[GroupRecord]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Callable
 from random import Random
 from typing import Any, cast
 
@@ -13,6 +15,7 @@ from structlog.testing import capture_logs
 from connectors.kafka_group import GroupError, GroupReader
 from dataflow.deliver.service import Service, Where
 from dataflow.logs import get_logger
+from tests.kafka.broker import KafkaTopics
 
 
 class Refusing:
@@ -32,6 +35,8 @@ class Refusing:
 
     def incremental_assign(self, some: list[TopicPartition]) -> None:
         pass
+
+    resume = incremental_assign
 
 
 def test_offsets_that_cannot_be_committed_when_partitions_move_are_read_again_by_others() -> None:
@@ -65,3 +70,43 @@ def test_where_nobody_says_where_to_read_on_that_is_told() -> None:
     with pytest.raises(GroupError):
         given(stranger)
     assert stranger.asked == 1
+
+
+@pytest.mark.kafka
+@pytest.mark.timeout(120)
+def test_a_partition_that_was_paused_and_was_another_ones_meanwhile_is_read_on(
+    broker: KafkaTopics, topic_prefix: str
+) -> None:
+    """The client keeps the pause when it gives a partition back, and so nobody would ever read it."""
+    topic = f"{topic_prefix}actions"
+    broker.create_topic(topic, 2)
+    broker.produce(topic, [(None, b"first", None)], partition=0)
+    broker.produce(topic, [(None, b"first", None)], partition=1)
+    has: dict[str, set[tuple[str, int]]] = {"one": set(), "other": set()}
+
+    def member(name: str) -> GroupReader:
+        return GroupReader(
+            broker.bootstrap, topic_prefix, [topic], {},
+            given=has[name].update,
+            taken=has[name].difference_update,
+            lost=has[name].difference_update,
+        )  # fmt: skip
+
+    def poll_until(is_so: Callable[[], bool], *members: GroupReader) -> None:
+        deadline = time.monotonic() + 40
+        while not is_so():
+            assert time.monotonic() < deadline, has
+            for one in members:
+                seen.extend((one, record.partition) for record in one.poll())
+
+    seen: list[tuple[GroupReader, int]] = []
+    one = member("one")
+    poll_until(lambda: len(seen) == 2, one)
+    one.pause(list(has["one"]))
+    other = member("other")
+    poll_until(lambda: len(has["one"]) == len(has["other"]) == 1, one, other)
+    (moved,) = has["other"]
+    other.close()
+    seen.clear()
+    poll_until(lambda: (one, moved[1]) in seen, one)  # Nothing was committed, so it comes again.
+    one.close()
