@@ -135,7 +135,8 @@ def _committed(consumer: Consumer, some: list[TopicPartition]) -> list[TopicPart
     tries = 0
     while True:
         try:
-            return consumer.committed(some, ANSWER_TIMEOUT_S)
+            found: list[TopicPartition] = consumer.committed(some, ANSWER_TIMEOUT_S)
+            return found
         except KafkaException as error:
             tries += 1
             if tries == ASKED_TIMES or error.args[0].code() in _HOPELESS:
