@@ -60,10 +60,9 @@ def broken(found: Found) -> Iterator[str]:
         yield from (f"{channel}: {mistake}" for mistake in seen.mistakes)
         yield from _taken(channel, mine, seen, found.ledger)
         yield from _order(channel, mine, seen.taken, found.ledger)
-    for one in sorted(set(found.acknowledged) - there):
-        yield f"{one}: acknowledged, and not on the topic"
-    for one in sorted(there - set(found.sent) - {f"{one}/{status}" for one in receipts for status in OUTCOMES}):
-        yield f"{one}: on the topic, and sent by nobody"
+    yield from (f"{name}: acknowledged, and not on the topic" for name in sorted(set(found.acknowledged) - there))
+    ours = {f"{action_id}/{status}" for action_id in receipts for status in OUTCOMES}
+    yield from (f"{name}: on the topic, and sent by nobody" for name in sorted(there - set(found.sent) - ours))
 
 
 def _outcome(action_id: str, entry: Entry | None, receipts: Mapping[str, set[bytes]]) -> Iterator[str]:

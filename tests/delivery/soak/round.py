@@ -263,12 +263,22 @@ class Round:
             if entry is not None and entry.outcome is not None:
                 done.outcomes[entry.outcome.status] += 1
                 done.called_again += entry.attempt > 1
-        done.problems += broken(found)
+        done.problems += [self._explained(problem, ledger) for problem in broken(found)]
         done.problems += [f"a dead letter: {one.value!r}" for one in self.broker.read_all(f"{self.prefix}dead-letters")]
         done.problems += sorted(set(self.clients.mistakes))
         for log in sorted(self.folder.glob("*.log")):
             if "Traceback" in (text := log.read_text(errors="replace")):
                 done.problems.append(f"{log.name}: {text[text.index('Traceback') :][:1500]}")
+
+    def _explained(self, problem: str, ledger: Mapping[str, Entry | None]) -> str:
+        """Return *problem* with what the ledger and the provider know of its action."""
+        history = self.providers.history
+        known = [
+            f"of {one.user_id}: {ledger[one.action_id]}\n{history[one.action_id]}\nasked: {history[str(one.to)]}"
+            for one in self.actions
+            if one.action_id in problem
+        ]
+        return "\n".join([problem, *known])
 
     async def _ledger(self) -> dict[str, Entry | None]:
         how: Any = SimpleNamespace(name="webhook", account="webhook", rate=None)

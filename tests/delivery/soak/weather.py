@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import random
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from tests.delivery.soak.promises import Seen
 from tests.providers import alibaba_sms, letters, webhook
-from tests.providers.server import HALF, HANGS, HANGS_UP, NONSENSE, Request, Response, Server
+from tests.providers.server import HALF, HANGS, HANGS_UP, NONSENSE, Handler, Request, Response, Server
 
 SLOW_S: Final = 0.3
 LOST: Final = {
@@ -55,9 +57,13 @@ class Providers:
         self.receiver = webhook.Receiver(self._of_receiver)
         self.sms = alibaba_sms.Dysmsapi(lambda: time.time_ns() // 1_000_000, *self._both("sms", _SMS))
         self.letters = letters.Letters(*self._both("letter", _LETTERS))
+        self.history: defaultdict[str, list[str]] = defaultdict(list)
+        """When was called for what: by action, and by number where somebody asks."""
         self._servers = {
-            "webhook": Server(self.receiver), "sms": Server(self.sms), "letter": Server(self.letters)
-        }  # fmt: skip
+            "webhook": Server(self._noted(self.receiver, lambda one: one.headers.get("webhook-id", ""))),
+            "sms": Server(self._noted(self.sms, lambda one: one.query.get("OutId", one.query.get("PhoneNumber", "")))),
+            "letter": Server(self._noted(self.letters, lambda one: str(json.loads(one.body)["ref"]))),
+        }
 
     def __enter__(self) -> Providers:
         for one in self._servers.values():
@@ -110,6 +116,16 @@ class Providers:
             "sms": Seen(False, [one["OutId"] for one in self.sms.sent]),
             "letter": Seen(False, list(self.letters.sent), list(self.letters.mistakes)),
         }
+
+    def _noted(self, handle: Handler, about: Callable[[Request], str]) -> Handler:
+        def noted(request: Request) -> Response | str:
+            answer = handle(request)
+            said = answer if isinstance(answer, str) else f"{answer.status} {answer.body[:60]!r}"
+            what = request.headers.get("x-acs-action", request.method)
+            self.history[about(request)].append(f"{time.time():.3f} {what} {said}")
+            return answer
+
+        return noted
 
     def _of_receiver(self, request: Request) -> Response | str | None:
         mood = self._weather.mood("webhook")
