@@ -61,6 +61,7 @@ class GroupReader:
             "isolation.level": "read_committed",
             "allow.auto.create.topics": False,
         }
+        self._is_leaving = False
         self._consumer = Consumer(settings)
         self._consumer.subscribe(
             list(topics),
@@ -69,10 +70,14 @@ class GroupReader:
             on_lost=lambda _, some: lost(_places(some)),
         )
 
-    @staticmethod
     def _assign(
-        consumer: Consumer, some: list[TopicPartition], given: Callable[[Mapping[tuple[str, int], int | None]], None]
+        self,
+        consumer: Consumer,
+        some: list[TopicPartition],
+        given: Callable[[Mapping[tuple[str, int], int | None]], None],
     ) -> None:
+        if self._is_leaving:
+            return  # Others get them at once.
         committed = _committed(consumer, some) if some else []
         consumer.incremental_assign(some)
         consumer.resume(some)  # A client remembers what it has paused, even where others had it meanwhile.
@@ -120,6 +125,7 @@ class GroupReader:
 
     def close(self) -> None:
         """Leave the group."""
+        self._is_leaving = True
         self._consumer.close()
 
 

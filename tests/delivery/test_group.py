@@ -52,11 +52,29 @@ def test_offsets_that_cannot_be_committed_when_partitions_move_are_read_again_by
     assert [one["event"] for one in said] == ["offsets could not be committed"]
 
 
+def member(said: list[Any]) -> GroupReader:
+    """Return a member of a group that nobody has heard of; what it is given goes to *said*."""
+    ignored: Any = lambda _: None  # noqa: E731
+    return GroupReader("127.0.0.1:1", "g", ["actions.sms"], {}, given=said.append, taken=ignored, lost=ignored)
+
+
 def given(client: Refusing) -> Any:
-    """Return what is said of a partition that this member gets."""
+    """Return what is said of a partition that a member gets."""
     said: list[Any] = []
-    GroupReader._assign(cast(Any, client), [TopicPartition("actions.sms", 0)], said.append)
+    one = member(said)
+    try:
+        one._assign(cast(Any, client), [TopicPartition("actions.sms", 0)], said.append)
+    finally:
+        one.close()
     return said[0]
+
+
+def test_who_leaves_asks_for_nothing_any_more() -> None:
+    said: list[Any] = []
+    one, client = member(said), Refusing()
+    one.close()
+    one._assign(cast(Any, client), [TopicPartition("actions.sms", 0)], said.append)
+    assert (client.asked, said) == (0, [])
 
 
 def test_a_broker_that_goes_away_as_partitions_come_is_waited_for() -> None:
@@ -84,7 +102,7 @@ def test_a_partition_that_was_paused_and_was_another_ones_meanwhile_is_read_on(
     broker.produce(topic, [(None, b"first", None)], partition=1)
     has: dict[str, set[tuple[str, int]]] = {"one": set(), "other": set()}
 
-    def member(name: str) -> GroupReader:
+    def joined(name: str) -> GroupReader:
         return GroupReader(
             broker.bootstrap, topic_prefix, [topic], {},
             given=has[name].update,
@@ -100,10 +118,10 @@ def test_a_partition_that_was_paused_and_was_another_ones_meanwhile_is_read_on(
                 seen.extend((one, record.partition) for record in one.poll())
 
     seen: list[tuple[GroupReader, int]] = []
-    one = member("one")
+    one = joined("one")
     poll_until(lambda: len(seen) == 2, one)
     one.pause(list(has["one"]))
-    other = member("other")
+    other = joined("other")
     poll_until(lambda: len(has["one"]) == len(has["other"]) == 1, one, other)
     (moved,) = has["other"]
     other.close()
