@@ -122,7 +122,7 @@ class Start:
                 self.bootstrap, self.options, f"{self.group}-unmatched", self.unmatched, ledgers, writer, self.events,
                 metrics, now_ms, log,
             )  # fmt: skip
-            metrics.watch("nudge_gateway_waiting", "Reports that wait for their action.", lambda: retrier.held)
+            metrics.watch("nudge_gateway_waiting", lambda: retrier.held)
             topics |= {self.events, self.unmatched}
             tasks.append(asyncio.create_task(retrier.run()))
         if self.settings.link_key is not None:
