@@ -26,6 +26,7 @@ from dataflow.deliver.config import Delivered
 from dataflow.deliver.counts import ChannelLook
 from dataflow.deliver.masking import masked
 from dataflow.deliver.offsets import Progress
+from dataflow.deliver.watch import watch
 from operators.delivery.machine import Place
 from state.outgoing import RAW_KEPT_BYTES, Action, DeadLetter, DeadReason, dump
 
@@ -118,7 +119,10 @@ class Service:
                 how, ledger, self._writer, self._where.receipts, self._now_ms, self._chance, self._done, self._log
             )
         reading = asyncio.create_task(asyncio.to_thread(self._read_all))
-        forgetting = asyncio.create_task(self._forget_daily())
+        beside = [
+            asyncio.create_task(self._forget_daily()),
+            asyncio.create_task(watch(self._writer, self._log, "receipts wait, and no new actions are read")),
+        ]
         try:
             while not self._stop.is_set() and not reading.done():
                 self._look_around()
@@ -127,7 +131,8 @@ class Service:
         finally:
             self._is_over.set()
             await reading
-            forgetting.cancel()
+            for task in beside:
+                task.cancel()
             for channel in self.at_work.values():
                 await channel.close()
             left = await self._writer.close()
