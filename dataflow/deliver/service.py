@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import msgspec
 
+from connectors.formats.parsing import is_too_deep
 from connectors.kafka import Options
 from connectors.kafka_group import GroupError, GroupReader, GroupRecord
 from connectors.kafka_writer import KafkaWriter
@@ -37,10 +38,22 @@ MARGIN_S: Final = 5.0
 FIRST_PATIENCE_S: Final = 15.0  # Who comes second stops first: the other is not to be disturbed.
 LATER_PATIENCE_S: Final = 60.0
 FORGET_EVERY_S: Final = 86_400.0
-read_action: Final = msgspec.json.Decoder(Action).decode
-"""Return an action. Raises msgspec.MsgspecError, a ValueError, where it is none."""
+LEVELS_MAX: Final = 200
+"""So deep an action nests at most: as deep as all can read and write who get it from us."""
+_decode: Final = msgspec.json.Decoder(Action).decode
 
 Part = tuple[str, int]
+
+
+def read_action(raw: bytes) -> Action:
+    """Return an action.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if is_too_deep(raw, LEVELS_MAX):
+        raise ValueError(f"objects and lists nest more than {LEVELS_MAX} levels deep")
+    return _decode(raw)
 
 
 class DeliverFailed(Exception):
@@ -221,7 +234,7 @@ class Service:
                 continue
             try:
                 action = read_action(record.value)
-            except msgspec.MsgspecError as error:
+            except ValueError as error:
                 one.channel.counts.dead += 1
                 task = asyncio.create_task(self._bury(record, str(error), one.progress))
                 self._burials.add(task)
