@@ -442,7 +442,8 @@ def open_ledger(url: LedgerUrl, group: str, how: Delivered, owner: str) -> Ledge
             socket_timeout=PATIENCE_S,
             socket_connect_timeout=PATIENCE_S,
         )
-        client.connection_pool.make_connection()  # It connects nowhere yet, and says which options there are.
+        pool: Any = client.connection_pool
+        pool.make_connection()  # It connects nowhere yet, and says which options there are.
     except (TypeError, ValueError) as error:
         raise UsageError(f"--ledger: {str(error).rpartition('__init__() ')[2]}") from None
     return RedisLedger(client, group, how.name, owner, how.account, how.rate)
