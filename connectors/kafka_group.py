@@ -12,6 +12,7 @@ from connectors.kafka import ANSWER_TIMEOUT_S, Options, client_options
 POLL_S: Final = 0.1
 BATCH: Final = 500
 SESSION_MS: Final = 10_000
+ASKED_TIMES: Final = 12
 
 
 class GroupRecord(NamedTuple):
@@ -72,11 +73,9 @@ class GroupReader:
     def _assign(
         consumer: Consumer, some: list[TopicPartition], given: Callable[[Mapping[tuple[str, int], int | None]], None]
     ) -> None:
-        try:
-            committed = consumer.committed(some, ANSWER_TIMEOUT_S) if some else []
-        except KafkaException as error:
-            raise GroupError(f"where to read on is not known: {error}") from error
+        committed = _committed(consumer, some) if some else []
         consumer.incremental_assign(some)
+        consumer.resume(some)  # A client remembers what it has paused, even where others had it meanwhile.
         given({(one.topic, one.partition): one.offset if one.offset >= 0 else None for one in committed})
 
     def poll(self) -> list[GroupRecord]:
@@ -129,6 +128,19 @@ _HOPELESS: Final = (
     KafkaError.GROUP_AUTHORIZATION_FAILED,
     KafkaError._AUTHENTICATION,
 )
+
+
+def _committed(consumer: Consumer, some: list[TopicPartition]) -> list[TopicPartition]:
+    """Return where to read on; a broker that goes away just now is waited for."""
+    tries = 0
+    while True:
+        try:
+            found: list[TopicPartition] = consumer.committed(some, ANSWER_TIMEOUT_S)
+            return found
+        except KafkaException as error:
+            tries += 1
+            if tries == ASKED_TIMES or error.args[0].code() in _HOPELESS:
+                raise GroupError(f"where to read on is not known: {error}") from error
 
 
 def _record(message: Message) -> GroupRecord:

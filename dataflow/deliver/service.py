@@ -110,6 +110,7 @@ class Service:
         self._stop = asyncio.Event()
         self._failure = ""
         self._to_pause: set[Part] = set()
+        self._paused: set[Part] = set()
         self._is_over = threading.Event()
         self._burials: set[asyncio.Task[None]] = set()
         self.at_work: dict[str, ChannelAtWork] = {}
@@ -304,13 +305,12 @@ class Service:
                 given=self._on_given, taken=self._on_taken, lost=self._on_lost,
             )  # fmt: skip
             self._reader = reader
-            paused: set[Part] = set()
             committed_s = 0.0
             while not self._is_over.is_set():
-                wanted = self._to_pause
-                reader.pause([part for part in wanted - paused if part in self._partitions])
-                reader.resume([part for part in paused - wanted if part in self._partitions])
-                paused = set(wanted)
+                wanted = {part for part in self._to_pause if part in self._partitions}
+                reader.pause(list(wanted - self._paused))
+                reader.resume([part for part in self._paused - wanted if part in self._partitions])
+                self._paused = wanted
                 records = reader.poll()
                 if records:
                     self._in_loop(self._take_all(records))
@@ -336,6 +336,7 @@ class Service:
 
     def _on_given(self, parts: Mapping[Part, int | None]) -> None:
         self._in_loop(self._given_now(parts))
+        self._paused -= parts.keys()  # What is given is read, whatever was paused before.
 
     def _on_taken(self, parts: Sequence[Part]) -> None:
         commits = self._in_loop(self._give_back(parts, is_lost=False))

@@ -13,14 +13,14 @@ from state.delivery import Answer
 from tests.providers import server
 from tests.providers.server import Response, Server
 
-TIMEOUT_S = 0.3
+TIMEOUT_S = 1.0
 
 
 class StandsStill(dict[str, str]):
     """A head, at which the whole process stands still for longer than a call may take."""
 
     def items(self) -> ItemsView[str, str]:
-        time.sleep(2 * TIMEOUT_S)
+        time.sleep(1.2 * TIMEOUT_S)
         return super().items()
 
 
