@@ -120,7 +120,7 @@ def at(address: str) -> Any:
 
 def test_an_action_goes_out_and_its_report_comes_back(secured: Secured, tmp_path: Path) -> None:
     """Whatever the two need of Redis, the user in the docs may do; and both call its keys the same."""
-    some = [action(f"a{number}", f"u{number}") for number in range(3)]
+    some = [action(f"a{number}", f"u{number}", to="lina.marked@example.org") for number in range(3)]
     send(secured.broker, "actions.webhook", some)
     ledger = ("--ledger", secured.redis.url)
     with Server(Receiver()) as server:
@@ -141,6 +141,7 @@ def test_an_action_goes_out_and_its_report_comes_back(secured: Secured, tmp_path
             said = client.post("/v1/events", content=record, headers={"authorization": f"Bearer {WRITE_KEY}"})
             assert (said.status_code, said.json()) == (200, {"accepted": 1})
             assert client.get("/readyz").status_code == 200
+            metrics = client.get("/metrics").text
         assert door.stop() == 0
         assert one.stop() == 0
     events = [json.loads(record.value or b"") for record in secured.broker.read_all("events")]
@@ -148,6 +149,10 @@ def test_an_action_goes_out_and_its_report_comes_back(secured: Secured, tmp_path
     statuses = {one["message_id"] for one in events if one.get("status")}
     assert statuses == {f"{one.action_id}/accepted" for one in some} | {f"{some[0].action_id}/delivered"}
     assert secured.broker.read_all("receipts.unmatched") == []
+    said = one.log.read_text() + door.log.read_text() + metrics
+    assert "delivering" in said
+    for hidden in (SECRET, CALLBACK, PASSWORD, WRITE_KEY, "lina.marked", "Lina"):
+        assert hidden not in said, hidden
 
 
 WRONG = {
