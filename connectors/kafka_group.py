@@ -12,6 +12,7 @@ from connectors.kafka import ANSWER_TIMEOUT_S, Options, client_options
 POLL_S: Final = 0.1
 BATCH: Final = 500
 SESSION_MS: Final = 10_000
+REFRESH_MS: Final = 30_000  # A topic that is created later, or a partition that is added, is found after that.
 
 
 class GroupRecord(NamedTuple):
@@ -49,6 +50,7 @@ class GroupReader:
         lost: Callable[[Sequence[tuple[str, int]]], None],
     ) -> None:
         settings: dict[str, Any] = {
+            "topic.metadata.refresh.interval.ms": REFRESH_MS,
             **client_options(bootstrap, options),
             "group.id": group,
             "enable.auto.commit": False,
