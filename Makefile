@@ -10,11 +10,12 @@ BIN := $(VENV)/bin
 SCANNER := dataflow/read/scanner
 MERMAID := .cache/mermaid
 SECONDS_OF_SOAK ?= 3600
+KILLS ?= 1000
 SECONDS_OF_FUZZ ?= 600
 SEEDS ?= 100000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast check check-scanner docs alerts fix bench soak fuzz fuzz-sim clean
+.PHONY: help demo test test-fast check check-scanner docs alerts fix bench soak soak-delivery fuzz fuzz-sim clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +61,9 @@ bench: $(VENV)/.installed ## Kafka to Kafka against the bare loop; see benchmark
 
 soak: $(VENV)/.installed ## break a running job at random for SECONDS_OF_SOAK; ARGS='--report soak.md'
 	$(BIN)/python -m tests.crash.soak --seconds $(SECONDS_OF_SOAK) $(ARGS)
+
+soak-delivery: $(VENV)/.installed ## break delivery and the gateway until KILLS processes were killed; ARGS='--report soak.md'
+	$(BIN)/python -m tests.delivery.soak --kills $(KILLS) --seconds $(SECONDS_OF_SOAK) $(ARGS)
 
 fuzz: $(VENV)/.installed ## hostile input for as long as SECONDS_OF_FUZZ says; prints the seed of what it finds
 	$(BIN)/python -m tests.fuzz --seconds $(SECONDS_OF_FUZZ) $(ARGS)

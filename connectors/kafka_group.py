@@ -74,7 +74,10 @@ class GroupReader:
     def _assign(
         consumer: Consumer, some: list[TopicPartition], given: Callable[[Mapping[tuple[str, int], int | None]], None]
     ) -> None:
-        committed = consumer.committed(some, ANSWER_TIMEOUT_S) if some else []
+        try:
+            committed = consumer.committed(some, ANSWER_TIMEOUT_S) if some else []
+        except KafkaException as error:
+            raise GroupError(f"where to read on is not known: {error}") from error
         consumer.incremental_assign(some)
         given({(one.topic, one.partition): one.offset if one.offset >= 0 else None for one in committed})
 

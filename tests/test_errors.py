@@ -43,6 +43,7 @@ STATUSES = {
     "JobFailed": 1,
     "KafkaUnavailable": 1,
     "LedgerAway": 1,
+    "LedgerRefuses": 1,
     "SinkError": 1,
     "SourceError": 1,
     "StoreError": 1,

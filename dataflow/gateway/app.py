@@ -70,8 +70,8 @@ def application(
         cors: the origins whose pages may post.
     """
     held = Held()
-    metrics.watch("nudge_gateway_held_bytes", "What bodies of open requests hold.", lambda: held.bytes)
-    metrics.watch("nudge_gateway_queued", "Records on their way to Kafka.", lambda: writer.queued)
+    metrics.watch("nudge_gateway_held_bytes", lambda: held.bytes)
+    metrics.watch("nudge_gateway_queued", lambda: writer.queued)
     readiness = Readiness(writer, {topic: create(topic) for topic in {*keys.topics, *topics}}, monotonic_s)
 
     def route(name: str, path: str, handle: Handle, *methods: str) -> Route:

@@ -18,7 +18,8 @@ import uvloop
 from connectors.kafka import KEPT_TWO_DAYS, STAMPED_BY_BROKER, how_to_create
 from connectors.kafka_writer import KafkaWriter, WriteFailed
 from dataflow.deliver.config import Delivered, delivered
-from dataflow.deliver.start import a_nonce, now_ms, open_ledger, parse_ledger
+from dataflow.deliver.start import a_nonce, now_ms, open_ledger, parse_ledger, warn_of_ledger
+from dataflow.deliver.watch import watch
 from dataflow.errors import UsageError
 from dataflow.flows import find_workspace, read_workspace_file, shown_path
 from dataflow.gateway.app import application
@@ -121,6 +122,8 @@ class Start:
         writer = KafkaWriter(self.bootstrap, self.options, queued=QUEUED, queued_kib=QUEUED_KIB, patience_s=PATIENCE_S)
         keys, metrics = Keys(self.settings.keys, self.prefix, time.monotonic), Metrics()
         channels = self._channels()
+        for how in list(self.delivered.values())[:1]:
+            await warn_of_ledger(open_ledger(self.ledger, self.group, how, "gateway"), log)
         more: list[tuple[str, str, Handle, tuple[str, ...]]] = []
         topics, tasks = set[str](), []
         if channels:
@@ -133,7 +136,7 @@ class Start:
                 self.bootstrap, self.options, f"{self.group}-unmatched", self.unmatched, ledgers, writer, self.events,
                 metrics, now_ms, log,
             )  # fmt: skip
-            metrics.watch("nudge_gateway_waiting", "Reports that wait for their action.", lambda: retrier.held)
+            metrics.watch("nudge_gateway_waiting", lambda: retrier.held)
             topics |= {self.events, self.unmatched}
             tasks.append(asyncio.create_task(retrier.run()))
         if self.settings.link_key is not None:
@@ -156,6 +159,7 @@ class Start:
             limit_concurrency=CONNECTIONS_MAX, backlog=1024, timeout_keep_alive=75,
             timeout_graceful_shutdown=STOP_PATIENCE_S,
         )  # fmt: skip
+        tasks.append(asyncio.create_task(watch(writer, log, "what comes is answered with 503")))
         server = _Server(config)
         listening = _listening(self.host, self.port)
 
