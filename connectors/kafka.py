@@ -78,6 +78,16 @@ def client_options(bootstrap: str, options: Options) -> dict[str, Any]:
     }
 
 
+STAMPED_BY_BROKER: Final = "message.timestamp.type=LogAppendTime"
+KEPT_TWO_DAYS: Final = "retention.ms=172800000"
+
+
+def how_to_create(bootstrap: str, topic: str, *settings: str) -> str:
+    """Return the command, of Kafka's own tools, that creates *topic*."""
+    given = "".join(f" --config {one}" for one in settings)
+    return f"kafka-topics.sh --bootstrap-server {bootstrap} --create --topic {topic} --partitions 4{given}"
+
+
 MISSING: Final = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_PARTITION, KafkaError._UNKNOWN_TOPIC)
 
 

@@ -39,6 +39,7 @@ STATUSES = {
     "NewerFormatError": 2,
     "Failed": 1,
     "DeliveryFailed": 1,
+    "DemoFailed": 1,
     "JobFailed": 1,
     "KafkaUnavailable": 1,
     "LedgerAway": 1,

@@ -20,7 +20,7 @@ import orjson
 import typer
 
 from connectors.channels.base import Unfit
-from connectors.kafka import KafkaTopics, Options
+from connectors.kafka import MISSING_S, STAMPED_BY_BROKER, KafkaTopics, Options, how_to_create
 from connectors.kafka_group import GroupReader, GroupRecord
 from connectors.kafka_writer import KafkaWriter
 from connectors.ledgers.base import Ledger, LedgerAway, LedgerRefuses, ToLook, ToReopen
@@ -46,6 +46,7 @@ from state.iso import format_ms
 from state.outgoing import Action, Cause
 
 LOOK_TIMEOUT_S: Final = 5.0
+LOOK_AGAIN_S: Final = 0.25
 STATUS_MOST: Final = 1_000
 
 
@@ -143,6 +144,7 @@ class Start:
         if self.dry_run:
             self._print_what_is_there()
             return
+        self._must_have_topics(log)
         owner = f"{socket.gethostname()}/{os.getpid()}/{uuid.uuid4().hex[:8]}"
 
         def ledger_of(how: Delivered) -> Ledger:
@@ -193,6 +195,33 @@ class Start:
                 for number, start, end in zip(partitions[topic], starts, ends, strict=True):
                     found[topic, number] = end if end > start else 0
         return found
+
+    def _must_have_topics(self, log: Any) -> None:
+        """See that receipts and dead letters have a topic, and say which channel has none yet.
+
+        Raises:
+            UsageError: one of the two is missing.
+        """
+        where = self.where
+        needed = {where.receipts: "where receipts go", where.dead_letters: "which `nudge run` makes when it starts"}
+        until_s = time.monotonic() + MISSING_S
+        with closing(KafkaTopics(where.bootstrap, self.options)) as topics:
+            while True:
+                there = topics.partitions_of_all([*needed, *(one.topic for one in self.channels)])
+                missing = [topic for topic in needed if not there[topic]]
+                if not missing or time.monotonic() > until_s:
+                    break
+                time.sleep(LOOK_AGAIN_S)
+        for topic in missing:
+            settings = [STAMPED_BY_BROKER] if topic == where.receipts else []
+            command = how_to_create(where.bootstrap, topic, *settings)
+            raise UsageError(f"there is no topic {topic} at {where.bootstrap}, {needed[topic]}; create it: {command}")
+        for one in self.channels:
+            if not there[one.topic]:
+                log.warning(
+                    "the topic of a channel is not there yet; `nudge run` makes it when a flow in force sends there",
+                    channel=one.name, topic=one.topic,
+                )  # fmt: skip
 
     def _must_have_source(self) -> None:
         if not self.where.bootstrap:
