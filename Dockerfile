@@ -1,9 +1,14 @@
-# The job in a container. Settings come as flags, or as NUDGE_<SETTING>; see docs/operations.md.
+# The job, deliver and the gateway: one image, and the command says which. Settings of the job come as flags, or as
+# NUDGE_<SETTING>; see docs/operations.md. In ./flows are the flows, nudge.yaml, and templates/ with the messages.
 #
 #   docker build -t nudge .
 #   docker run --rm -v ./flows:/flows:ro nudge check /flows
 #   docker run -v ./flows:/flows:ro -v nudge-state:/var/lib/nudge -p 9100:9100 --stop-timeout 90 nudge \
 #       run /flows --source kafka://kafka:9092/events --sink kafka://kafka:9092
+#   docker run -v ./flows:/flows:ro -e NUDGE_METRICS_PORT=9101 --stop-timeout 30 nudge \
+#       deliver --source kafka://kafka:9092 --config /flows/nudge.yaml --ledger redis://redis:6379/0 --port 9101
+#   docker run -v ./flows:/flows:ro -e NUDGE_METRICS_PORT=8080 -p 8080:8080 --stop-timeout 30 nudge \
+#       gateway --sink kafka://kafka:9092 --config /flows/nudge.yaml --ledger redis://redis:6379/0 --host 0.0.0.0
 
 FROM python:3.12-slim AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
@@ -40,8 +45,9 @@ ENV PATH=/opt/nudge/bin:$PATH \
 USER 10001:10001
 WORKDIR /var/lib/nudge
 VOLUME /var/lib/nudge
-EXPOSE 9100
-# 503 means that a process is dead or stuck. Another port belongs into the setting, where this finds it, not into a flag.
+EXPOSE 8080 9100 9101
+# 503 means that a process is dead or stuck. This asks NUDGE_METRICS_PORT: so another port of the job belongs there and not
+# into a flag; for deliver and the gateway, which have flags alone, it has to be told.
 # No proxy is asked, as urllib would where HTTP_PROXY is set.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 CMD ["python", "-c", "\
 import http.client, os, sys; \

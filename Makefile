@@ -20,7 +20,7 @@ SEEDS ?= 100000
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(VENV)/.installed ## a broker, a shop, three flows, and what they do
+demo: $(VENV)/.installed ## a broker, a shop, three flows, providers, and what becomes of it all
 	$(BIN)/nudge demo $(if $(SECONDS),--seconds $(SECONDS))
 
 test: $(VENV)/.installed ## lint, types, layers, and all tests, with a real Apache Kafka and a real Redis

@@ -78,6 +78,16 @@ def client_options(bootstrap: str, options: Options) -> dict[str, Any]:
     }
 
 
+STAMPED_BY_BROKER: Final = "message.timestamp.type=LogAppendTime"
+KEPT_TWO_DAYS: Final = "retention.ms=172800000"
+
+
+def how_to_create(bootstrap: str, topic: str, *settings: str) -> str:
+    """Return the command, of Kafka's own tools, that creates *topic*."""
+    given = "".join(f" --config {one}" for one in settings)
+    return f"kafka-topics.sh --bootstrap-server {bootstrap} --create --topic {topic} --partitions 4{given}"
+
+
 MISSING: Final = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_PARTITION, KafkaError._UNKNOWN_TOPIC)
 
 
@@ -104,7 +114,7 @@ def check_options(options: Options, clients: Mapping[str, Callable[[], Any]]) ->
             raise OptionRefused(f"no {kind} can be made with these options: {reason}") from error
 
 
-def _why(error: KafkaException, heard: Heard) -> str:
+def _why(error: KafkaException, heard: Heard, options: Options) -> str:
     """Return why there was no answer, and what to check."""
     cause = error.args[0] if error.args else None
     if not isinstance(cause, KafkaError):
@@ -112,7 +122,7 @@ def _why(error: KafkaException, heard: Heard) -> str:
     if cause.code() in (*MISSING, KafkaError.TOPIC_AUTHORIZATION_FAILED):
         return f"{cause.str()}; is the topic there, may it be described?"
     if _is_local(error) and heard.reason is not None:
-        return "; ".join(heard.reason)
+        return heard.reason.told(options.get("ssl.ca.location"))
     return f"{cause.str()}; {CHECK_ADDRESS}"
 
 
@@ -275,7 +285,7 @@ class KafkaTopics:
                 return look(client.now)
             except KafkaException as error:
                 client.take_log()
-                why = f"({what}): {_why(error, self._heard)}"
+                why = f"({what}): {_why(error, self._heard, self._common)}"
                 if time.monotonic() + wait_s > deadline:
                     raise KafkaUnavailable(
                         f"Kafka at {self._bootstrap} did not answer for {patience_s:.0f} s {why}"
@@ -309,14 +319,14 @@ class KafkaTopics:
                 return numbers
             time.sleep(WAIT_MAX_S / 8)
 
-    def partitions_of_all(self, topics: Sequence[str]) -> dict[str, list[int]]:
+    def partitions_of_all(self, topics: Sequence[str], *, patience_s: float = START_PATIENCE_S) -> dict[str, list[int]]:
         """Return the partitions of each of *topics*, none of one that is missing; with one question for all."""
 
         def look(client: Consumer) -> dict[str, list[int]]:
             there = client.list_topics(timeout=ANSWER_TIMEOUT_S)
             return {topic: _numbers(there, topic) for topic in topics}
 
-        return self._asked("topics", self._consumer, look)
+        return self._asked("topics", self._consumer, look, patience_s=patience_s)
 
     def topic_id(self, topic: str) -> str:
         """Return the id that *topic* got when it was made; "" where the broker gives none, or none can be had now."""

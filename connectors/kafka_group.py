@@ -13,6 +13,7 @@ POLL_S: Final = 0.1
 BATCH: Final = 500
 SESSION_MS: Final = 10_000
 ASKED_TIMES: Final = 12
+REFRESH_MS: Final = 30_000  # A topic that is created later, or a partition that is added, is found after that.
 
 
 class GroupRecord(NamedTuple):
@@ -50,6 +51,7 @@ class GroupReader:
         lost: Callable[[Sequence[tuple[str, int]]], None],
     ) -> None:
         settings: dict[str, Any] = {
+            "topic.metadata.refresh.interval.ms": REFRESH_MS,
             **client_options(bootstrap, options),
             "group.id": group,
             "enable.auto.commit": False,

@@ -7,12 +7,15 @@ TLS or a password, it tells only in a line of its log. So the clients that ask a
 from __future__ import annotations
 
 import re
+import socket
+import ssl
 import time
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
 CHECK_ADDRESS: Final = "check the address and that it is up"
 FRESH_S: Final = 60.0  # Clients repeat what they have said already only every 30 s.
+HANDSHAKE_S: Final = 2.0
 AT_ONCE_MS: Final = 2_000  # A listener of another kind hangs up at once; later it may be for any reason.
 
 _FAILURE: Final = re.compile(
@@ -24,10 +27,47 @@ _MECHANISMS: Final = re.compile(r"broker's supported mechanisms: ?(.*)$")
 
 
 class Reason(NamedTuple):
-    """Why there is no connection, in the client's words, and what to check."""
+    """Why there is no connection to *broker*, in the client's words, and what to check."""
 
     what: str
     hint: str
+    broker: str = ""
+
+    def told(self, ca: str | None) -> str:
+        """Return it as a text.
+
+        Kafka's client says of any certificate only that it cannot be verified. So that is tried once more here, with
+        the authorities in *ca*, to tell a certificate of another host from one of an authority that nobody trusts.
+        """
+        if _NOT_VERIFIED in self.what and (fault := _fault_of_certificate(self.broker, ca)):
+            is_of_other_host = "mismatch" in fault
+            hint = _OTHER_HOST if is_of_other_host else "check ssl.ca.location under kafka:"
+            return f"{_NOT_VERIFIED}: {fault.rstrip('.')}; {hint}"
+        return f"{self.what}; {self.hint}"
+
+
+_NOT_VERIFIED: Final = "certificate verify failed"
+_OTHER_HOST: Final = (
+    "the certificate is for another host: write the host in --source and --sink, and in advertised.listeners of the "
+    "broker, as the certificate has it"
+)
+
+
+def _fault_of_certificate(broker: str, ca: str | None) -> str:
+    """Return what is wrong with the certificate that *broker* shows, "" where that cannot be told."""
+    host, _, port = broker.rpartition(":")
+    host = host.strip("[]")
+    try:
+        context = ssl.create_default_context(cafile=ca)
+        with (
+            socket.create_connection((host, int(port)), timeout=HANDSHAKE_S) as connection,
+            context.wrap_socket(connection, server_hostname=host),
+        ):
+            return ""
+    except ssl.SSLCertVerificationError as error:
+        return error.verify_message
+    except (OSError, ValueError):
+        return ""
 
 
 class Heard:
@@ -58,7 +98,7 @@ def reason_of(line: str) -> Reason | None:
     found = _FAILURE.match(line)
     if found is None:
         return None
-    return Reason(found["what"], _hint(found))
+    return Reason(found["what"], _hint(found), found["broker"])
 
 
 def _hint(found: re.Match[str]) -> str:
@@ -88,7 +128,7 @@ def _hint(found: re.Match[str]) -> str:
         )
     if "authentication error" in what.lower():
         return "check sasl.username, sasl.password (NUDGE_KAFKA_SASL_PASSWORD) and sasl.mechanism under kafka:"
-    if "certificate verify failed" in what:
+    if _NOT_VERIFIED in what:
         return (
             "check ssl.ca.location under kafka:, and that the certificate is for the host as it is written in --source "
             "and --sink"

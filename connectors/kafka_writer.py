@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
-from connectors.kafka import ANSWER_TIMEOUT_S, Options, client_options
+from connectors.kafka import ANSWER_TIMEOUT_S, KafkaTopics, KafkaUnavailable, Options, client_options
 
 POLL_S: Final = 0.001
 OVERDUE_S: Final = 0.05
@@ -90,6 +90,8 @@ class KafkaWriter:
             "message.timeout.ms": 0 if patience_s is None else int(patience_s * 1000),
         }
         self._patience_s = patience_s
+        self._topics, self._one_asks = KafkaTopics(bootstrap, options), asyncio.Lock()
+        self._asked: asyncio.Future[list[str]] | None = None
         self._producer = Producer(self._settings)
         self._loop = asyncio.get_running_loop()
         self._queued = queued
@@ -208,13 +210,22 @@ class KafkaWriter:
         """Return those of *topics* that are not there.
 
         Raises:
-            WriteFailed: the cluster does not answer.
+            WriteFailed: the cluster does not answer; the message says why, and what to check.
         """
-        try:
-            there = await asyncio.to_thread(self._producer.list_topics, timeout=ANSWER_TIMEOUT_S)
-        except KafkaException as error:
-            raise _failure(error.args[0]) from error
-        return sorted(topic for topic in set(topics) if topic not in there.topics)
+        async with self._one_asks:
+            if self._asked is not None and not self._asked.done():
+                await asyncio.wait({self._asked})  # Who asked has gone, the thread has not.
+            self._asked = asyncio.ensure_future(asyncio.to_thread(self._missing, sorted(set(topics))))
+            self._asked.add_done_callback(lambda asked: asked.cancelled() or asked.exception())
+            try:
+                return await asyncio.shield(self._asked)
+            except KafkaUnavailable as error:
+                raise WriteFailed(str(error)) from error
+
+    def _missing(self, topics: Sequence[str]) -> list[str]:
+        there = self._topics.partitions_of_all(topics, patience_s=ANSWER_TIMEOUT_S)
+        self._topics.rest()
+        return [topic for topic in topics if not there[topic]]
 
     async def close(self, patience_s: float = 10.0) -> int:
         """Wait until all is acknowledged, and return how many records are not."""
@@ -226,6 +237,9 @@ class KafkaWriter:
             await asyncio.sleep(POLL_S)
         if self._poll is not None:
             self._poll.cancel()
+        if self._asked is not None:
+            await asyncio.wait({self._asked})
+        self._topics.close()
         return len(self._producer)
 
 

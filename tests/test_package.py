@@ -64,7 +64,10 @@ def nudge(installed: Path, tmp_path: Path) -> Nudge:
 
 def test_the_demo_runs_from_the_package_wherever_somebody_stands(nudge: Nudge) -> None:
     said = nudge("demo", "--seconds", "4").stdout.splitlines()
-    assert " events (" in said[-1]
+    line, headings, *channels = said[-6:]
+    assert " events (" in line
+    assert headings.startswith("channel  actions  accepted")
+    assert [one.split()[0] for one in channels] == ["email", "push", "sms", "webhook"]
 
 
 def test_the_version_says_what_is_installed(nudge: Nudge) -> None:

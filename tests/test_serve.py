@@ -26,6 +26,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from dataflow.delays import BOUNDS_S, Delayed
 from dataflow.demo import FLOWS
 from dataflow.errors import UsageError
+from dataflow.gateway import metrics as gateway
 from dataflow.job.silence import ProcessState
 from dataflow.job.status import PartitionStatus, Report, Running, ShardStatus, Status, Work
 from dataflow.keep.decidedby import decided_by
@@ -740,9 +741,12 @@ def test_the_reasons_of_dead_letters_are_those_of_the_docs() -> None:
 OPERATIONS = (REPO / "docs" / "operations.md").read_text()
 DECLARED = {family.name for family in METRICS} | {EVENT_TO_ACTION, *OF_A_PROCESS}
 DECLARED |= {family.name for family in delivery.METRICS} | {delivery.CALL_SECONDS}
+OF_THE_GATEWAY = {f"{name}_total" for name in gateway.COUNTERS}
+DECLARED |= OF_THE_GATEWAY | {gateway.SECONDS, *gateway.GAUGES}
 NAMES = DECLARED | {f"{EVENT_TO_ACTION}_{part}" for part in ("bucket", "sum", "count")}
 LABELS = {label for family in METRICS for label in family.labels} | {"job", "instance", "le"}
 LABELS |= {label for family in delivery.METRICS for label in family.all_labels}
+LABELS |= {label for _, labels in gateway.COUNTERS.values() for label in labels}
 DASHBOARD = REPO / "docs" / "grafana-dashboard.json"
 ALERTS = REPO / "docs" / "prometheus-alerts.yaml"
 
@@ -767,7 +771,7 @@ def test_every_metric_that_is_asked_for_exists(path: Path) -> None:
 def test_counters_are_asked_for_their_rise_and_gauges_are_not(path: Path) -> None:
     counters = {family.name for family in METRICS if family.kind == "counter"}
     counters |= {"nudge_process_cpu_seconds_total", f"{EVENT_TO_ACTION}_bucket"}
-    counters |= {family.name for family in delivery.METRICS if family.kind == "counter"}
+    counters |= {family.name for family in delivery.METRICS if family.kind == "counter"} | OF_THE_GATEWAY
     for expression in expressions(path):
         for function, name in re.findall(r"(?:(\w+)\()?\b((?:nudge|process)_[a-z_]+)", expression):
             assert (function in ("rate", "increase")) == (name in counters), expression
@@ -848,6 +852,9 @@ def test_alerts_are_written_as_prometheus_takes_them() -> None:
         # The same of delivery.
         "deliver_circuit_open", "deliver_ledger_away", "deliver_oldest_open_seconds", "deliver_outcomes_total",
         "deliver_dead_letters_total", "deliver_partitions",
+        # The same of the gateway.
+        "gateway_requests_total", "gateway_queued", "gateway_waiting", "gateway_forgotten_total",
+        "gateway_rejected_total", "gateway_held_bytes",
     ],
 )  # fmt: skip
 def test_what_loses_or_repeats_or_stands_still_is_an_alert(name: str) -> None:

@@ -9,19 +9,27 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Iterable, Sequence
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Any, Final
 
 import httpcore
 from httpcore._backends.auto import AutoBackend
 
 _NAT64: Final = IPv6Network("64:ff9b::/96")
-_TUNNELS: Final = (
-    IPv6Network("64:ff9b:1::/48"),  # NAT64 with a prefix of one's own.
-    IPv6Network("2001::/32"),  # Teredo.
+_GLOBAL: Final = IPv6Network(
+    "2000::/3"
+)  # All of IPv6 that is given to anybody; every other block is for something else.
+_NOT_GLOBAL: Final = (
+    IPv6Network("2001::/23"),  # Teredo, ORCHID and other protocols.
+    IPv6Network("2001:db8::/32"),  # Documentation.
     IPv6Network("2002::/16"),  # 6to4.
-    IPv6Network("::/96"),  # IPv4 inside, as it was once written.
-    IPv6Network("fec0::/10"),  # Site-local.
+    IPv6Network("3fff::/20"),  # Documentation.
+)
+_ISATAP: Final = 0x00005EFE  # With an IPv4 address behind it, the last half of an address that is a tunnel's.
+_NOT_PUBLIC: Final = (
+    IPv4Network("192.0.0.0/24"),  # Protocols; at one provider the address of a machine's own data.
+    IPv4Network("192.88.99.0/24"),  # Relays of 6to4.
+    IPv4Network("168.63.129.16/32"),  # At one provider of machines, their own host.
 )
 
 
@@ -39,15 +47,17 @@ def is_public(text: str) -> bool:
 
 
 def _is_public(address: IPv4Address | IPv6Address) -> bool:
-    if isinstance(address, IPv6Address):
-        inside = address.ipv4_mapped
-        if inside is None and address in _NAT64:
-            inside = IPv4Address(int(address) & 0xFFFFFFFF)
-        if inside is not None:
-            return _is_public(inside)
-        if any(address in tunnel for tunnel in _TUNNELS):
-            return False
-    return address.is_global and not address.is_multicast
+    if isinstance(address, IPv4Address):
+        is_special = any(address in network for network in _NOT_PUBLIC)
+        return address.is_global and not address.is_multicast and not is_special
+    inside = address.ipv4_mapped
+    if inside is None and address in _NAT64:
+        inside = IPv4Address(int(address) & 0xFFFFFFFF)
+    if inside is not None:
+        return _is_public(inside)
+    if address not in _GLOBAL or any(address in network for network in _NOT_GLOBAL):
+        return False
+    return int(address) >> 32 & 0xFDFFFFFF != _ISATAP
 
 
 class Guarded(httpcore.AsyncNetworkBackend):

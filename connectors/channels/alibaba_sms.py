@@ -95,7 +95,7 @@ class AlibabaSms(OneWay):
         self, settings: AlibabaSmsSettings, around: Surroundings, transport: httpx.AsyncBaseTransport | None = None
     ) -> None:
         self._settings, self._around = settings, around
-        self._client = HttpClient(around.timeout_s, 100, transport=transport)
+        self._client = HttpClient(around.timeout_s, around.concurrency, transport=transport)
 
     # ---- sending -----------------------------------------------------------------------------------------------
 

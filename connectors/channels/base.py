@@ -45,8 +45,14 @@ class Secret:
 
     @classmethod
     def _read(cls, given: Any, info: Any) -> Secret:
-        """Read `{env: NAME}` or `{file: PATH}`."""
-        context = info.context or {}
+        """Read `{env: NAME}` or `{file: PATH}`; what is read is added to `secrets` of the context, if that is there."""
+        found = cls._found(given, info.context or {})
+        if info.context and "secrets" in info.context:
+            info.context["secrets"].add(found.reveal())
+        return found
+
+    @classmethod
+    def _found(cls, given: Any, context: Mapping[str, Any]) -> Secret:
         if isinstance(given, dict) and len(given) == 1:
             ((how, name),) = given.items()
             if how == "env" and isinstance(name, str):
@@ -112,9 +118,11 @@ def _no_liquid(text: str, names: Collection[str]) -> Rendering:
 class Surroundings:
     """What a provider gets beside its settings.
 
-    `now_ms` returns the time, `nonce` a text that was never used, `folder` is where relative paths begin, and a call
-    may take `timeout_s`. `content` returns what the message of an action says, with a link that unsubscribes where
-    there is one; it raises `Unfit` where that cannot be told. `liquid` makes templates of texts in the settings.
+    `now_ms` returns the time, `nonce` a text that was never used, `folder` is where relative paths begin. A call may
+    take `timeout_s`, a little less than the channel waits for it, so that the provider says why it has ended; there are
+    at most `concurrency` calls at a time. `content` returns what the message of an action says, with a link that
+    unsubscribes where there is one; it raises `Unfit` where that cannot be told. `liquid` makes templates of texts in
+    the settings.
     """
 
     def __init__(
@@ -125,9 +133,10 @@ class Surroundings:
         timeout_s: float,
         content: Callable[[Action, str | None], Content] = _no_content,
         liquid: Liquid = _no_liquid,
+        concurrency: int = 50,
     ) -> None:
         self.now_ms, self.nonce, self.folder, self.timeout_s = now_ms, nonce, folder, timeout_s
-        self.content, self.liquid = content, liquid
+        self.content, self.liquid, self.concurrency = content, liquid, concurrency
 
 
 class Callback(NamedTuple):

@@ -32,7 +32,6 @@ EARLY_MS: Final = 60_000  # So long before its end a token is replaced.
 QUOTA_MS: Final = 60_000
 TTL_MAX_S: Final = 28 * 86_400
 CONNECTIONS: Final = 10  # With HTTP/2 each carries many calls at a time.
-HASTE: Final = 0.9  # Of the time for a call: a time-out that is noticed here says whether anything was written.
 TOPIC: Final = "/topics/"
 
 _KINDS: Final = {
@@ -159,7 +158,7 @@ class Fcm(OneWay):
         body = orjson.dumps({"message": self._message(action), "validate_only": False})
         is_written = False
         try:
-            async with asyncio.timeout(self._around.timeout_s * HASTE):
+            async with asyncio.timeout(self._around.timeout_s):
                 if (failed := await self._bearer()) is not None:
                     return failed
                 headers = {"authorization": f"Bearer {self._token}", "content-type": "application/json"}

@@ -72,19 +72,27 @@ class HttpClient:
         self._transport = transport
 
     async def send(self, request: Request | httpx.Request) -> Answered | Answer:
-        """Send *request*, and return what came back, or what it means that nothing whole did."""
+        """Send *request*, and return what came back, or what it means that nothing whole did.
+
+        What came back has none of the credentials that were sent: some who answer say back what they got.
+        """
         try:
             async with asyncio.timeout(self._timeout_s):
                 if self._http1 is not None:
                     headers = request.headers
                     pairs = headers.multi_items() if isinstance(headers, httpx.Headers) else headers.items()
-                    return Answered(*await self._http1.send(request.method, str(request.url), pairs, request.content))
-                return await self._send_httpx(request)
+                    sent = await self._http1.send(request.method, str(request.url), pairs, request.content)
+                    answered = Answered(*sent)
+                else:
+                    answered = await self._send_httpx(request)
+            for credential in _credentials(request):
+                answered.body = answered.body.replace(credential, b"<hidden>")
+            return answered
         except (ForbiddenAddress, httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
             return Answer(CONFIG, "address", str(error))
         except httpx.ConnectError as error:
             if isinstance(error.__cause__, ForbiddenAddress):
-                return Answer(PERMANENT, "forbidden_address", str(error.__cause__))
+                return Answer(CONFIG, "forbidden_address", str(error.__cause__))
             return Answer(RETRY, "connect", str(error)[:DETAIL_MAX])
         except (httpx.ConnectTimeout, httpx.PoolTimeout) as error:
             return Answer(RETRY, "connect_timeout", str(error)[:DETAIL_MAX])
@@ -113,6 +121,15 @@ class HttpClient:
             await self._http1.close()
         if self._transport is not None:
             await self._transport.aclose()
+
+
+def _credentials(request: Request | httpx.Request) -> list[bytes]:
+    """Return what *request* is let in by."""
+    found = [request.headers.get("authorization", "").rpartition(" ")[2]]
+    _, is_there, rest = str(request.url).partition("access_token=")
+    if is_there:
+        found.append(rest.partition("&")[0])
+    return [one.encode() for one in found if one]
 
 
 def retry_after_ms(answered: Answered, now_ms: int) -> int | None:

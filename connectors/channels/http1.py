@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Iterable, Mapping
-from ipaddress import ip_address
 from typing import Any, Final
 
 import aiohttp
@@ -118,6 +117,8 @@ class Http1:
             raise httpx.ConnectError(str(error)) from error
         except (aiohttp.InvalidURL, ValueError) as error:
             raise httpx.UnsupportedProtocol(f"no address: {type(error).__name__}") from error
+        except aiohttp.ClientResponseError as error:  # Its text has the address, which may have a token.
+            raise httpx.ReadError(f"{type(error).__name__} {error.message}") from error
         except (aiohttp.ClientError, OSError) as error:
             raise httpx.ReadError(f"{type(error).__name__} {error}") from error
 
@@ -138,19 +139,18 @@ class Http1:
         parts = httpx.URL(url)
         if parts.scheme not in ("http", "https") or not parts.host:
             raise httpx.UnsupportedProtocol(f"{parts.scheme or 'nothing'} is no protocol that is spoken here")
-        self._check_literal(parts.host)
+        # As it stands, since it may be signed; only the host is written as it is looked up.
+        found = URL(str(parts), encoded=True)
+        self._check_literal(found.raw_host or "")
         if len(self._checked) >= _CHECKED_MAX:
             self._checked.clear()
-        found = self._checked[url] = URL(url, encoded=True)  # As it stands: it may be signed.
+        self._checked[url] = found
         return found
 
     def _check_literal(self, host: str) -> None:
-        """Check an address that stands where a name could: it is looked up nowhere."""
-        try:
-            ip_address(host.partition("%")[0])
-        except ValueError:
-            return
-        if self._allowed is not None and host not in self._allowed and not is_public(host):
+        """Check what aiohttp takes for an address, and so looks up nowhere."""
+        is_literal = ":" in host or host.replace(".", "").isdigit()
+        if is_literal and self._allowed is not None and host not in self._allowed and not is_public(host):
             error = _forbidden(host, [host])
             raise httpx.ConnectError(str(error)) from error
 

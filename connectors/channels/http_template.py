@@ -197,8 +197,8 @@ class Http(OneWay):
             names = ("status", "action_id", "id", "code", "detail", "at")
             self._of_report = texts.of_all("report", report, names, ("one", *IN_REPORT))
             self._statuses = {_word(code): status for code, status in report.statuses.items()}
-        host = urlsplit(_MARKUP.split(settings.url)[0]).hostname or ""
-        self._client = HttpClient(around.timeout_s, 100, [host] if settings.private else [], transport=transport)
+        allowed = [httpx.URL(_MARKUP.split(settings.url)[0]).raw_host.decode()] if settings.private else []
+        self._client = HttpClient(around.timeout_s, around.concurrency, allowed, transport=transport)
 
     # ---- the request -------------------------------------------------------------------------------------------
 

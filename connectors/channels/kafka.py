@@ -90,7 +90,7 @@ class KafkaPush:
         key, value = self._record(action)
         headers = [("action_id", action.action_id.encode()), ("content-type", b"application/json")]
         if self._writer is None:
-            patience_s = max(1.0, self._around.timeout_s * 0.9)  # So that the client says why before time is up.
+            patience_s = max(1.0, self._around.timeout_s)
             self._writer = KafkaWriter(self._settings.bootstrap, self._options, patience_s=patience_s)
         failures = await self._writer.begin(self._settings.topic, [(key, value)], headers)
         if failures:

@@ -31,7 +31,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from connectors.channels.base import Callback, OneWay, Reply, Secret, Settings, Surroundings, Unfit
 from connectors.channels.bounces import reports_of
-from connectors.tokens import KEY_CHARS_MIN, UNSUBSCRIBE, Token, make_token
+from connectors.tokens import KEY_CHARS_MIN, OPEN, UNSUBSCRIBE, Token, make_token
 from state.delivery import CONFIG, OK, PERMANENT, RETRY, UNKNOWN, Answer
 from state.outgoing import Action
 
@@ -40,7 +40,6 @@ IDLE_MAX_S: Final = 30.0  # Servers close idle connections after a minute or mor
 GREYLISTED_MS: Final = 180_000  # Who greylists wants to see the next attempt some minutes later.
 LINE_MAX: Final = 998
 DETAIL_MAX: Final = 500
-HASTE: Final = 0.9  # Of the time for a call: a time-out that is noticed here says whether anything was written.
 PREVIEW: Final = "preview"  # Stands for a token: a real one would let whoever sees it unsubscribe the user.
 
 _LOCAL: Final = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*")
@@ -126,6 +125,9 @@ class SmtpSettings(Settings):
         Annotated[str, AfterValidator(_address)] | None, Field(description="Where bounces go, with the action's id.")
     ] = None
     unsubscribe: Annotated[Unsubscribing | Literal[False], Field(union_mode="left_to_right")]
+    opens: Annotated[
+        bool, Field(description="Whether messages in HTML have a picture that tells the gateway when they are opened.")
+    ] = False
     headers: Annotated[dict[str, str], AfterValidator(_headers)] = {}
     connections: Annotated[int, Field(ge=1, le=1000, strict=True)] = 10
 
@@ -135,6 +137,8 @@ class SmtpSettings(Settings):
             raise ValueError("user and password go together")
         if self.user is not None and self.tls == "none":
             raise ValueError("with tls: none a password could be read on the way; write tls: starttls or implicit")
+        if self.opens and not self.unsubscribe:
+            raise ValueError("opens: true wants unsubscribe: with base and key: the picture comes from there, too")
         return self
 
 
@@ -185,7 +189,7 @@ class Smtp(OneWay):
 
     # ---- the message -------------------------------------------------------------------------------------------
 
-    def _message(self, action: Action, token: str) -> EmailMessage:
+    def _message(self, action: Action, token: str, opened: str) -> EmailMessage:
         settings = self._settings
         if action.to is None:
             raise Unfit("no_address", "the action has no address")
@@ -203,6 +207,9 @@ class Smtp(OneWay):
             raise Unfit("no_subject", f"the message {action.template!r} has no subject")
         if not content.text and not content.html:
             raise Unfit("no_body", f"the message {action.template!r} has neither text nor HTML")
+        html = content.html
+        if html and settings.opens and settings.unsubscribe:
+            html = _with_picture(html, f"{settings.unsubscribe.base}/o/{opened}")
         message = EmailMessage(policy=_POLICY)
         message["From"] = self._from
         message["To"] = recipient
@@ -218,18 +225,21 @@ class Smtp(OneWay):
             message[name] = value
         if content.text:
             message.set_content(content.text)
-        if content.text and content.html:
-            message.add_alternative(content.html, subtype="html")
+        if content.text and html:
+            message.add_alternative(html, subtype="html")
             message.set_boundary(f"=_{action.action_id}")  # So that each attempt sends the same.
-        elif content.html:
-            message.set_content(content.html, subtype="html")
+        elif html:
+            message.set_content(html, subtype="html")
         return message
 
     def _letter(self, action: Action) -> _Letter:
         unsubscribe = self._settings.unsubscribe
         about = Token(action.action_id, action.user_id, action.channel, action.category)
-        token = make_token(unsubscribe.key.reveal(), UNSUBSCRIBE, about) if unsubscribe else ""
-        message = self._message(action, token)
+        token, opened = (
+            make_token(unsubscribe.key.reveal(), purpose, about) if unsubscribe else ""
+            for purpose in (UNSUBSCRIBE, OPEN)
+        )
+        message = self._message(action, token, opened)
         sender = self._from.addr_spec
         if self._settings.bounces is not None:
             local, _, domain = self._settings.bounces.rpartition("@")
@@ -278,7 +288,7 @@ class Smtp(OneWay):
         """Hand *action* to the server; see `Provider`."""
         letter = self._letter(action)
         try:
-            async with asyncio.timeout(self._around.timeout_s * HASTE), self._slots:
+            async with asyncio.timeout(self._around.timeout_s), self._slots:
                 return await self._send(letter)
         except TimeoutError:
             return Answer(UNKNOWN if letter.is_written else RETRY, "timeout")
@@ -332,12 +342,19 @@ class Smtp(OneWay):
 
     def preview(self, action: Action) -> Mapping[str, Any]:
         """Return the message; see `Provider`."""
-        message = self._message(action, PREVIEW)
+        message = self._message(action, PREVIEW, PREVIEW)
         shown: dict[str, Any] = {name: str(value) for name, value in message.items()}
         for part in message.walk():
             if not part.is_multipart():
                 shown[part.get_content_subtype()] = part.get_content()
         return shown
+
+
+def _with_picture(html: str, url: str) -> str:
+    """Return *html* with a picture of one pixel at its end."""
+    picture = f'<img src="{url}" width="1" height="1" alt="">'
+    end = html.lower().rfind("</body>")
+    return html + picture if end < 0 else html[:end] + picture + html[end:]
 
 
 def _not_connected(error: Exception) -> Answer:

@@ -84,7 +84,7 @@ class Twilio(OneWay):
         secret = settings.auth_token if settings.key_secret is None else settings.key_secret
         pair = f"{settings.key or settings.account}:{secret.reveal()}"
         self._authorization = "Basic " + base64.b64encode(pair.encode()).decode()
-        self._client = HttpClient(around.timeout_s, 100, transport=transport)
+        self._client = HttpClient(around.timeout_s, around.concurrency, transport=transport)
 
     def _form(self, action: Action) -> dict[str, str]:
         if action.to is None:

@@ -31,7 +31,9 @@ TOLERANCE_S: Final = 300
 def _url(text: str) -> str:
     parts = urlsplit(text)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"{text!r} is no address; write https://host/path")
+        raise ValueError("it is no address; write https://host/path")
+    if parts.username is not None:
+        raise ValueError("a password stands elsewhere: write headers: {authorization: {env: NAME}}")
     return text
 
 
@@ -44,7 +46,7 @@ class WebhookSettings(Settings):
         None
     )
     qa_key: Annotated[Secret | None, Field(description="The key of Quick Audience's own signature.")] = None
-    headers: dict[str, str] = {}
+    headers: Annotated[dict[str, str | Secret], Field(description="Further headers; one may be a secret.")] = {}
     private: Annotated[bool, Field(description="Whether the host may be in a network of your own.")] = False
 
 
@@ -111,9 +113,12 @@ class Webhook:
     ) -> None:
         self._settings, self._around = settings, around
         self._keys = keys_of(settings.secret)
-        self._headers = {name.lower(): value for name, value in settings.headers.items()}
-        host = urlsplit(settings.url).hostname or ""
-        self._client = HttpClient(around.timeout_s, 100, [host] if settings.private else [], transport=transport)
+        self._headers = {
+            name.lower(): value.reveal() if isinstance(value, Secret) else value
+            for name, value in settings.headers.items()
+        }
+        allowed = [httpx.URL(settings.url).raw_host.decode()] if settings.private else []
+        self._client = HttpClient(around.timeout_s, around.concurrency, allowed, transport=transport)
 
     def _request(self, action: Action) -> Request:
         body = orjson.dumps(
@@ -174,7 +179,12 @@ class Webhook:
     def preview(self, action: Action) -> Mapping[str, Any]:
         """Return what would be posted; see `Provider`."""
         request = self._request(action)
-        shown = {name: value for name, value in request.headers.items() if "signature" not in name}
+        secret = {name.lower() for name, value in self._settings.headers.items() if isinstance(value, Secret)}
+        shown = {
+            name: f"<{name}>" if name in secret else value
+            for name, value in request.headers.items()
+            if "signature" not in name
+        }
         return {"method": "POST", "url": self._settings.url, "headers": shown, "body": orjson.loads(request.content)}
 
     async def close(self) -> None:

@@ -85,7 +85,7 @@ class WechatTemplate:
 
     def __init__(self, settings: WechatTemplateSettings, around: Surroundings) -> None:
         self._settings, self._around = settings, around
-        self._client = HttpClient(around.timeout_s, 100)
+        self._client = HttpClient(around.timeout_s, around.concurrency)
         self._lock = asyncio.Lock()
         self._token, self._until_ms, self._forced_ms = "", 0, -FORCE_EVERY_MS
 
@@ -242,10 +242,12 @@ def _json(answered: Answered) -> dict[str, Any] | None:
 
 
 def _reports(body: bytes) -> list[Report]:
-    if b"<!DOCTYPE" in body or b"<!ENTITY" in body:
-        raise ValueError("a callback has no document type")
+    text = body.decode("utf-8", errors="replace")
+    # In another encoding a document type would not be seen, and there would be things to expand.
+    if "\0" in text or "<!DOCTYPE" in text or "<!ENTITY" in text:
+        raise ValueError("a callback is in UTF-8 and has no document type")
     try:
-        root = ElementTree.fromstring(body)  # noqa: S314  # Without a document type there is nothing to expand.
+        root = ElementTree.fromstring(text)  # noqa: S314
     except ElementTree.ParseError as error:
         raise ValueError(f"a callback is no XML: {error}") from None
     if root.findtext("Event", "").strip() != "TEMPLATESENDJOBFINISH":

@@ -16,6 +16,10 @@ class LedgerAway(Failed):
     """A ledger cannot be read or written now; nothing may be called until it can."""
 
 
+class LedgerRefuses(LedgerAway):
+    """A ledger does not let us in, and will not until somebody changes a setting; the message says which."""
+
+
 class Noted(NamedTuple):
     """What the ledger says of a note: what it has now, and whether that is the note.
 

@@ -23,6 +23,7 @@ from redis.exceptions import RedisError, ResponseError
 from connectors.ledgers.base import (
     KEPT_MS,
     LedgerAway,
+    LedgerRefuses,
     Note,
     Noted,
     ToBegin,
@@ -232,5 +233,25 @@ class RedisLedger:
         await self._client.aclose()
 
 
+# What stands in an error, what to check then, and whether it goes away by itself.
+_HINTS: Final = (
+    ("mismatch", "the certificate is for another host: write the host in --ledger as the certificate has it", False),
+    ("certificate verify failed", "check ssl_ca_certs in --ledger, and that it signed what Redis shows", False),
+    ("WRONG_VERSION_NUMBER", "this port seems to have no TLS: check the port, or write redis:// in --ledger", False),
+    ("RECORD_LAYER_FAILURE", "this port seems to have no TLS: check the port, or write redis:// in --ledger", False),
+    ("AuthenticationError", "check NUDGE_REDIS_USER and NUDGE_REDIS_PASSWORD", False),
+    ("AuthenticationWrongNumber", "this Redis has no users: name none, or check host and port in --ledger", False),
+    ("NoPermission", "give the user of Redis the rights in docs/delivery.md; its keys begin with --group", False),
+    ("ReadOnly", "this is a replica: write into --ledger where the primary is", True),
+    ("OutOfMemory", "Redis is full: give it more memory (maxmemory)", True),
+    ("onnection closed", "check that Redis is up, and write rediss:// in --ledger if this port has TLS", True),
+    ("onnection reset", "check that Redis is up, and write rediss:// in --ledger if this port has TLS", True),
+)
+
+
 def _away(error: BaseException) -> LedgerAway:
-    return LedgerAway(f"the ledger in Redis: {type(error).__name__} {error}")
+    said = f"{type(error).__name__} {error}"
+    for words, hint, passes in _HINTS:
+        if words in said:
+            return (LedgerAway if passes else LedgerRefuses)(f"the ledger in Redis: {said}; {hint}")
+    return LedgerAway(f"the ledger in Redis: {said}; check host and port in --ledger, and that Redis is up")

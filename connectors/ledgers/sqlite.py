@@ -70,7 +70,8 @@ class SqliteLedger:
     def _note(self, notes: list[Note], now: int) -> list[Noted]:
         database = self._database
         try:
-            database.execute("BEGIN IMMEDIATE")
+            # Who only looks waits for nobody who writes.
+            database.execute("BEGIN" if all(isinstance(note, ToLook) for note in notes) else "BEGIN IMMEDIATE")
             try:
                 found = [self._one(note, now) for note in notes]
             except BaseException:

@@ -1,4 +1,4 @@
-"""`nudge demo`: the job, a broker and a made-up shop in one terminal."""
+"""`nudge demo`: the job, delivery, a broker, a made-up shop and made-up providers in one terminal."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def demo(
     ] = 120,
     flows: Annotated[list[Path] | None, typer.Option("--flows", help="Flows to run instead of the examples.")] = None,
 ) -> None:
-    """Show Nudge at work, with no other installation: a broker, a shop, three flows, and the actions."""
+    """Show Nudge at work, with no other installation: a broker, a shop, three flows, and providers."""
     from dataflow.demo.run import run_demo
 
     status = run_demo(seconds=seconds, speed=speed, flows=flows)

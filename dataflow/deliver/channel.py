@@ -15,7 +15,7 @@ from connectors.kafka_writer import KafkaWriter
 from connectors.ledgers.base import KEPT_MS, Ledger, LedgerAway, Note, Noted, ToBegin, ToFree, ToLook, ToSettle
 from dataflow.deliver.config import Delivered
 from dataflow.deliver.counts import ChannelLook, Counts
-from dataflow.deliver.masking import masked
+from dataflow.deliver.masking import masked, personal, without
 from operators.delivery.machine import (
     Ask,
     Begin,
@@ -29,11 +29,12 @@ from operators.delivery.machine import (
     Settle,
     Tell,
 )
-from state.delivery import PERMANENT, RETRY, UNKNOWN, Answer, Outcome
+from state.delivery import CONFIG, PERMANENT, RETRY, TOKEN, UNKNOWN, Answer, Outcome
 from state.iso import format_ms, parse_iso_ms
 from state.outgoing import Action
 
 LEDGER_PAUSE_S: Final = 1.0
+SAID_AGAIN_MS: Final = 60_000
 _dump = msgspec.json.Encoder().encode
 
 
@@ -77,7 +78,9 @@ class ChannelAtWork:
         self._timer: asyncio.TimerHandle | None = None
         self._due_ms: int | None = None
         self._circuit: Answer | None = None
+        self._untold: dict[str, int] = {}  # When it was last said that a provider does not tell, by its code.
         self._keeping = asyncio.create_task(self._keep())
+        self._keeping.add_done_callback(self._ended)
 
     # ---- what comes --------------------------------------------------------------------------------------------
 
@@ -185,6 +188,7 @@ class ChannelAtWork:
         else:
             began_s = asyncio.get_running_loop().time()
             answer = await self._answer(action_id)
+            answer = without(answer, self._hidden(action_id, is_logged=answer.kind in (CONFIG, TOKEN)))
             self.counts.called(answer.kind, asyncio.get_running_loop().time() - began_s, attempt)
         self.machine.answered(action_id, attempt, answer, self._now_ms())
         self.go()
@@ -198,21 +202,35 @@ class ChannelAtWork:
         except TimeoutError:
             return Answer(UNKNOWN, "timeout")
         except Exception as error:  # A mistake in a provider is not a reason to stop others, nor to send twice.
-            # Not with its message, which may have the action's data.
-            where = "".join(traceback.format_tb(error.__traceback__)[-3:])
-            self._log.error(
-                "a provider failed", channel=self.how.name, action_id=action_id, error=type(error).__name__, where=where
-            )
-            return Answer(UNKNOWN, "internal", type(error).__name__)
+            return self._failed(error, action_id)
+
+    def _failed(self, error: Exception, action_id: str | None) -> Answer:
+        # Not with its message, which may have the action's data.
+        where = "".join(traceback.format_tb(error.__traceback__)[-3:])
+        self._log.error(
+            "a provider failed", channel=self.how.name, action_id=action_id, error=type(error).__name__, where=where
+        )
+        return Answer(UNKNOWN, "internal", type(error).__name__)
+
+    def _hidden(self, action_id: str, *, is_logged: bool) -> set[str]:
+        """Return what an answer must not say: in a receipt a secret of ours, in a log also what is the user's."""
+        return {*self.how.secrets, *(personal(self._actions[action_id]) if is_logged else ())}
 
     async def _ask(self, action_id: str, attempt: int, since_ms: int) -> None:
         try:
             async with asyncio.timeout(self.how.policy.call_ms / 1000):
                 answer = await self.how.provider.ask(self._actions[action_id], since_ms)
+        except TimeoutError:
+            answer = Answer(UNKNOWN, "timeout")
         except Exception as error:
-            said = masked(f"{type(error).__name__} {error}")
-            self._log.warning("a provider could not be asked", channel=self.how.name, error=said)
-            answer = Answer(UNKNOWN)
+            answer = self._failed(error, action_id)
+        answer = without(answer, self._hidden(action_id, is_logged=answer.kind == UNKNOWN))
+        if answer.kind == UNKNOWN and self._now_ms() - self._untold.get(answer.code, 0) >= SAID_AGAIN_MS:
+            self._untold[answer.code] = self._now_ms()
+            self._log.warning(
+                "a provider does not tell what it has sent, and is asked again", channel=self.how.name,
+                action_id=action_id, code=answer.code, detail=masked(answer.detail),
+            )  # fmt: skip
         self.machine.asked(action_id, attempt, answer, self._now_ms())
         self.go()
 
@@ -220,9 +238,10 @@ class ChannelAtWork:
         try:
             async with asyncio.timeout(self.how.policy.call_ms / 1000):
                 is_new = await self.how.provider.renew()
+        except TimeoutError:
+            is_new = False
         except Exception as error:
-            said = masked(f"{type(error).__name__} {error}")
-            self._log.warning("no new credential", channel=self.how.name, error=said)
+            self._failed(error, None)
             is_new = False
         self.machine.renewed(is_new, self._now_ms())
         self.go()

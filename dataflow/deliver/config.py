@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -37,6 +37,8 @@ BUILT_IN: Final = {
     "webhook": "connectors.channels.webhook:Webhook",
     "wechat_template": "connectors.channels.wechat_template:WechatTemplate",
 }
+HASTE: Final = 0.9
+"""So much of the time for a call is the provider's: it says why nothing came, which a time that is over does not."""
 _COMMON: Final = ("provider", "rate", "concurrency", "give_up_after", "timeout", "on_unknown", "account", "links")
 
 
@@ -44,7 +46,8 @@ _COMMON: Final = ("provider", "rate", "concurrency", "give_up_after", "timeout",
 class Delivered:
     """A channel that is delivered to: its name, its topic, how, and through what.
 
-    `rate` is that of the `account`, in calls per second; `policy` has none where all processes share it.
+    `rate` is that of the `account`, in calls per second; `policy` has none where all processes share it. `secrets` are
+    those of its settings: nothing that is said has one of them.
     """
 
     name: str
@@ -54,6 +57,7 @@ class Delivered:
     account: str
     rate: float | None
     links: Links | None = None
+    secrets: frozenset[str] = field(default=frozenset(), repr=False)
 
 
 class _Wrong(ValueError):
@@ -139,8 +143,9 @@ def delivered(
             f"{where}.provider: {provider!r} is {known[provider].value}, which is not there: {error}"
         ) from None
     rest = {key: value for key, value in written.items() if key not in _COMMON or key == "provider"}
-    settings = _read(kind.settings, rest, where, folder)
-    linked = None if links is None else _read(Links, links, f"{where}.links", folder)
+    secrets = set[str]()
+    settings = _read(kind.settings, rest, where, folder, secrets)
+    linked = None if links is None else _read(Links, links, f"{where}.links", folder, secrets)
     call_ms = found.get("timeout", 10_000)
     policy = Policy(
         call_ms=call_ms,
@@ -154,15 +159,20 @@ def delivered(
     )
     content = content_of(Messages(folder / FOLDER) if messages is None else messages)
     try:
-        made = kind(settings, Surroundings(now_ms, nonce, folder, call_ms / 1000, content, liquid))
+        around = Surroundings(
+            now_ms, nonce, folder, call_ms / 1000 * HASTE, content, liquid, concurrency=policy.concurrency
+        )
+        made = kind(settings, around)
     except ValueError as error:
         raise UsageError(f"{where}: {error}") from None
-    return Delivered(name, topic, policy, made, found.get("account", name), found.get("rate"), linked)
+    account, rate = found.get("account", name), found.get("rate")
+    return Delivered(name, topic, policy, made, account, rate, linked, frozenset(secrets))
 
 
-def _read(model: type[_Model], written: Any, where: str, folder: Path) -> _Model:
+def _read(model: type[_Model], written: Any, where: str, folder: Path, secrets: set[str]) -> _Model:
+    context = {"folder": folder, "environment": os.environ, "secrets": secrets}
     try:
-        return model.model_validate(written, context={"folder": folder, "environment": os.environ})
+        return model.model_validate(written, context=context)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(map(str, (where, *first["loc"])))

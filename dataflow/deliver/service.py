@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import msgspec
 
+from connectors.formats.parsing import is_too_deep
 from connectors.kafka import Options
 from connectors.kafka_group import GroupError, GroupReader, GroupRecord
 from connectors.kafka_writer import KafkaWriter
@@ -26,6 +27,7 @@ from dataflow.deliver.config import Delivered
 from dataflow.deliver.counts import ChannelLook
 from dataflow.deliver.masking import masked
 from dataflow.deliver.offsets import Progress
+from dataflow.deliver.watch import watch
 from operators.delivery.machine import Place
 from state.outgoing import RAW_KEPT_BYTES, Action, DeadLetter, DeadReason, dump
 
@@ -36,10 +38,22 @@ MARGIN_S: Final = 5.0
 FIRST_PATIENCE_S: Final = 15.0  # Who comes second stops first: the other is not to be disturbed.
 LATER_PATIENCE_S: Final = 60.0
 FORGET_EVERY_S: Final = 86_400.0
-read_action: Final = msgspec.json.Decoder(Action).decode
-"""Return an action. Raises msgspec.MsgspecError, a ValueError, where it is none."""
+LEVELS_MAX: Final = 200
+"""So deep an action nests at most: as deep as all can read and write who get it from us."""
+_decode: Final = msgspec.json.Decoder(Action).decode
 
 Part = tuple[str, int]
+
+
+def read_action(raw: bytes) -> Action:
+    """Return an action.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if is_too_deep(raw, LEVELS_MAX):
+        raise ValueError(f"objects and lists nest more than {LEVELS_MAX} levels deep")
+    return _decode(raw)
 
 
 class DeliverFailed(Exception):
@@ -119,7 +133,10 @@ class Service:
                 how, ledger, self._writer, self._where.receipts, self._now_ms, self._chance, self._done, self._log
             )
         reading = asyncio.create_task(asyncio.to_thread(self._read_all))
-        forgetting = asyncio.create_task(self._forget_daily())
+        beside = [
+            asyncio.create_task(self._forget_daily()),
+            asyncio.create_task(watch(self._writer, self._log, "receipts wait, and no new actions are read")),
+        ]
         try:
             while not self._stop.is_set() and not reading.done():
                 self._look_around()
@@ -128,7 +145,8 @@ class Service:
         finally:
             self._is_over.set()
             await reading
-            forgetting.cancel()
+            for task in beside:
+                task.cancel()
             for channel in self.at_work.values():
                 await channel.close()
             left = await self._writer.close()
@@ -217,7 +235,7 @@ class Service:
                 continue
             try:
                 action = read_action(record.value)
-            except msgspec.MsgspecError as error:
+            except ValueError as error:
                 one.channel.counts.dead += 1
                 task = asyncio.create_task(self._bury(record, str(error), one.progress))
                 self._burials.add(task)

@@ -9,24 +9,26 @@ import socket
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import asdict
 from pathlib import Path
 from random import SystemRandom
 from typing import Any, Final, NamedTuple, Protocol
+from urllib.parse import parse_qs, urlsplit
 
 import orjson
 import typer
 
 from connectors.channels.base import Unfit
-from connectors.kafka import KafkaTopics, Options
+from connectors.kafka import MISSING_S, STAMPED_BY_BROKER, KafkaTopics, Options, how_to_create
 from connectors.kafka_group import GroupReader, GroupRecord
 from connectors.kafka_writer import KafkaWriter
-from connectors.ledgers.base import Ledger, LedgerAway, ToLook, ToReopen
+from connectors.ledgers.base import Ledger, LedgerAway, LedgerRefuses, ToLook, ToReopen
 from connectors.ledgers.sqlite import SqliteLedger
 from dataflow.deliver.channel import ChannelAtWork
 from dataflow.deliver.config import Delivered, delivered
 from dataflow.deliver.counts import ChannelLook
+from dataflow.deliver.masking import masked, without
 from dataflow.deliver.service import DeliverFailed, Part, Service, Where, read_action
 from dataflow.errors import UsageError
 from dataflow.flows import find_workspace, read_workspace_file, shown_path
@@ -44,6 +46,7 @@ from state.iso import format_ms
 from state.outgoing import Action, Cause
 
 LOOK_TIMEOUT_S: Final = 5.0
+LOOK_AGAIN_S: Final = 0.25
 STATUS_MOST: Final = 1_000
 
 
@@ -141,6 +144,7 @@ class Start:
         if self.dry_run:
             self._print_what_is_there()
             return
+        self._must_have_topics(log)
         owner = f"{socket.gethostname()}/{os.getpid()}/{uuid.uuid4().hex[:8]}"
 
         def ledger_of(how: Delivered) -> Ledger:
@@ -148,9 +152,11 @@ class Start:
 
         async def work() -> None:
             ends = self._ends() if self.stop_at_end else None
+            partitions = self._partitions()  # If there is no answer, this says why.
+            await warn_of_ledger(ledger_of(self.channels[0]), log)
             service = Service(
                 self.where, self.channels, ledger_of, now_ms=now_ms, chance=SystemRandom(), log=log, ends=ends,
-                all_of=None if self.ledger.kind == "redis" else self._partitions(),
+                all_of=None if self.ledger.kind == "redis" else partitions,
             )  # fmt: skip
             loop = asyncio.get_running_loop()
             for number in (signal.SIGINT, signal.SIGTERM):
@@ -160,7 +166,6 @@ class Start:
                 return asyncio.run_coroutine_threadsafe(service.look(), loop).result(LOOK_TIMEOUT_S)
 
             served = None if serving is None else serving(looks)
-            await _warn_of_redis(ledger_of(self.channels[0]), log)
             log.info("delivering", channels=[one.name for one in self.channels], group=self.where.group)
             try:
                 await service.run()
@@ -176,22 +181,47 @@ class Start:
             raise DeliveryFailed(str(error)) from error
 
     def _partitions(self) -> int:
-        topics = KafkaTopics(self.where.bootstrap, self.options)
-        found = topics.partitions_of_all([channel.topic for channel in self.channels])
-        topics.close()
+        with closing(KafkaTopics(self.where.bootstrap, self.options)) as topics:
+            found = topics.partitions_of_all([channel.topic for channel in self.channels])
         return sum(map(len, found.values()))
 
     def _ends(self) -> dict[Part, int]:
         """Return where the partitions end now, 0 for those in which nothing is."""
-        topics = KafkaTopics(self.where.bootstrap, self.options)
-        partitions = topics.partitions_of_all([channel.topic for channel in self.channels])
         found: dict[Part, int] = {}
-        for topic, ends in topics.ends(partitions).items():
-            starts = topics.start_offsets(topic, partitions[topic])
-            for number, start, end in zip(partitions[topic], starts, ends, strict=True):
-                found[topic, number] = end if end > start else 0
-        topics.close()
+        with closing(KafkaTopics(self.where.bootstrap, self.options)) as topics:
+            partitions = topics.partitions_of_all([channel.topic for channel in self.channels])
+            for topic, ends in topics.ends(partitions).items():
+                starts = topics.start_offsets(topic, partitions[topic])
+                for number, start, end in zip(partitions[topic], starts, ends, strict=True):
+                    found[topic, number] = end if end > start else 0
         return found
+
+    def _must_have_topics(self, log: Any) -> None:
+        """See that receipts and dead letters have a topic, and say which channel has none yet.
+
+        Raises:
+            UsageError: one of the two is missing.
+        """
+        where = self.where
+        needed = {where.receipts: "where receipts go", where.dead_letters: "which `nudge run` makes when it starts"}
+        until_s = time.monotonic() + MISSING_S
+        with closing(KafkaTopics(where.bootstrap, self.options)) as topics:
+            while True:
+                there = topics.partitions_of_all([*needed, *(one.topic for one in self.channels)])
+                missing = [topic for topic in needed if not there[topic]]
+                if not missing or time.monotonic() > until_s:
+                    break
+                time.sleep(LOOK_AGAIN_S)
+        for topic in missing:
+            settings = [STAMPED_BY_BROKER] if topic == where.receipts else []
+            command = how_to_create(where.bootstrap, topic, *settings)
+            raise UsageError(f"there is no topic {topic} at {where.bootstrap}, {needed[topic]}; create it: {command}")
+        for one in self.channels:
+            if not there[one.topic]:
+                log.warning(
+                    "the topic of a channel is not there yet; `nudge run` makes it when a flow in force sends there",
+                    channel=one.name, topic=one.topic,
+                )  # fmt: skip
 
     def _must_have_source(self) -> None:
         if not self.where.bootstrap:
@@ -334,7 +364,7 @@ class Start:
                 await how.provider.close()
             return answer
 
-        answer = asyncio.run(call())
+        answer = without(asyncio.run(call()), how.secrets)
         typer.echo(orjson.dumps({"channel": how.name, "action_id": action.action_id, **asdict(answer)}).decode())
         if answer.kind != OK:
             raise DeliveryFailed(f"{how.name}: the provider has not taken it: {answer.kind} {answer.code}")
@@ -363,16 +393,26 @@ def _said(how: Delivered, action_id: str, entry: Entry) -> dict[str, Any]:
         "state": outcome.status,
         "at": format_ms(outcome.at_ms),
         "code": outcome.code,
-        "detail": outcome.detail,
+        "detail": masked(outcome.detail),
     }
 
 
-async def _warn_of_redis(ledger: Ledger, log: Any) -> None:
-    """Say which settings of a Redis can lose notes; one that is away now is told of elsewhere."""
-    with suppress(LedgerAway):
+async def warn_of_ledger(ledger: Ledger, log: Any) -> None:
+    """Say which settings of a ledger can lose notes; one that is away now is told of elsewhere.
+
+    Raises:
+        LedgerRefuses: it will not come back by itself.
+    """
+    try:
+        await ledger.note([ToLook("")], now_ms())
         for concern in await ledger.concerns():
             log.warning("the ledger can lose notes", why=concern)
-    await ledger.close()
+    except LedgerRefuses:
+        raise
+    except LedgerAway as error:
+        log.warning("the ledger does not answer", why=str(error))
+    finally:
+        await ledger.close()
 
 
 def _previewed(how: Delivered, record: GroupRecord) -> dict[str, Any]:
@@ -405,7 +445,9 @@ def parse_ledger(url: str) -> LedgerUrl:
     if kind == "sqlite" and path:
         return LedgerUrl(kind, path.removeprefix("//") if path.startswith("///") else path)
     if kind in ("redis", "rediss") and path.startswith("//"):
-        if "@" in path:  # Not shown: it may be a password.
+        if "@" in path or {"username", "password"} & set(
+            parse_qs(urlsplit(url).query, keep_blank_values=True)
+        ):  # Not shown: it may be a password.
             raise UsageError(
                 "--ledger: the user and the password of Redis are NUDGE_REDIS_USER and NUDGE_REDIS_PASSWORD"
             )
@@ -421,11 +463,16 @@ def open_ledger(url: LedgerUrl, group: str, how: Delivered, owner: str) -> Ledge
 
     from connectors.ledgers.redis import PATIENCE_S, RedisLedger
 
-    client = Redis.from_url(
-        url.place,
-        username=os.environ.get("NUDGE_REDIS_USER"),
-        password=os.environ.get("NUDGE_REDIS_PASSWORD"),
-        socket_timeout=PATIENCE_S,
-        socket_connect_timeout=PATIENCE_S,
-    )
+    try:
+        client = Redis.from_url(
+            url.place,
+            username=os.environ.get("NUDGE_REDIS_USER"),
+            password=os.environ.get("NUDGE_REDIS_PASSWORD"),
+            socket_timeout=PATIENCE_S,
+            socket_connect_timeout=PATIENCE_S,
+        )
+        pool: Any = client.connection_pool
+        pool.make_connection()  # It connects nowhere yet, and says which options there are.
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"--ledger: {str(error).rpartition('__init__() ')[2]}") from None
     return RedisLedger(client, group, how.name, owner, how.account, how.rate)

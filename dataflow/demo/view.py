@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import islice
 from typing import Any, Final
@@ -36,6 +36,12 @@ _CHANNEL_STYLES: Final = {
     "coupon": "bright_yellow",
 }
 
+CHANNELS_SHOWN: Final = 6
+_ALWAYS: Final = ("accepted", "rejected", "unknown", "delivered", "failed")
+_STATUSES: Final = (*_ALWAYS, "opened", "clicked")
+_STATUSES_NARROW: Final = ("rejected", "delivered", "failed")
+_STATUS_STYLES: Final = {"rejected": "red", "unknown": "yellow", "delivered": "green", "failed": "red"}
+
 
 @dataclass(frozen=True, slots=True)
 class FlowCounts:
@@ -47,6 +53,21 @@ class FlowCounts:
     sent: int = 0
     converted: int = 0
     refused: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelCounts:
+    """What has become of one channel's actions so far.
+
+    `statuses` counts the receipts that the job has taken, by status; `moved` the journeys that went on because of one;
+    `instead` the actions that go here because a message elsewhere has failed.
+    """
+
+    channel: str
+    actions: int = 0
+    statuses: Mapping[str, int] = field(default_factory=dict)
+    moved: int = 0
+    instead: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +110,7 @@ class DemoSnapshot:
         flows: the counts, in any order; flows without counts are shown as zero.
         actions: the latest ones, in any order; some 40 fill any screen.
         dead_letters: how many records could not be read.
-        by_channel: how many actions went to each channel.
+        channels: what became of the actions of each channel, in the order to show them.
     """
 
     seconds: float
@@ -101,7 +122,17 @@ class DemoSnapshot:
     flows: Sequence[FlowCounts]
     actions: Sequence[ShownAction]
     dead_letters: int
-    by_channel: Mapping[str, int]
+    channels: Sequence[ChannelCounts]
+
+    @property
+    def sent(self) -> int:
+        """How many actions there are."""
+        return sum(one.actions for one in self.channels)
+
+    @property
+    def receipts(self) -> int:
+        """How many receipts came back."""
+        return sum(sum(one.statuses.values()) for one in self.channels)
 
 
 class DemoView:
@@ -122,17 +153,24 @@ class DemoView:
         rest = height - 4 - (flow_rows + 3)
         if rest < 4:  # Too low a terminal for everything: the flows go.
             return Group(header, self._action_list(snapshot, width, height - 4, ascii_only))
-        return Group(header, flows, self._action_list(snapshot, width, rest, ascii_only))
+        channel_rows = min(len(snapshot.channels), CHANNELS_SHOWN)
+        if not channel_rows or rest - (channel_rows + 3) < 5:  # Then their counts stand below the actions.
+            return Group(header, flows, self._action_list(snapshot, width, rest, ascii_only))
+        channels = self._channel_table(snapshot, width, channel_rows)
+        return Group(
+            header, flows, channels, self._action_list(snapshot, width, rest - (channel_rows + 3), ascii_only, note="")
+        )
 
     def render_line(self, snapshot: DemoSnapshot) -> str:
         """Return *snapshot* as one line, for output that is no terminal."""
         speed = f"{snapshot.events_per_s:,.0f}/s"
-        channels = ", ".join(f"{channel} {count:,}" for channel, count in _ranked(snapshot.by_channel))
+        channels = ", ".join(f"{one.channel} {one.actions:,}" for one in snapshot.channels if one.actions)
         parts = [
             f"{snapshot.seconds:.0f} s",
             f"shop time {_clock(snapshot.shop_at)}",
             f"{snapshot.events:,} events ({speed}, {snapshot.relevant_share:.1%} relevant)",
-            f"{sum(snapshot.by_channel.values()):,} actions" + (f" ({channels})" if channels else ""),
+            f"{snapshot.sent:,} actions" + (f" ({channels})" if channels else ""),
+            f"{snapshot.receipts:,} receipts",
             f"{sum(flow.inside for flow in snapshot.flows):,} inside",
             f"{sum(flow.converted for flow in snapshot.flows):,} converted",
             f"{snapshot.dead_letters:,} dead letters",
@@ -142,7 +180,21 @@ class DemoView:
             parts.append(f"last: {_clean(last.channel)} {_clean(last.template)} to {_clean(last.user_id)}")
         return " | ".join(parts)
 
-    # --- The three parts --------------------------------------------------------------------------
+    def render_channels(self, snapshot: DemoSnapshot) -> str:
+        """Return what has become of the actions as a table of plain text."""
+        statuses = [
+            one
+            for one in _STATUSES
+            if one in _ALWAYS or any(channel.statuses.get(one) for channel in snapshot.channels)
+        ]
+        rows = [["channel", "actions", *statuses, "moved on", "instead"]]
+        for one in snapshot.channels:
+            counts = (one.actions, *(one.statuses.get(status, 0) for status in statuses), one.moved, one.instead)
+            rows.append([_clean(one.channel), *(f"{count:,}" for count in counts)])
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        return "\n".join("  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows)
+
+    # --- The four parts ---------------------------------------------------------------------------
 
     def _header(self, snapshot: DemoSnapshot, width: int, ascii_only: bool, note: str) -> Panel:
         speed = Text.assemble(
@@ -157,7 +209,7 @@ class DemoView:
             [
                 _count(snapshot.events, "events"),
                 Text.assemble((f"{snapshot.relevant_share:.1%}", "bold"), (" relevant", "dim")),
-                _count(sum(snapshot.by_channel.values()), "actions"),
+                _count(snapshot.sent, "actions"),
                 _count(snapshot.dead_letters, "dead letters", alarm),
             ],
             "  ",
@@ -197,21 +249,43 @@ class DemoView:
             table.add_row(*cells)
         return _framed(table, "Flows", f"and {hidden} more" if hidden > 0 else "", height=rows + 3)
 
-    def _action_list(self, snapshot: DemoSnapshot, width: int, height: int, ascii_only: bool) -> Panel:
-        channels = _joined(
-            [
-                Text.assemble((_clean(channel), _channel_style(channel)), (f" {count:,}", "bold"))
-                for channel, count in _ranked(snapshot.by_channel)
-            ],
-            "  ",
-        )
+    def _channel_table(self, snapshot: DemoSnapshot, width: int, rows: int) -> Panel:
+        is_wide, is_narrow = width >= _WIDE, width < _NARROW
+        table = Table(box=None, expand=True, padding=(0, 0, 0, 2 if is_wide else 1), pad_edge=False, header_style="dim")
+        table.add_column("channel", ratio=1, no_wrap=True, overflow="ellipsis", min_width=7)
+        statuses = _STATUSES if is_wide else _STATUSES_NARROW if is_narrow else _ALWAYS
+        for heading in ("actions", *statuses, *(() if is_narrow else ("moved on",)), "instead"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        for one in snapshot.channels[:rows]:
+            cells = [Text(_clean(one.channel), _channel_style(one.channel)), Text(f"{one.actions:,}", "bold")]
+            for status in statuses:
+                count = one.statuses.get(status, 0)
+                cells.append(Text(f"{count:,}", _STATUS_STYLES.get(status, "") if count else "dim"))
+            if not is_narrow:
+                cells.append(Text(f"{one.moved:,}"))
+            cells.append(Text(f"{one.instead:,}", "bold" if one.instead else "dim"))
+            table.add_row(*cells)
+        return _framed(table, "Channels", f"{snapshot.receipts:,} receipts", height=rows + 3)
+
+    def _action_list(
+        self, snapshot: DemoSnapshot, width: int, height: int, ascii_only: bool, note: str | Text | None = None
+    ) -> Panel:
+        if note is None:
+            note = _joined(
+                [
+                    Text.assemble((_clean(one.channel), _channel_style(one.channel)), (f" {one.actions:,}", "bold"))
+                    for one in snapshot.channels
+                    if one.actions
+                ],
+                "  ",
+            )
         rows = height - 3  # Two for the frame, one for the headings.
         body: RenderableType
         if snapshot.actions:
             body = self._action_table(_in_order(snapshot.actions)[-rows:], width, ascii_only)
         else:
             body = Text("None yet. The first come when users have done enough to enter a flow.", "dim italic")
-        return _framed(body, "Actions", channels, height=height)
+        return _framed(body, "Actions", note, height=height)
 
     def _action_table(self, actions: Iterable[ShownAction], width: int, ascii_only: bool) -> Table:
         is_wide, is_narrow = width >= _WIDE, width < _NARROW
@@ -349,11 +423,6 @@ def _count(count: int, what: str, style: str = "bold") -> Text:
 
 def _joined(parts: Sequence[Text], between: str) -> Text:
     return Text(between).join(parts)
-
-
-def _ranked(by_channel: Mapping[str, int]) -> list[tuple[str, int]]:
-    """Return the channels with their counts, in the order of names, so that they do not jump about."""
-    return sorted(by_channel.items())
 
 
 def _in_order(actions: Sequence[ShownAction]) -> list[ShownAction]:

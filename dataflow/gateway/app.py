@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
 
 from starlette.middleware.cors import CORSMiddleware
@@ -22,9 +22,13 @@ _METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Readiness:
-    """Whether Kafka answers and has the topics; asked at most every two seconds."""
+    """Whether Kafka answers and has the topics; asked at most every two seconds.
 
-    def __init__(self, writer: KafkaWriter, topics: Collection[str], monotonic_s: Callable[[], float]) -> None:
+    Args:
+        topics: each with the command that creates it.
+    """
+
+    def __init__(self, writer: KafkaWriter, topics: Mapping[str, str], monotonic_s: Callable[[], float]) -> None:
         self._writer, self._topics, self._monotonic_s = writer, topics, monotonic_s
         self._known: tuple[bool, str] = (False, "not asked yet")
         self._until_s = float("-inf")
@@ -35,7 +39,8 @@ class Readiness:
             self._until_s = float("inf")  # Others take what is known meanwhile.
             try:
                 missing = await self._writer.missing(self._topics)
-                self._known = (not missing, f"there is no topic {', '.join(missing)}" if missing else "ready")
+                said = [f"there is no topic {topic}; create it: {self._topics[topic]}" for topic in missing]
+                self._known = (not missing, "\n".join(said) or "ready")
             except WriteFailed as failed:
                 self._known = (False, f"Kafka does not answer: {failed}")
             finally:
@@ -52,6 +57,7 @@ def application(
     now_ms: Callable[[], int],
     monotonic_s: Callable[[], float],
     more: Collection[tuple[str, str, Handle, tuple[str, ...]]] = (),
+    create: Callable[[str], str] = str,
     topics: Collection[str] = (),
     cors: Collection[str] = (),
 ) -> ASGIApp:
@@ -60,12 +66,13 @@ def application(
     Args:
         more: further endpoints: a name for metrics, the path, who answers, and the methods.
         topics: further topics that have to be there.
+        create: returns the command that creates a topic.
         cors: the origins whose pages may post.
     """
     held = Held()
-    metrics.watch("nudge_gateway_held_bytes", "What bodies of open requests hold.", lambda: held.bytes)
-    metrics.watch("nudge_gateway_queued", "Records on their way to Kafka.", lambda: writer.queued)
-    readiness = Readiness(writer, {*keys.topics, *topics}, monotonic_s)
+    metrics.watch("nudge_gateway_held_bytes", lambda: held.bytes)
+    metrics.watch("nudge_gateway_queued", lambda: writer.queued)
+    readiness = Readiness(writer, {topic: create(topic) for topic in {*keys.topics, *topics}}, monotonic_s)
 
     def route(name: str, path: str, handle: Handle, *methods: str) -> Route:
         return Route(path, Endpoint(name, handle, held, metrics.answered, log), methods=list(methods))

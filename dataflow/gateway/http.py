@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import traceback
 import zlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final
@@ -14,6 +15,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 RECORD_MAX: Final = 1024 * 1024
 BATCH_MAX: Final = 5 * RECORD_MAX
 HEAD_MAX: Final = 64 * 1024
+HEAD_PATIENCE_S: Final = 10.0
 BODY_PATIENCE_S: Final = 10.0
 RETRY_AFTER_S: Final = 5
 HELD_MAX: Final = 256 * 1024 * 1024
@@ -200,8 +202,10 @@ class Endpoint:
             answer = await self._handle(came)
         except NotTaken as not_taken:
             answer = not_taken.answer
-        except Exception:
-            self._log.exception("a request could not be answered", path=self._name)
+        except Exception as error:
+            # Not with its message, which may have the request's data.
+            where = "".join(traceback.format_tb(error.__traceback__)[-3:])
+            self._log.error("a request could not be answered", path=self._name, error=type(error).__name__, where=where)
             answer = said(500, {"code": "internal", "message": "this is a mistake of ours"})
         finally:
             came.free()
@@ -210,25 +214,49 @@ class Endpoint:
 
 
 class Protocol(HttpToolsProtocol):
-    """HTTP whose heads are bounded, which the parser does not do by itself."""
+    """HTTP whose heads are bounded in size and time, which the parser does not do by itself."""
 
     _head = 0
     _is_in_head = True
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        """Somebody has connected, and has to say something soon."""
+        super().connection_made(transport)
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection has ended."""
+        self._stop_timer()
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Take what has come."""
         if self._is_in_head:
             self._head += len(data)
         super().data_received(data)
-        if self._is_in_head and self._head > HEAD_MAX and not self.transport.is_closing():
-            self.transport.close()
+        if self._is_in_head and self._head and not self.transport.is_closing():
+            if self._head > HEAD_MAX:
+                self.transport.close()
+            else:
+                self._await_head()
 
     def on_headers_complete(self) -> None:
         """A head has ended."""
         self._is_in_head, self._head = False, 0
+        self._stop_timer()
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         """The next head begins."""
         self._is_in_head = True
         super().on_message_complete()
+
+    def _await_head(self) -> None:
+        if self._timer is None:
+            self._timer = self.loop.call_later(HEAD_PATIENCE_S, self.transport.close)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl
 import msgspec
 
 from connectors.channels.base import Callback, NotTheirs, Provider, Report
+from connectors.formats.parsing import is_too_deep
 from connectors.kafka_writer import KafkaWriter, Keyed
 from connectors.ledgers.base import Ledger, LedgerAway, ToLook
 from dataflow.gateway.config import CallbackSettings
@@ -41,8 +42,18 @@ class Unmatched(msgspec.Struct, frozen=True):
         return self.action_id or self.provider_id
 
 
-read_unmatched: Final = msgspec.json.Decoder(Unmatched).decode
-"""Return an unmatched report. Raises msgspec.MsgspecError where it is none."""
+_decode: Final = msgspec.json.Decoder(Unmatched).decode
+
+
+def read_unmatched(raw: bytes) -> Unmatched:
+    """Return an unmatched report.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if is_too_deep(raw):
+        raise ValueError("it nests too deep")
+    return _decode(raw)
 
 
 class Reporting(NamedTuple):

@@ -8,16 +8,18 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
 import uvicorn
 import uvloop
 
-from connectors.kafka_writer import KafkaWriter
+from connectors.kafka import KEPT_TWO_DAYS, STAMPED_BY_BROKER, how_to_create
+from connectors.kafka_writer import KafkaWriter, WriteFailed
 from dataflow.deliver.config import Delivered, delivered
-from dataflow.deliver.start import a_nonce, now_ms, open_ledger, parse_ledger
+from dataflow.deliver.start import a_nonce, now_ms, open_ledger, parse_ledger, warn_of_ledger
+from dataflow.deliver.watch import watch
 from dataflow.errors import UsageError
 from dataflow.flows import find_workspace, read_workspace_file, shown_path
 from dataflow.gateway.app import application
@@ -106,10 +108,22 @@ class Start:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(self._serve(get_logger()))
 
+    def _command(self, topic: str) -> str:
+        """Return how *topic* is created."""
+        return how_to_create(self.bootstrap, topic, KEPT_TWO_DAYS if topic == self.unmatched else STAMPED_BY_BROKER)
+
+    async def _say_what_is_missing(self, writer: KafkaWriter, topics: set[str], log: Any) -> None:
+        with suppress(WriteFailed):  # Whoever asks /readyz is told, now and later.
+            for topic in await writer.missing(topics):
+                log.error("a topic is missing: what belongs there is answered with 503 until it is created",
+                          topic=topic, create=self._command(topic))  # fmt: skip
+
     async def _serve(self, log: Any) -> None:
         writer = KafkaWriter(self.bootstrap, self.options, queued=QUEUED, queued_kib=QUEUED_KIB, patience_s=PATIENCE_S)
         keys, metrics = Keys(self.settings.keys, self.prefix, time.monotonic), Metrics()
         channels = self._channels()
+        for how in list(self.delivered.values())[:1]:
+            await warn_of_ledger(open_ledger(self.ledger, self.group, how, "gateway"), log)
         more: list[tuple[str, str, Handle, tuple[str, ...]]] = []
         topics, tasks = set[str](), []
         if channels:
@@ -122,7 +136,7 @@ class Start:
                 self.bootstrap, self.options, f"{self.group}-unmatched", self.unmatched, ledgers, writer, self.events,
                 metrics, now_ms, log,
             )  # fmt: skip
-            metrics.watch("nudge_gateway_waiting", "Reports that wait for their action.", lambda: retrier.held)
+            metrics.watch("nudge_gateway_waiting", lambda: retrier.held)
             topics |= {self.events, self.unmatched}
             tasks.append(asyncio.create_task(retrier.run()))
         if self.settings.link_key is not None:
@@ -136,14 +150,16 @@ class Start:
             ]
         app = application(
             writer, keys, metrics, log, now_ms=now_ms, monotonic_s=time.monotonic, more=more, topics=topics,
-            cors=self.settings.cors,
+            cors=self.settings.cors, create=self._command,
         )  # fmt: skip
+        tasks.append(asyncio.create_task(self._say_what_is_missing(writer, topics | keys.topics, log)))
         config = uvicorn.Config(
             app, host=self.host, port=self.port, http=Protocol, ws="none", lifespan="off", log_config=None,
             access_log=False, server_header=False, date_header=False, proxy_headers=False,
             limit_concurrency=CONNECTIONS_MAX, backlog=1024, timeout_keep_alive=75,
             timeout_graceful_shutdown=STOP_PATIENCE_S,
         )  # fmt: skip
+        tasks.append(asyncio.create_task(watch(writer, log, "what comes is answered with 503")))
         server = _Server(config)
         listening = _listening(self.host, self.port)
 

@@ -14,8 +14,6 @@ from contextlib import suppress
 from itertools import count
 from typing import Any, Final, NamedTuple
 
-import msgspec
-
 from connectors.kafka import Options
 from connectors.kafka_group import GroupError, GroupReader, GroupRecord
 from connectors.kafka_writer import KafkaWriter, WriteFailed
@@ -164,7 +162,7 @@ class Retrier:
             progress.take(record.offset)
             try:
                 report = read_unmatched(record.value or b"")
-            except msgspec.MsgspecError as error:
+            except ValueError as error:
                 self._log.error("a record is no report", topic=record.topic, offset=record.offset, why=str(error))
                 progress.done(record.offset)
             else:

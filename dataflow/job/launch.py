@@ -69,6 +69,16 @@ def take_lock(channel: int) -> None:
         socket.recv_fds(parent, 1, 1)  # Nobody needs its number: it only has to stay open.
 
 
+def die_with_parent(parent: int) -> None:
+    """In the process: ask the kernel to kill it when its parent dies, however that dies."""
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if os.getppid() != parent:
+        os._exit(1)
+
+
 @contextmanager
 def launched(index: int) -> Iterator[Launched]:
     """Start process number *index* ahead of its job; it is ended if no job has come of it."""

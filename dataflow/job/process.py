@@ -18,7 +18,7 @@ import time
 from contextlib import suppress
 from typing import Final
 
-from dataflow.job.launch import take_lock
+from dataflow.job.launch import die_with_parent, take_lock
 from dataflow.job.outside import Machine
 from dataflow.job.plan import load_plan, topics_of
 from dataflow.job.status import PREPARED, STARTING, STATUS_EVERY_S, Report, Status
@@ -50,20 +50,10 @@ def _report(begun: list[Worker], pipe: int, done: threading.Event) -> None:
             os._exit(1)  # The parent is gone, and a job without its parent has nobody to stop it.
 
 
-def _die_with_parent(parent: int) -> None:
-    """Ask the kernel to kill this process when its parent dies, however it dies."""
-    if sys.platform == "linux":
-        import ctypes
-
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-    if os.getppid() != parent:
-        os._exit(1)
-
-
 def main(arguments: list[str]) -> int:
     """Run one process of the job; returns its exit status."""
     index, pipe, parent, log_to = map(int, arguments)
-    _die_with_parent(parent)
+    die_with_parent(parent)
     os.umask(0o077)  # What is written down here is personal data, and nobody else's.
     hold_stop_signals()
     # Standard output is the sink's, if anybody's: what libraries print goes to standard error.

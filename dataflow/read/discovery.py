@@ -99,13 +99,17 @@ def _of_file(source: SourceUrl, up_to_now: bool, log: Callable[[str], None]) -> 
 def _of_topic(
     source: SourceUrl, kafka: Mapping[str, Any], up_to_now: bool, slack_ms: int | None, log: Callable[[str], None]
 ) -> list[PartitionPlan]:
-    from connectors.kafka import MISSING_S, KafkaTopics  # It takes a while to load, and files do without.
+    # It takes a while to load, and files do without.
+    from connectors.kafka import MISSING_S, STAMPED_BY_BROKER, KafkaTopics, how_to_create
 
     topics = KafkaTopics(source.bootstrap, dict(kafka), log)
     try:
         numbers = topics.partitions(source.name, awaited_s=MISSING_S)
         if not numbers:
-            raise UsageError(f"--source: there is no topic {source.name} at {source.bootstrap}: create it first")
+            command = how_to_create(source.bootstrap, source.name, STAMPED_BY_BROKER)
+            raise UsageError(
+                f"--source: there is no topic {source.name} at {source.bootstrap}: create it first: {command}"
+            )
         ends: list[int | None] = [None] * len(numbers)
         if up_to_now:
             ends = [*topics.end_offsets(source.name, numbers)]

@@ -23,9 +23,10 @@ from operators.delivery.machine import Place
 from operators.delivery.policy import Policy
 from state.delivery import OK, Answer, Outcome
 from state.outgoing import Action
+from tests.certificates import certificates
 from tests.delivery.actions import action
 from tests.redis.fixtures import started
-from tests.redis.server import RedisServer, certificates
+from tests.redis.server import RedisServer
 
 pytestmark = pytest.mark.redis
 

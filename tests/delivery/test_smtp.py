@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from email.message import EmailMessage
 from pathlib import Path
@@ -13,7 +14,7 @@ from pydantic import ValidationError
 
 from connectors.channels.base import Content, Surroundings, Unfit
 from connectors.channels.smtp import Smtp, SmtpSettings
-from connectors.tokens import UNSUBSCRIBE, Token, read_token
+from connectors.tokens import OPEN, UNSUBSCRIBE, Token, read_token
 from dataflow.deliver.config import delivered
 from dataflow.errors import UsageError
 from state.delivery import CONFIG, OK, PERMANENT, RETRY, UNKNOWN, Answer
@@ -120,6 +121,36 @@ def test_all_that_is_sent_is_ascii_in_lines_that_fit() -> None:
     assert max(map(len, came.content.split(b"\r\n"))) <= 998
     assert b"\n" not in came.content.replace(b"\r\n", b"")
     assert came.message["subject"] == "ä" * 500
+
+
+def test_a_message_in_html_tells_that_it_is_opened_only_where_that_is_wanted() -> None:
+    one = mail(user="u-17", category="notification")
+    body = Content("s", "text", "<html><body><p>Hi</p></BODY></html>")
+    assert "img" not in message(body, one).as_string()
+    found = message(body, one, opens=True)
+    text, html = found.iter_parts()
+    assert "/o/" not in text.get_content()
+    picture = re.search(
+        r'<p>Hi</p><img src="https://u\.acme\.example/o/(\S+)" width="1" height="1" alt=""></BODY></html>',
+        html.get_content(),
+    )
+    assert picture is not None
+    token = Token(one.action_id, "u-17", "email", "notification")
+    assert read_token([KEY], OPEN, picture[1]) == token
+    assert read_token([KEY], UNSUBSCRIBE, picture[1]) is None, "it unsubscribes nobody"
+    bare = message(Content("s", "", "<p>Hi"), one, opens=True).get_content()
+    assert re.fullmatch(r"<p>Hi<img src=\S+ width=\S+ height=\S+ alt=\S+>\n", bare)
+    assert "img" not in message(Content("s", "text", ""), one, opens=True).as_string()
+
+
+def test_a_message_that_tells_that_it_is_opened_needs_the_gateway() -> None:
+    with pytest.raises(ValidationError, match="opens: true wants unsubscribe:"):
+        settings(opens=True, unsubscribe=False)
+
+
+def test_a_preview_has_no_token_that_works() -> None:
+    shown = Smtp(settings(opens=True), around()).preview(mail())
+    assert "/o/preview" in shown["html"]
 
 
 def test_marketing_carries_a_link_that_unsubscribes_with_one_click() -> None:

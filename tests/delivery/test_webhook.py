@@ -151,7 +151,7 @@ def test_a_private_address_is_called_only_where_it_is_allowed() -> None:
     receiver = Receiver()
     with Server(receiver) as server:
         (found,) = called(server.url, private=False)
-        assert (found.kind, found.code) == (PERMANENT, "forbidden_address")
+        assert (found.kind, found.code) == (CONFIG, "forbidden_address")
         (found,) = called(server.url.replace("127.0.0.1", "localhost"), private=False)
         assert "which may not be called" in found.detail
     assert receiver.came == {}

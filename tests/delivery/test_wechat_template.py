@@ -235,7 +235,9 @@ def test_who_cannot_sign_or_writes_no_xml_is_refused() -> None:
     for wrong in ({**query, "signature": "0" * 40}, {**query, "nonce": "x"}, {}):
         with pytest.raises(NotTheirs):
             reported(wrong, body)
-    for nonsense in (b"{}", b"", b'<!DOCTYPE x [<!ENTITY a "b">]><xml><Event>&a;</Event></xml>'):
+    entity = '<!DOCTYPE x [<!ENTITY a "b">]><xml><Event>&a;</Event></xml>'
+    hidden = b'<?xml version="1.0" encoding="cp037"?>' + entity.encode("cp037")
+    for nonsense in (b"{}", b"", entity.encode(), entity.encode("utf-16"), entity.encode("utf-16-be"), hidden):
         with pytest.raises(ValueError, match="callback"):
             reported(query, nonsense)
 

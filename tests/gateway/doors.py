@@ -37,6 +37,7 @@ class Broker:
         self.stored: list[tuple[str, Any, bytes]] = []
         self.fails: Callable[[int, bytes], WriteFailed | None] = lambda place, value: None
         self.away = False
+        self.gone: list[str] = []
         self.queued = 0
 
     def begin(self, topic: str, records: Sequence[Keyed]) -> asyncio.Future[Mapping[int, WriteFailed]]:
@@ -58,7 +59,7 @@ class Broker:
     async def missing(self, topics: Any) -> list[str]:
         if self.away:
             raise WriteFailed("no answer")
-        return []
+        return [topic for topic in self.gone if topic in topics]
 
 
 class Door:
@@ -73,6 +74,7 @@ class Door:
         self.clock = 0.0
         self.metrics: Any = None
         self.more_of: Callable[[], Any] = tuple
+        self.create: Callable[[str], str] = str
 
     def app(self) -> ASGIApp:
         self.metrics = Metrics()
@@ -80,7 +82,7 @@ class Door:
         return application(
             self.broker, keys, self.metrics, get_logger(),  # type: ignore[arg-type]
             now_ms=lambda: NOW_MS + int(self.clock * 1000), monotonic_s=lambda: self.clock, cors=self.settings.cors,
-            more=self.more_of(),
+            more=self.more_of(), create=self.create,
         )  # fmt: skip
 
     def ask(self, work: Callable[[httpx.AsyncClient], Awaitable[Any]]) -> Any:

@@ -52,7 +52,7 @@ node.id=1
 listeners=PLAINTEXT://127.0.0.1:{port},GUARDED://127.0.0.1:{guarded_port},CONTROLLER://127.0.0.1:{controller_port}
 advertised.listeners=PLAINTEXT://127.0.0.1:{port},GUARDED://127.0.0.1:{guarded_port}
 controller.listener.names=CONTROLLER
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,GUARDED:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,GUARDED:{guarded},CONTROLLER:PLAINTEXT
 listener.name.guarded.sasl.enabled.mechanisms=PLAIN
 listener.name.guarded.plain.sasl.jaas.config=\
     org.apache.kafka.common.security.plain.PlainLoginModule required user_nudge="secret";
@@ -87,6 +87,13 @@ log.segment.delete.delay.ms=1000
 log.cleaner.dedupe.buffer.size=4194304
 num.network.threads=2
 num.io.threads=4
+"""
+
+_TLS = """\
+listener.name.guarded.ssl.keystore.type=PEM
+listener.name.guarded.ssl.keystore.location={keystore}
+authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
+super.users=User:ANONYMOUS
 """
 
 _LOG4J = """\
@@ -368,10 +375,12 @@ class Broker(KafkaTopics):
     Args:
         heap: of the Java process.
         quick_start: compile lightly, which halves the cost of a start; wrong for a broker that works hard.
+        tls: a folder from `tests.certificates`; the guarded listener then speaks TLS only, and its user
+            may do what access lists say.
     """
 
-    def __init__(self, folder: Path, *, heap: str = "768m", quick_start: bool = True) -> None:
-        self._folder, self._heap, self._quick_start = folder.resolve(), heap, quick_start
+    def __init__(self, folder: Path, *, heap: str = "768m", quick_start: bool = True, tls: Path | None = None) -> None:
+        self._folder, self._heap, self._quick_start, self._tls = folder.resolve(), heap, quick_start, tls
         self._process: subprocess.Popen[bytes] | None = None
         self._class_archive: tuple[Path, Path] | None = None
         self._paused = False
@@ -518,8 +527,13 @@ class Broker(KafkaTopics):
         (self._folder / "log4j2.properties").write_text(_LOG4J, "utf-8")
         draft = self._folder / "server.properties.draft"
         text = _PROPERTIES.format(
-            port=self._port, guarded_port=self._guarded_port, controller_port=self._controller_port, data=data
-        )
+            port=self._port, guarded_port=self._guarded_port, controller_port=self._controller_port, data=data,
+            guarded="SASL_PLAINTEXT" if self._tls is None else "SASL_SSL",
+        )  # fmt: skip
+        if self._tls is not None:
+            keystore = self._folder / "keystore.pem"
+            keystore.write_bytes((self._tls / "server.key").read_bytes() + (self._tls / "server.pem").read_bytes())
+            text += _TLS.format(keystore=keystore)
         draft.write_text(text, "utf-8")
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode()[:22]
         # A leading dash would be read as an option.

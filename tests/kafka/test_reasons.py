@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ssl
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +12,9 @@ import pytest
 from connectors import kafka
 from connectors.kafka import KafkaTopics, KafkaUnavailable
 from connectors.kafka_reasons import FRESH_S, Heard, reason_of
+from tests.certificates import certificates
 from tests.kafka.broker import Broker
+from tests.providers.server import Response, Server
 
 SASL = {"security.protocol": "SASL_PLAINTEXT", "sasl.mechanism": "PLAIN", "sasl.username": "nudge"}
 
@@ -78,6 +82,33 @@ def test_a_reason_counts_for_a_while_and_other_lines_change_nothing() -> None:
     assert reason.what == "Failed to resolve 'k:9092': Name or service not known"
     clock_s[0] = FRESH_S
     assert heard.reason is None, "it may be another one by now"
+
+
+def test_a_certificate_of_another_host_is_told_from_one_that_nobody_trusts(tmp_path: Path) -> None:
+    ours, others = certificates(tmp_path / "ours"), certificates(tmp_path / "others")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(ours / "server.pem", ours / "server.key")
+
+    def told(host: str, ca: Path) -> str:
+        line = (
+            f"[thrd:ssl://{host}/bootstrap]: ssl://{host}/bootstrap: SSL handshake failed: error:0A000086:SSL "
+            "routines::certificate verify failed: broker certificate could not be verified "
+            "(after 33ms in state SSL_HANDSHAKE)"
+        )
+        reason = reason_of(line)
+        assert reason is not None
+        return reason.told(str(ca / "ca.pem"))
+
+    with Server(lambda _: Response(), context) as server:
+        assert "Hostname mismatch" in told(f"localhost:{server.port}", ours)
+        assert "the certificate is for another host" in told(f"localhost:{server.port}", ours)
+        untrusted = told(f"127.0.0.1:{server.port}", others)
+        assert untrusted.endswith("; check ssl.ca.location under kafka:")
+        assert "mismatch" not in untrusted
+        assert "broker certificate could not be verified" in told(f"127.0.0.1:{server.port}", ours), (
+            "it is right by now"
+        )
+    assert "broker certificate could not be verified" in told("127.0.0.1:1", ours), "nobody there can be asked"
 
 
 def refusal(

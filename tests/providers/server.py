@@ -52,19 +52,23 @@ class Server:
     Args:
         handle: called in that thread with each request.
         context: for TLS; None for none.
+        host: another address of this machine.
+        port: which one; 0: any.
     """
 
-    def __init__(self, handle: Handler, context: ssl.SSLContext | None = None) -> None:
-        self._handle, self._context = handle, context
+    def __init__(
+        self, handle: Handler, context: ssl.SSLContext | None = None, *, host: str = "127.0.0.1", port: int = 0
+    ) -> None:
+        self._handle, self._context, self._host = handle, context, host
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._server: Any = None
-        self.port = 0
+        self.port = port
 
     def __enter__(self) -> Self:
         self._thread.start()
         self._server = asyncio.run_coroutine_threadsafe(
-            asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._context), self._loop
+            asyncio.start_server(self._serve, self._host, self.port, ssl=self._context), self._loop
         ).result()
         self.port = self._server.sockets[0].getsockname()[1]
         return self
@@ -86,7 +90,7 @@ class Server:
     @property
     def url(self) -> str:
         """The address."""
-        return f"{'http' if self._context is None else 'https'}://127.0.0.1:{self.port}"
+        return f"{'http' if self._context is None else 'https'}://{self._host}:{self.port}"
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

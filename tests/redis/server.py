@@ -10,14 +10,7 @@ import subprocess
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
 from pathlib import Path
-
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from tests.kafka.broker import free_port
 
@@ -34,7 +27,7 @@ class RedisServer:
     Args:
         folder: for its file and its log.
         acl: lines of an ACL file; without them anybody may do everything.
-        tls: a folder from `certificates`; its port speaks TLS only.
+        tls: a folder from `tests.certificates`; its port speaks TLS only.
         fsync: when its file is synced. Unless that is "always", it may answer a moment before it writes.
     """
 
@@ -120,36 +113,3 @@ class RedisServer:
     def _signal(self, number: int) -> None:
         assert self._process is not None
         os.kill(self._process.pid, number)
-
-
-def certificates(folder: Path) -> Path:
-    """Make a certificate authority and a certificate of it for 127.0.0.1 in *folder*, and return that."""
-    folder.mkdir(parents=True, exist_ok=True)
-    now = datetime.now(UTC)
-    keys = {name: ec.generate_private_key(ec.SECP256R1()) for name in ("ca", "server")}
-    names = {name: x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"nudge test {name}")]) for name in keys}
-    for name, key in keys.items():
-        is_ca = name == "ca"
-        builder = (
-            x509.CertificateBuilder(names["ca"], names[name], key.public_key(), x509.random_serial_number())
-            .not_valid_before(now - timedelta(hours=1))
-            .not_valid_after(now + timedelta(days=2))
-            .add_extension(x509.BasicConstraints(ca=is_ca, path_length=None), critical=True)
-        )
-        if is_ca:
-            usage = x509.KeyUsage(
-                digital_signature=True, key_cert_sign=True, crl_sign=True, content_commitment=False,
-                key_encipherment=False, data_encipherment=False, key_agreement=False, encipher_only=False,
-                decipher_only=False,
-            )  # fmt: skip
-            builder = builder.add_extension(usage, critical=True)
-        else:
-            alternative = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])
-            builder = builder.add_extension(alternative, critical=False)
-        made = builder.sign(keys["ca"], hashes.SHA256())
-        (folder / f"{name}.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
-        private = key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        (folder / f"{name}.key").write_bytes(private)
-    return folder

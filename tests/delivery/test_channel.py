@@ -1,0 +1,206 @@
+"""A channel at work: what it says of what goes wrong, and what providers are given."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import Any, ClassVar
+
+import pytest
+
+from connectors.channels.base import Surroundings
+from connectors.ledgers.base import ToBegin, ToLook
+from connectors.ledgers.sqlite import SqliteLedger
+from dataflow.deliver import config
+from dataflow.deliver.channel import ChannelAtWork
+from dataflow.deliver.config import Delivered, delivered
+from dataflow.deliver.start import open_ledger, parse_ledger
+from dataflow.errors import UsageError
+from operators.delivery.machine import Place
+from operators.delivery.policy import Policy
+from state.delivery import CONFIG, UNKNOWN, Answer
+from state.outgoing import Action
+from tests.delivery.actions import action
+from tests.delivery.pager import Pager
+
+NOW_MS = 1_795_420_800_123
+
+
+class Log:
+    def __init__(self) -> None:
+        self.lines: list[tuple[str, dict[str, Any]]] = []
+
+    def _keep(self, event: str, **fields: Any) -> None:
+        self.lines.append((event, fields))
+
+    info = warning = error = _keep
+
+
+class Asked(Pager):
+    """Nobody knows what became of a call, and it does not tell either."""
+
+    can_be_asked: ClassVar[bool] = True
+
+    def __init__(self, told: Callable[[], Answer]) -> None:
+        self.told = told
+        self.asked = 0
+
+    async def call(self, action: Action) -> Answer:
+        return Answer(UNKNOWN, "no_answer")
+
+    async def ask(self, action: Action, since_ms: int) -> Answer:
+        self.asked += 1
+        return self.told()
+
+
+def told_of(provider: Any, until: Callable[[ChannelAtWork], bool], ledger: Any = None) -> tuple[ChannelAtWork, Log]:
+    """Return a channel, and what it has logged, once *until* is so; its time goes a minute with each look."""
+    log = Log()
+
+    async def work() -> ChannelAtWork:
+        minutes = 0
+        how = Delivered("sms", "actions.sms", Policy(can_be_asked=provider.can_be_asked), provider, "acme", None)
+        at_work = ChannelAtWork(
+            how, ledger or SqliteLedger(Path(":memory:"), "sms", "one"), None, "events",  # type: ignore[arg-type]
+            lambda: NOW_MS + minutes * 60_000, Random(1), lambda _: None, log,
+        )  # fmt: skip
+        at_work.take(action("a", "u-17", to="+8613800138000"), Place("actions.sms-0", 0))
+        at_work.go()
+        deadline = asyncio.get_running_loop().time() + 20
+        while not until(at_work):
+            assert asyncio.get_running_loop().time() < deadline, log.lines
+            await asyncio.sleep(0.02)
+            minutes += 1
+            at_work.machine.tick(NOW_MS + minutes * 60_000)
+            at_work.go()
+        await at_work.close()
+        return at_work
+
+    return asyncio.run(work()), log
+
+
+def test_a_provider_that_does_not_tell_is_logged_with_its_code_and_nothing_of_the_user() -> None:
+    provider = Asked(lambda: Answer(UNKNOWN, "isv.RAM_DENIED", "no right to ask for +8613800138000 of u-17"))
+    _, log = told_of(provider, lambda _: provider.asked >= 2)
+    (_, fields), *_ = [line for line in log.lines if "does not tell" in line[0]]
+    assert fields["code"] == "isv.RAM_DENIED"
+    assert fields["action_id"] == action("a").action_id
+    assert "13800138000" not in str(fields)
+    assert "u-17" not in str(fields)
+
+
+def test_a_provider_that_fails_when_it_is_asked_is_logged_without_what_it_says() -> None:
+    number = "".join(["+86138", "00138000"])  # Lines of code are logged, what is in them is not.
+
+    def fails() -> Answer:
+        raise ValueError(number)
+
+    provider = Asked(fails)
+    _, log = told_of(provider, lambda _: provider.asked >= 1)
+    (fields,) = [fields for event, fields in log.lines if event == "a provider failed"]
+    assert fields["error"] == "ValueError"
+    assert "13800138000" not in str(log.lines)
+
+
+class BrokenLedger:
+    """Has a fault of its own."""
+
+    async def note(self, notes: Any, now: int) -> Any:
+        raise KeyError("attempt")
+
+    async def close(self) -> None:
+        pass
+
+
+def test_a_fault_in_a_ledger_ends_delivery_and_does_not_stop_it_silently() -> None:
+    at_work, _ = told_of(Pager(None, None), lambda one: one.failure is not None, BrokenLedger())  # type: ignore[arg-type]
+    assert isinstance(at_work.failure, KeyError)
+
+
+class Reporting(Pager):
+    """Keeps what it was made with."""
+
+    around: ClassVar[Surroundings | None] = None
+
+    def __init__(self, settings: Any, around: Surroundings) -> None:
+        type(self).around = around
+
+
+def test_a_provider_has_a_little_less_time_than_its_channel_and_knows_how_many_calls_there_are(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(config.BUILT_IN, "pager", "tests.delivery.test_channel:Reporting")
+    written = {"provider": "pager", "timeout": "20s", "concurrency": 300}
+    how = delivered("sms", "t", written, tmp_path, lambda: 0, lambda: "n")
+    around = Reporting.around
+    assert around is not None
+    assert (how.policy.call_ms, around.timeout_s, around.concurrency) == (20_000, 18.0, 300)
+
+
+def test_as_many_connections_as_calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("S", "x" * 24)
+    secret = {"env": "S"}
+    some: dict[str, dict[str, Any]] = {
+        "webhook": {"url": "https://x.example/"},
+        "http": {"url": "https://x.example/"},
+        "alibaba_sms": {"key_id": secret, "secret": secret, "sign_name": "A"},
+        "twilio": {"account_sid": "AC" + "0" * 32, "auth_token": secret, "from": "+1"},
+        "wechat_template": {"app_id": "wx", "secret": secret},
+    }
+    for provider, more in some.items():
+        how = delivered("c", "t", {"provider": provider, "concurrency": 300, **more}, tmp_path, lambda: 0, lambda: "n")
+        made: Any = how.provider
+        assert made._client._http1._connections == 300, provider
+
+
+def test_who_only_looks_into_a_ledger_waits_for_nobody_who_writes(tmp_path: Path) -> None:
+    async def check() -> None:
+        one = SqliteLedger(tmp_path / "ledger.db", "sms", "one")
+        await one.note([ToBegin("a", 1, "u", NOW_MS)], NOW_MS)
+        other = sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        (found,) = await asyncio.wait_for(one.note([ToLook("a")], NOW_MS), 2)
+        assert found.entry is not None
+        other.execute("ROLLBACK")
+        other.close()
+        await one.close()
+
+    asyncio.run(check())
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://nudge:hush@h/0",
+        "redis://:hush@h/0",
+        "rediss://h/0?password=hush",
+        "redis://h/0?username=n&password=hush",
+    ],
+)
+def test_a_password_in_the_address_of_a_ledger_is_refused_and_not_said(url: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        parse_ledger(url)
+    assert "NUDGE_REDIS_PASSWORD" in str(refused.value)
+    assert "hush" not in str(refused.value)
+
+
+@pytest.mark.parametrize("url", ["redis://h/0?ssl_ca_cert=x", "redis://h/0?prefix=crm.", "redis://h:port/0"])
+def test_an_option_of_redis_that_is_none_is_told_at_the_start(url: str) -> None:
+    how = Delivered("sms", "actions.sms", Policy(), Pager(None, None), "acme", None)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="--ledger: "):
+        open_ledger(parse_ledger(url), "nudge-deliver", how, "one")
+
+
+def test_a_reason_that_stops_the_channel_has_nothing_of_the_user() -> None:
+    Pager.answers["+8613800138000"] = Answer(CONFIG, "E1", "bad key for u-17 at +86 138 0013 8000 with name Lina")
+    try:
+        _, log = told_of(Pager(None, None), lambda one: one.machine.why_open is not None)  # type: ignore[arg-type]
+    finally:
+        Pager.answers.clear()
+        Pager.called.clear()
+    (fields,) = [fields for event, fields in log.lines if "is stopped" in event]
+    assert fields["code"] == "E1"
+    assert fields["detail"] == "bad key for <hidden> at <number ..00> with name <hidden>"

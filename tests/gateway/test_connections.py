@@ -1,0 +1,78 @@
+"""Who connects and says nothing, or never comes to an end, is sent away; everybody else is not."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+import uvicorn
+
+from dataflow.gateway import http
+from dataflow.gateway.http import Protocol
+from dataflow.gateway.start import _listening, _Server
+
+REQUEST = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
+
+
+async def app(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+    await send({"type": "http.response.body", "body": b"ok"})
+
+
+def served(work: Callable[[int], Awaitable[Any]]) -> Any:
+    """Return what *work* gives, called with the port of a server."""
+
+    async def serve() -> Any:
+        config = uvicorn.Config(app, http=Protocol, ws="none", lifespan="off", log_config=None, access_log=False)
+        server, listening = _Server(config), _listening("127.0.0.1", 0)
+        serving = asyncio.create_task(server.serve(sockets=[listening]))
+        try:
+            return await work(listening.getsockname()[1])
+        finally:
+            server.should_exit = True
+            await serving
+
+    return asyncio.run(serve())
+
+
+@pytest.mark.parametrize("said", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nhost: x\r\n", REQUEST + b"GET / HTTP/1.1\r\n"])
+def test_a_head_that_does_not_come_ends_the_connection(said: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "HEAD_PATIENCE_S", 0.3)
+
+    async def work(port: int) -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(said)
+        found = await asyncio.wait_for(reader.read(), 10)
+        writer.close()
+        return found
+
+    assert served(work).count(b"200 OK") == (said.startswith(REQUEST))
+
+
+def test_a_client_that_comes_again_after_a_pause_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "HEAD_PATIENCE_S", 0.3)
+
+    async def work(port: int) -> list[bytes]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        found = []
+        for _ in range(2):
+            writer.write(REQUEST)
+            found.append(await asyncio.wait_for(reader.readuntil(b"ok"), 10))
+            await asyncio.sleep(0.7)
+        writer.close()
+        return found
+
+    assert [one[:15] for one in served(work)] == [b"HTTP/1.1 200 OK"] * 2
+
+
+def test_a_head_that_is_too_large_ends_the_connection() -> None:
+    async def work(port: int) -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET / HTTP/1.1\r\n" + b"x: " + b"y" * 70_000)
+        found = await asyncio.wait_for(reader.read(), 10)
+        writer.close()
+        return found
+
+    assert b"200 OK" not in served(work)
