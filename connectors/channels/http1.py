@@ -19,6 +19,7 @@ from connectors.channels.addresses import ForbiddenAddress, is_public
 
 _NOT_ADDED: Final = ("Accept", "Accept-Encoding", "User-Agent", "Content-Type")
 _CHECKED_MAX: Final = 100
+STOOD_STILL_S: Final = 0.5  # Far less than the time by which a lease is longer than a call.
 
 
 class _Resolver(AbstractResolver):
@@ -56,7 +57,15 @@ class _Timely(aiohttp.ClientRequest):
         """Write it, unless whoever waits for it has given up."""
         await asyncio.sleep(0)  # Here the loop sees whose time is over,
         await asyncio.sleep(0)  # and here they end.
+        self._seen_s = self.loop.time()
         return await super().send(conn)
+
+    async def write_bytes(self, writer: Any, conn: Any, content_length: int | None) -> None:
+        """Write the head and the body, which may be a round of the loop later."""
+        if self.loop.time() - self._seen_s > STOOD_STILL_S:
+            conn.close()  # Whoever waits for an answer gets none.
+        else:
+            await super().write_bytes(writer, conn, content_length)
 
 
 def _forbidden(host: str, addresses: Iterable[str]) -> ForbiddenAddress:
