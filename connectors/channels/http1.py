@@ -60,7 +60,7 @@ class _Timely(aiohttp.ClientRequest):
         self._seen_s = self.loop.time()
         return await super().send(conn)
 
-    async def write_bytes(self, writer: Any, conn: Any, content_length: int | None) -> None:
+    async def write_bytes(self, writer: Any, conn: Any, content_length: int | None = None) -> None:
         """Write the head and the body, which may be a round of the loop later."""
         if self.loop.time() - self._seen_s > STOOD_STILL_S:
             conn.close()  # Whoever waits for an answer gets none.
