@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextvars import ContextVar
 from typing import Any, Final
 
 import aiohttp
@@ -19,7 +20,8 @@ from connectors.channels.addresses import ForbiddenAddress, is_public
 
 _NOT_ADDED: Final = ("Accept", "Accept-Encoding", "User-Agent", "Content-Type")
 _CHECKED_MAX: Final = 100
-STOOD_STILL_S: Final = 0.5  # Far less than the time by which a lease is longer than a call.
+IS_TOO_LATE: Final[ContextVar[Callable[[], bool]]] = ContextVar("is_too_late", default=lambda: False)
+"""Asked just before a request is written: whether another process may have called by now."""
 
 
 class _Resolver(AbstractResolver):
@@ -50,19 +52,25 @@ class _Resolver(AbstractResolver):
         """There is nothing to let go of."""
 
 
+class _Late(Exception):
+    """It was too late to write a request, and nothing was written."""
+
+
 class _Timely(aiohttp.ClientRequest):
-    """A request that is not written once its time is over, as it may be where the whole process stood still."""
+    """A request that is not written once it may not be any more, as it may come where the whole process stood still.
+
+    The loop would see that too late: what it has begun to do it does before it looks at the time again.
+    """
 
     async def send(self, conn: Any) -> aiohttp.ClientResponse:
-        """Write it, unless whoever waits for it has given up."""
-        await asyncio.sleep(0)  # Here the loop sees whose time is over,
-        await asyncio.sleep(0)  # and here they end.
-        self._seen_s = self.loop.time()
+        """Write it, or its head where it has a body."""
+        if IS_TOO_LATE.get()():
+            raise _Late
         return await super().send(conn)
 
     async def write_bytes(self, writer: Any, conn: Any, content_length: int | None = None) -> None:
-        """Write the head and the body, which may be a round of the loop later."""
-        if self.loop.time() - self._seen_s > STOOD_STILL_S:
+        """Write the head and the body, a round of the loop later."""
+        if IS_TOO_LATE.get()():
             conn.close()  # Whoever waits for an answer gets none.
         else:
             await super().write_bytes(writer, conn, content_length)
@@ -120,6 +128,8 @@ class Http1:
             return response.status, response.headers, body[: self._answer_max]
         except ForbiddenAddress as error:
             raise httpx.ConnectError(str(error)) from error
+        except _Late as error:
+            raise httpx.ConnectTimeout("the process stood still until it was too late to call") from error
         except aiohttp.ConnectionTimeoutError as error:
             raise httpx.ConnectTimeout(str(error)) from error
         except aiohttp.ClientConnectorError as error:

@@ -11,6 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from connectors.channels.base import Unfit
+from connectors.channels.http1 import IS_TOO_LATE
 from connectors.kafka_writer import KafkaWriter
 from connectors.ledgers.base import KEPT_MS, Ledger, LedgerAway, Note, Noted, ToBegin, ToFree, ToLook, ToSettle
 from dataflow.deliver.config import Delivered
@@ -187,6 +188,8 @@ class ChannelAtWork:
             answer = Answer(RETRY, "too_late", "this process stood still before the call")
         else:
             began_s = asyncio.get_running_loop().time()
+            over_ms = until_ms + self.how.policy.call_ms
+            IS_TOO_LATE.set(lambda: self._now_ms() > over_ms)  # For this task alone.
             answer = await self._answer(action_id)
             answer = without(answer, self._hidden(action_id, is_logged=answer.kind in (CONFIG, TOKEN)))
             self.counts.called(answer.kind, asyncio.get_running_loop().time() - began_s, attempt)
