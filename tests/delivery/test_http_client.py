@@ -15,7 +15,7 @@ from tests.providers.server import HANGS, HANGS_UP, Request, Response, Server
 
 def test_a_call_that_waited_for_a_connection_was_not_sent_and_one_that_had_it_may_have_been() -> None:
     async def call(url: str) -> list[Answered | Answer]:
-        client = HttpClient(0.5, 2)
+        client = HttpClient(2.0, 2)
         found = await asyncio.gather(*(client.send(httpx.Request("POST", url)) for _ in range(5)))
         await client.close()
         return list(found)

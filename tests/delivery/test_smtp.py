@@ -263,7 +263,7 @@ def test_what_would_be_sent_is_shown_without_a_link_that_works() -> None:
 )  # fmt: skip
 def test_what_an_answer_means(command: str, said: str, kind: str, code: str) -> None:
     with MailServer(mood=lambda one, _: said if one == command else None) as server:
-        (found,) = called(server, timeout_s=0.5 if said == HANGS else 10.0)
+        (found,) = called(server, timeout_s=3.0 if said == HANGS else 10.0)
     assert (found.kind, found.code) == (kind, code), found
 
 
