@@ -82,7 +82,6 @@ class KafkaWriter:
             **client_options(bootstrap, options),
             "enable.idempotence": True,
             "acks": "all",
-            "partitioner": "murmur2_random",
             "linger.ms": linger_ms,
             "message.max.bytes": VALUE_MAX,
             "queue.buffering.max.messages": queued,
@@ -92,7 +91,7 @@ class KafkaWriter:
         self._patience_s = patience_s
         self._topics, self._one_asks = KafkaTopics(bootstrap, options), asyncio.Lock()
         self._asked: asyncio.Future[list[str]] | None = None
-        self._producer = Producer(self._settings)
+        self._producer = self._client()
         self._loop = asyncio.get_running_loop()
         self._queued = queued
         self._held: list[tuple[_Round, str, Sequence[Keyed], Headers]] = []
@@ -102,6 +101,9 @@ class KafkaWriter:
         self._poll: asyncio.TimerHandle | None = None
         self._failing_since_s: float | None = None
         self._old: set[asyncio.Task[None]] = set()
+
+    def _client(self) -> Producer:
+        return Producer({**self._settings, "partitioner": "murmur2_random"})
 
     @property
     def queued(self) -> int:
@@ -198,7 +200,7 @@ class KafkaWriter:
 
     def _renew(self) -> None:
         """Take a new client: nobody waits for what the old one still has."""
-        old, self._producer = self._producer, Producer(self._settings)
+        old, self._producer = self._producer, self._client()
         self._failing_since_s = None
         old.purge()
         old.poll(0)

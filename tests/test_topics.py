@@ -26,7 +26,7 @@ class Cluster:
     """A broker inside this process, with the topics that it is asked for and no others."""
 
     def __init__(self) -> None:
-        self._producer = Producer({"test.mock.num.brokers": 1, "log_level": 0})
+        self._producer = Producer({"test.mock.num.brokers": 1, "log_level": 0, "partitioner": "murmur2_random"})
         broker = next(iter(self._producer.list_topics("other", timeout=10).brokers.values()))
         self.bootstrap = f"{broker.host}:{broker.port}"
 

@@ -71,7 +71,7 @@ class KafkaPush:
         given = settings.options
         self._options = {name: one.reveal() if isinstance(one, Secret) else one for name, one in given.items()}
         config = client_options(settings.bootstrap, self._options)
-        check_options(self._options, {"producer": lambda: Producer(config)})
+        check_options(self._options, {"producer": lambda: Producer({**config, "partitioner": "murmur2_random"})})
         self._writer: KafkaWriter | None = None
 
     def _record(self, action: Action) -> tuple[str | None, bytes]:

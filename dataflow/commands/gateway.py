@@ -21,7 +21,10 @@ def gateway(
     host: Annotated[str, typer.Option("--host", help="The address to listen on; 0.0.0.0: all.")] = "127.0.0.1",
     config: Annotated[Path | None, typer.Option("--config", metavar="FILE", help=CONFIG_HELP)] = None,
     ledger: Annotated[
-        str, typer.Option("--ledger", metavar="URL", help="That of nudge deliver, to find actions in: sqlite:PATH.")
+        str,
+        typer.Option(
+            "--ledger", metavar="URL", help="That of nudge deliver, to find actions in: sqlite:PATH, redis://HOST."
+        ),
     ] = "sqlite:nudge-ledger.db",
     group: Annotated[
         str, typer.Option("--group", help="The consumer group of nudge deliver, after which its ledger is named.")
