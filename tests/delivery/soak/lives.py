@@ -6,6 +6,7 @@ command line; only some patience is shortened, so that a process is missed soone
 
 from __future__ import annotations
 
+import faulthandler
 import functools
 import multiprocessing
 import os
@@ -84,6 +85,11 @@ class Life:
             with suppress(ProcessLookupError):
                 os.kill(self._process.pid, number)
 
+    def tell_where_it_is(self) -> None:
+        """Let it write into its log where each of its threads is."""
+        self.send(signal.SIGUSR2)
+        self.wait(1)
+
     def kill(self) -> None:
         """End it at once."""
         self.send(signal.SIGKILL)
@@ -102,6 +108,7 @@ def _live(arguments: list[str], log: str, environment: dict[str, str], plan: Pla
     stream = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     os.dup2(stream, 1)
     os.dup2(stream, 2)
+    faulthandler.register(signal.SIGUSR2)
     os.environ.update(environment)
     _shorten(plan)
     if plan.point:

@@ -234,10 +234,8 @@ class Round:
         for slot in self.slots:
             assert slot.life is not None
             slot.is_stopping = True
-            slot.life.send(signal.SIGCONT)
             slot.life.send(signal.SIGTERM)
-            if slot.life.wait(STOP_LIMIT_S) is None:
-                raise RuntimeError(f"{slot.name} does not stop:\n{self._tail(slot)}")
+            self._wait_for(slot)
             self._ended(slot)
         last = self.slots[0]
         deadline_s = time.monotonic() + DRAIN_LIMIT_S
@@ -246,6 +244,18 @@ class Round:
         status = last.life.wait(max(0.0, deadline_s - time.monotonic()))
         if status != 0:
             raise RuntimeError(f"the last {last.name} ends with {status}:\n{self._tail(last)}")
+
+    def _wait_for(self, slot: Slot) -> None:
+        """Wait until the process of *slot* has ended; one whose point comes only now, and stands still, is woken."""
+        life = slot.life
+        assert life is not None
+        until_s = time.monotonic() + STOP_LIMIT_S
+        while life.wait(0.1) is None:
+            if time.monotonic() > until_s:
+                life.tell_where_it_is()
+                raise RuntimeError(f"{slot.name} does not stop:\n{self._tail(slot, 100)}")
+            if life.stands_still:
+                life.send(signal.SIGCONT)
 
     def _compare(self) -> None:
         done = self.done
