@@ -48,7 +48,7 @@ class GroupReader:
         *,
         given: Callable[[Mapping[tuple[str, int], int | None]], None],
         taken: Callable[[Sequence[tuple[str, int]]], None],
-        lost: Callable[[Sequence[tuple[str, int]]], None],
+        lost: Callable[[Sequence[tuple[str, int]]], object],
     ) -> None:
         settings: dict[str, Any] = {
             "topic.metadata.refresh.interval.ms": REFRESH_MS,

@@ -17,6 +17,7 @@ RENEW_S: Final = 20.0  # Some brokers are lost for good to a client that has see
 VALUE_MAX: Final = 2 * 1024 * 1024  # What a broker takes is its own business.
 
 _REFUSED: Final = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE, KafkaError.INVALID_RECORD)
+_SHUT_OUT: Final = (KafkaError._AUTHENTICATION, KafkaError._SSL)
 
 Keyed = tuple[str | bytes | None, bytes]
 """The key and the value of a record."""
@@ -100,10 +101,17 @@ class KafkaWriter:
         self._rounds: deque[_Round] = deque()
         self._poll: asyncio.TimerHandle | None = None
         self._failing_since_s: float | None = None
+        self._was_let_in = False
+        self._shut_out: WriteFailed | None = None
         self._old: set[asyncio.Task[None]] = set()
 
     def _client(self) -> Producer:
-        return Producer({**self._settings, "partitioner": "murmur2_random"})
+        return Producer({**self._settings, "partitioner": "murmur2_random", "error_cb": self._heard})
+
+    def _heard(self, error: KafkaError) -> None:
+        """Note why no broker lets this client in: to one who never got in, that says that nothing was sent."""
+        if error.code() in _SHUT_OUT and not self._was_let_in:
+            self._shut_out = _failure(error)
 
     @property
     def queued(self) -> int:
@@ -163,8 +171,10 @@ class KafkaWriter:
     def _report(self, one: _Round, place: int) -> Callable[[Any, Any], None]:
         def report(error: Any, _: Any) -> None:
             if error is None:
-                self._failing_since_s = None
+                self._failing_since_s, self._was_let_in, self._shut_out = None, True, None
                 one.end(place)
+            elif error.code() == KafkaError._MSG_TIMED_OUT:
+                self._failed(one, place, self._shut_out or _failure(error))
             else:
                 self._failed(one, place, _failure(error))
 
@@ -194,14 +204,14 @@ class KafkaWriter:
             return
         self._failing_since_s = self._failing_since_s or now_s
         while rounds and now_s - rounds[0].since_s >= self._patience_s:
-            rounds.popleft().give_up(WriteFailed(f"not acknowledged for {self._patience_s:g} s"))
+            rounds.popleft().give_up(self._shut_out or WriteFailed(f"not acknowledged for {self._patience_s:g} s"))
         if now_s - self._failing_since_s >= RENEW_S:
             self._renew()
 
     def _renew(self) -> None:
         """Take a new client: nobody waits for what the old one still has."""
         old, self._producer = self._producer, self._client()
-        self._failing_since_s = None
+        self._failing_since_s, self._was_let_in, self._shut_out = None, False, None
         old.purge()
         old.poll(0)
         task = self._loop.create_task(asyncio.to_thread(_end, [old]))

@@ -20,7 +20,7 @@ import msgspec
 from connectors.formats.parsing import is_too_deep
 from connectors.kafka import Options
 from connectors.kafka_group import GroupError, GroupReader, GroupRecord
-from connectors.kafka_writer import KafkaWriter
+from connectors.kafka_writer import KafkaWriter, WriteFailed
 from connectors.ledgers.base import Ledger, LedgerAway
 from dataflow.deliver.channel import ChannelAtWork
 from dataflow.deliver.config import Delivered
@@ -254,8 +254,13 @@ class Service:
             topic=record.topic, partition=record.partition, offset=record.offset, why=masked(why),
         )  # fmt: skip
         letter = DeadLetter(record.topic, record.partition, record.offset, reason, why, value[:RAW_KEPT_BYTES])
-        await self._writer.write(self._where.dead_letters, None, dump(letter))
-        progress.done(record.offset)
+        try:
+            await self._writer.write(self._where.dead_letters, None, dump(letter))
+        except WriteFailed as error:  # Not committed: it is read again at the next start.
+            self._failure = self._failure or f"{self._where.dead_letters} cannot be written: {error}"
+            self.stop()
+        else:
+            progress.done(record.offset)
 
     def _done(self, place: Place) -> None:
         topic, _, number = place.partition.rpartition("-")

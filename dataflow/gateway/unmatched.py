@@ -195,28 +195,33 @@ class Retrier:
                 self._is_over.wait(ANEW_S)
 
     def _read(self) -> None:
+        mine: set[Part] = set()
+        paused: set[Part] = set()
+
+        def given(parts: Mapping[Part, int | None]) -> None:
+            self._in_loop(self._given(parts))
+            mine.update(parts)
+            paused.difference_update(parts)  # What is given is read, whatever was paused before.
+
+        def gone(parts: Sequence[Part]) -> dict[Part, int]:
+            mine.difference_update(parts)
+            return dict(self._in_loop(self._gone(parts)))
+
         def taken(parts: Sequence[Part]) -> None:
-            commits = self._in_loop(self._gone(parts))
+            commits = gone(parts)
             with suppress(GroupError):
                 self._reader.commit(commits, wait=True)
 
-        reader = self._reader = GroupReader(
-            *self._where,
-            given=lambda parts: self._in_loop(self._given(parts)),
-            taken=taken,
-            lost=lambda parts: self._in_loop(self._gone(parts)),
-        )
+        reader = self._reader = GroupReader(*self._where, given=given, taken=taken, lost=gone)
         committed: dict[Part, int] = {}
-        paused: list[Part] = []
         committed_s = 0.0
         try:
             while not self._is_over.is_set():
-                if len(self._waiting) > HELD_MAX and not paused:
-                    paused = list(self._progress)
-                    reader.pause(paused)
-                elif paused and len(self._waiting) <= HELD_MAX:
-                    reader.resume([part for part in paused if part in self._progress])
-                    paused = []
+                wanted = mine.copy() if len(self._waiting) > HELD_MAX else set[Part]()
+                reader.pause(list(wanted - paused))
+                reader.resume([part for part in paused - wanted if part in mine])
+                paused.clear()
+                paused.update(wanted)
                 if records := reader.poll():
                     self._in_loop(self._take(records))
                 now_s = self._loop.time()
@@ -224,6 +229,6 @@ class Retrier:
                     committed_s, safe = now_s, self._in_loop(self._safe())
                     reader.commit({part: offset for part, offset in safe.items() if committed.get(part) != offset})
                     committed = safe
-            taken(list(self._progress))
+            taken(list(mine))
         finally:
             reader.close()

@@ -25,7 +25,9 @@ class World:
 
     def __init__(self, broker: KafkaTopics, prefix: str, folder: Path) -> None:
         self.broker, self.prefix, self.folder = broker, prefix, folder
-        for topic in ("actions.webhook", "events", "dead-letters"):
+        for topic in {"actions.webhook", "events", "dead-letters"} - {
+            one.removeprefix(prefix) for one in broker.topics(prefix)
+        }:
             broker.create_topic(prefix + topic, 3)
 
     def workspace(self, url: str, **more: object) -> None:
@@ -131,6 +133,23 @@ def test_what_is_no_action_is_a_dead_letter_and_stops_nobody(world: World) -> No
     assert len(receiver.taken) == 3
     letters = world.broker.read_all(f"{world.prefix}dead-letters")
     assert len(letters) == 2
+
+
+@pytest.mark.timeout(120)
+def test_where_dead_letters_cannot_be_written_it_stops_and_says_so_and_commits_nothing_behind_them(
+    broker: KafkaTopics, topic_prefix: str, tmp_path: Path
+) -> None:
+    broker.create_topic(f"{topic_prefix}dead-letters", 3, {"max.message.bytes": "100"})
+    world = World(broker, topic_prefix, tmp_path)
+    receiver = Receiver()
+    with Server(receiver) as server:
+        world.workspace(server.url)
+        broker.produce(f"{topic_prefix}actions.webhook", [(b"u", b"no json", None)])
+        for _ in range(2):  # Whoever starts next finds it again.
+            one = world.start()
+            assert one.process.wait(timeout=60) == 1, one.tail()
+    text = one.log.read_text()
+    assert text.count(f"{topic_prefix}dead-letters cannot be written: Broker: Message size too large") == 2, text
 
 
 @pytest.mark.timeout(120)

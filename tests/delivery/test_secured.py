@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import time
@@ -24,6 +25,9 @@ from confluent_kafka.admin import (
 )
 from standardwebhooks import Webhook as Signer
 
+from connectors.channels.base import Surroundings
+from connectors.channels.kafka import KafkaPush, KafkaSettings
+from state.delivery import CONFIG, Answer
 from tests.certificates import certificates
 from tests.delivery.actions import action
 from tests.delivery.jobs import Delivery, receipts, send
@@ -242,3 +246,27 @@ def test_the_gateway_tells_it_too(secured: Secured, tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="check NUDGE_REDIS_USER and NUDGE_REDIS_PASSWORD") as ended:
         Gateway(at(one.kafka), "", one.folder, *one.ledger, **one.given)
     assert WRONG_PASSWORD not in str(ended.value)
+
+
+@pytest.mark.parametrize(("what", "code"), [("password", "_authentication"), ("authority", "_ssl")])
+def test_a_push_to_a_kafka_that_lets_nobody_in_stops_its_channel_and_rejects_nothing(
+    secured: Secured, tmp_path: Path, what: str, code: str
+) -> None:
+    secured.broker.create_topic(f"pushed-{what}", 1)
+    given = {
+        "security.protocol": "SASL_SSL", "sasl.mechanism": "PLAIN", "sasl.username": "nudge",
+        "sasl.password": WRONG_PASSWORD if what == "password" else "secret",
+        "ssl.ca.location": str(secured.other_ca if what == "authority" else secured.ca),
+    }  # fmt: skip
+    settings = KafkaSettings(bootstrap=secured.broker.guarded, topic=f"pushed-{what}", options=given)
+    push = KafkaPush(settings, Surroundings(lambda: 0, lambda: "", tmp_path, 2.0))
+
+    async def call() -> Answer:
+        try:
+            return await push.call(action("a"))
+        finally:
+            await push.close()
+
+    answer = asyncio.run(call())
+    assert (answer.kind, answer.code) == (CONFIG, code)
+    assert WRONG_PASSWORD not in answer.detail
