@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
+import ssl
 from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
@@ -93,6 +94,8 @@ class HttpClient:
         except httpx.ConnectError as error:
             if isinstance(error.__cause__, ForbiddenAddress):
                 return Answer(CONFIG, "forbidden_address", str(error.__cause__))
+            if (fault := _fault_of_certificate(error)) is not None:
+                return Answer(CONFIG, "certificate", fault)
             return Answer(RETRY, "connect", str(error)[:DETAIL_MAX])
         except (httpx.ConnectTimeout, httpx.PoolTimeout) as error:
             return Answer(RETRY, "connect_timeout", str(error)[:DETAIL_MAX])
@@ -121,6 +124,15 @@ class HttpClient:
             await self._http1.close()
         if self._transport is not None:
             await self._transport.aclose()
+
+
+def _fault_of_certificate(error: BaseException | None) -> str | None:
+    """Return why the certificate of a host is not trusted, None where *error* came of something else."""
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError) and hasattr(error, "verify_message"):
+            return str(error.verify_message)
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _credentials(request: Request | httpx.Request) -> list[bytes]:

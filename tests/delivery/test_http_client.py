@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections import Counter
+from pathlib import Path
 
 import httpx
 import pytest
 
 from connectors.channels.http import Answered, HttpClient
-from state.delivery import RETRY, UNKNOWN, Answer
+from state.delivery import CONFIG, RETRY, UNKNOWN, Answer
+from tests.certificates import certificates
 from tests.providers.server import HANGS, HANGS_UP, Request, Response, Server
 
 
@@ -46,3 +49,34 @@ def test_a_call_is_written_once_whatever_happens_to_its_connection(method: str) 
     assert isinstance(second, Answer)
     assert second.kind == UNKNOWN
     assert seen == ["/0", "/1"]
+
+
+@pytest.mark.parametrize("http2", [False, True])
+@pytest.mark.parametrize(
+    ("host", "why"), [("127.0.0.1", "unable to get local issuer certificate"), ("localhost", "Hostname mismatch")]
+)
+def test_a_certificate_that_nobody_trusts_or_is_anothers_stops_the_channel_and_nothing_is_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, http2: bool, host: str, why: str
+) -> None:
+    made = certificates(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(made / "server.pem", made / "server.key")
+    if host == "localhost":  # Then the authority is right, and the host is not.
+        trusted = ssl.create_default_context(cafile=str(made / "ca.pem"))
+        monkeypatch.setattr("aiohttp.connector._SSL_CONTEXT_VERIFIED", trusted)
+        monkeypatch.setenv("SSL_CERT_FILE", str(made / "ca.pem"))
+    seen: list[str] = []
+
+    async def call(port: int) -> Answered | Answer:
+        client = HttpClient(5.0, 1, http2=http2)
+        try:
+            return await client.send(httpx.Request("POST", f"https://{host}:{port}/"))
+        finally:
+            await client.close()
+
+    with Server(lambda request: seen.append(request.path) or Response(), context) as server:  # type: ignore[func-returns-value]
+        found = asyncio.run(call(server.port))
+    assert isinstance(found, Answer)
+    assert (found.kind, found.code) == (CONFIG, "certificate")
+    assert why in found.detail
+    assert seen == []
