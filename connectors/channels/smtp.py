@@ -27,11 +27,12 @@ from aiosmtplib import (
     SMTPTimeoutError,
 )
 from aiosmtplib.errors import SMTPConnectError
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from connectors.channels.base import Callback, OneWay, Reply, Secret, Settings, Surroundings, Unfit
 from connectors.channels.bounces import reports_of
-from connectors.tokens import KEY_CHARS_MIN, OPEN, UNSUBSCRIBE, Token, make_token
+from connectors.channels.through_gateway import ThroughGateway
+from connectors.tokens import OPEN, UNSUBSCRIBE, Token, make_token
 from state.delivery import CONFIG, OK, PERMANENT, RETRY, UNKNOWN, Answer
 from state.outgoing import Action
 
@@ -77,12 +78,6 @@ def _mailbox(text: str) -> Address:
 Mailbox = Annotated[str, AfterValidator(lambda text: str(_mailbox(text)))]
 
 
-def _base(text: str) -> str:
-    if not re.fullmatch(r"https://[!-~]+", text):
-        raise ValueError("the link has to begin with https://")
-    return text.rstrip("/")
-
-
 def _headers(given: dict[str, str]) -> dict[str, str]:
     for name, value in given.items():
         if not _HEADER.fullmatch(name) or name.lower() in (_OURS | _WHOLE) or "\n" in value or "\r" in value:
@@ -90,19 +85,15 @@ def _headers(given: dict[str, str]) -> dict[str, str]:
     return given
 
 
-def _key(secret: Secret) -> Secret:
-    if len(secret.reveal()) < KEY_CHARS_MIN:
-        raise ValueError(f"the key has to have at least {KEY_CHARS_MIN} characters")
-    return secret
+class Unsubscribing(ThroughGateway):
+    """The link that unsubscribes, which stands in the head of a message: RFC 8058 wants it to be https."""
 
-
-class Unsubscribing(BaseModel):
-    """The link that unsubscribes: it leads to the gateway, which knows the same key."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    base: Annotated[str, AfterValidator(_base), Field(description="The gateway as the world sees it: https://..")]
-    key: Annotated[Secret, AfterValidator(_key)]
+    @field_validator("base")
+    @classmethod
+    def _is_https(cls, base: str) -> str:
+        if not re.fullmatch(r"https://[!-~]+", base):
+            raise ValueError("the link has to begin with https://")
+        return base
 
 
 class SmtpSettings(Settings):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, NamedTuple, Protocol
 
+from state import ledger
 from state.delivery import Entry, Outcome
 from state.errors import Failed
 
@@ -69,6 +70,21 @@ class ToLook(NamedTuple):
 
 
 Note = ToBegin | ToFree | ToSettle | ToReopen | ToLook
+
+
+def made_of(entry: Entry | None, note: Note, owner: str, now: int) -> Entry | None:
+    """Return what *note* of *owner* makes of what is known of its action; None where it makes nothing of it."""
+    match note:
+        case ToBegin(_, attempt, user_id, lease_ms):
+            return ledger.begin(entry, attempt, user_id, owner, lease_ms, now)
+        case ToFree(_, attempt):
+            return ledger.free(entry, attempt, owner)
+        case ToSettle(_, attempt, user_id, outcome):
+            return ledger.settle(entry, attempt, user_id, owner, outcome, now)
+        case ToReopen():
+            return ledger.reopen(entry, now)
+        case ToLook():
+            return None
 
 
 class Unsettled(NamedTuple):

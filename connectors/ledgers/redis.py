@@ -27,13 +27,10 @@ from connectors.ledgers.base import (
     Note,
     Noted,
     ToBegin,
-    ToFree,
     ToLook,
-    ToReopen,
-    ToSettle,
     Unsettled,
+    made_of,
 )
-from state import ledger
 from state.delivery import UNKNOWN, Entry
 
 PATIENCE_S: Final = 5.0
@@ -134,7 +131,7 @@ class RedisLedger:
         writes: list[tuple[int, str, bytes, Entry]] = []
         for place, key, old in zip(places, keys, olds, strict=True):
             entry = None if old is None else _load(old)
-            made = self._made(notes[place], entry, now)
+            made = made_of(entry, notes[place], self._owner, now)
             if made is None:
                 found[place] = Noted(entry, isinstance(notes[place], ToLook))
             else:
@@ -158,19 +155,6 @@ class RedisLedger:
             else:
                 again.append(place)
         return again
-
-    def _made(self, note: Note, entry: Entry | None, now: int) -> Entry | None:
-        match note:
-            case ToBegin(_, attempt, user_id, lease_ms):
-                return ledger.begin(entry, attempt, user_id, self._owner, lease_ms, now)
-            case ToFree(_, attempt):
-                return ledger.free(entry, attempt, self._owner)
-            case ToSettle(_, attempt, user_id, outcome):
-                return ledger.settle(entry, attempt, user_id, self._owner, outcome, now)
-            case ToReopen():
-                return ledger.reopen(entry, now)
-            case _:
-                return None
 
     def _called(self, provider_id: str) -> str:
         return f"{self._name}:p:{self._channel}:{provider_id}"

@@ -20,13 +20,10 @@ from connectors.ledgers.base import (
     LedgerAway,
     Note,
     Noted,
-    ToBegin,
-    ToFree,
     ToLook,
-    ToReopen,
     Unsettled,
+    made_of,
 )
-from state import ledger
 from state.delivery import Entry, Outcome
 from state.errors import StateRefused
 
@@ -86,14 +83,7 @@ class SqliteLedger:
         found = self._find(note.action_id)
         if isinstance(note, ToLook):
             return Noted(found, True)
-        if isinstance(note, ToBegin):
-            made = ledger.begin(found, note.attempt, note.user_id, self._owner, note.lease_ms, now)
-        elif isinstance(note, ToFree):
-            made = ledger.free(found, note.attempt, self._owner)
-        elif isinstance(note, ToReopen):
-            made = ledger.reopen(found, now)
-        else:
-            made = ledger.settle(found, note.attempt, note.user_id, self._owner, note.outcome, now)
+        made = made_of(found, note, self._owner, now)
         if made is None:
             return Noted(found, False)
         self._write(note.action_id, made)

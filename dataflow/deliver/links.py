@@ -6,35 +6,18 @@ from typing import Annotated, Final, TypeGuard
 from urllib.parse import urlsplit
 
 import msgspec
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from connectors.channels.base import Secret
-from connectors.tokens import KEY_CHARS_MIN, Token, make_link
+from connectors.channels.through_gateway import ThroughGateway
+from connectors.tokens import Token, make_link
 from state.outgoing import Action
 
 TARGET_MAX: Final = 2000  # A longer one stays as it is.
 
 
-def _base(text: str) -> str:
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise ValueError(f"{text!r} is no address; write https://s.example.com")
-    return text.rstrip("/")
-
-
-def _key(key: Secret) -> Secret:
-    if len(key.reveal()) < KEY_CHARS_MIN:
-        raise ValueError(f"a key of links has {KEY_CHARS_MIN} characters at least")
-    return key
-
-
-class Links(BaseModel):
+class Links(ThroughGateway):
     """`links:` of a channel."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    base: Annotated[str, AfterValidator(_base), Field(description="The gateway as the world sees it: https://..")]
-    key: Annotated[Secret, AfterValidator(_key)]
     vars: Annotated[list[str], Field(min_length=1, description="The variables that are addresses.")]
 
     def put_into(self, action: Action) -> Action:
