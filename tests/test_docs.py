@@ -138,7 +138,7 @@ def test_every_file_that_is_named_exists(page: Path) -> None:
     assert missing - USERS_FILES.get(name_of(page), set()) == set()
 
 
-USERS_FILES: Final = {"docs/tutorial.md": {"kafka.py"}}
+USERS_FILES: Final = {"docs/tutorial.md": {"kafka.py", "receiver.py"}}
 """Files that a page has its reader make."""
 
 
