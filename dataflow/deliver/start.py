@@ -18,6 +18,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import orjson
 import typer
+import uvloop
 
 from connectors.channels.base import Unfit
 from connectors.kafka import MISSING_S, STAMPED_BY_BROKER, KafkaTopics, Options, how_to_create
@@ -176,7 +177,8 @@ class Start:
             log.info("delivery has ended", outcomes=outcomes)
 
         try:
-            asyncio.run(work())
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(work())
         except DeliverFailed as error:
             raise DeliveryFailed(str(error)) from error
 
