@@ -38,6 +38,7 @@ from tests.oracle.values import (
 )
 
 HORIZON_MS = 400 * DAY_MS  # cli.md: "until nothing waits, at most 400 days"; C8: "The 400th day is included."
+RUNS_MAX = 1000
 VISITS_MAX = 1000  # Steps, `goto`: "at most 1000 visits of a step per journey".
 DUPLICATE_MS = DAY_MS  # T3
 RECEIPT_MS = 30 * DAY_MS  # R1: "whose journey closed more than 30 days ago".
@@ -162,6 +163,10 @@ class Closed:
     """How a begun step left the journey: over, or holding."""
 
 
+class TooManyRuns(Exception):
+    """A schedule runs so often that all of it would take hours here, where every instant looks at everybody."""
+
+
 class World:
     def __init__(self, flows: list[Flow], config: dict[str, Any], *, forgetful: bool) -> None:
         self.flows = flows
@@ -173,6 +178,7 @@ class World:
         self.experiments: dict[tuple[str, str], Experiment] = {}
         self.updates: dict[str, int] = {}  # U4: when an audience last had a membership record.
         self.runs: dict[str, Runs] = {}  # By flow.
+        self.runs_count = 0
         self.journeys_begun = 0
         self.actions: list[dict[str, Any]] = []
         self.journal: list[dict[str, Any]] = []
@@ -237,6 +243,9 @@ class World:
             if now > end:
                 return
             flows = self.runs_at(now)
+            self.runs_count += len(flows)
+            if self.runs_count > RUNS_MAX:
+                raise TooManyRuns
             at_once = 0
             while at_once < len(ahead) and ahead[at_once].now == now:
                 at_once += 1
