@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -13,6 +14,7 @@ POLL_S: Final = 0.1
 BATCH: Final = 500
 SESSION_MS: Final = 10_000
 ASKED_TIMES: Final = 12
+LEAVE_S: Final = 5.0  # A client waits for a broker that is mute without end.
 REFRESH_MS: Final = 30_000  # A topic that is created later, or a partition that is added, is found after that.
 
 
@@ -37,6 +39,7 @@ class GroupReader:
             from its start.
         taken: called with those that others have from now on, before they have them: what is open ends first.
         lost: called with those that others have already.
+        is_leaving: whether this member is to leave soon, so that nothing is waited for that it does not need.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class GroupReader:
         given: Callable[[Mapping[tuple[str, int], int | None]], None],
         taken: Callable[[Sequence[tuple[str, int]]], None],
         lost: Callable[[Sequence[tuple[str, int]]], object],
+        is_leaving: Callable[[], bool] = lambda: False,
     ) -> None:
         settings: dict[str, Any] = {
             "topic.metadata.refresh.interval.ms": REFRESH_MS,
@@ -63,7 +67,7 @@ class GroupReader:
             "isolation.level": "read_committed",
             "allow.auto.create.topics": False,
         }
-        self._is_leaving = False
+        self._is_leaving, self._leaves = False, is_leaving
         self._consumer = Consumer(settings)
         self._consumer.subscribe(
             list(topics),
@@ -80,7 +84,7 @@ class GroupReader:
     ) -> None:
         if self._is_leaving:
             return  # Others get them at once.
-        committed = _committed(consumer, some) if some else []
+        committed = _committed(consumer, some, self._leaves) if some else []
         consumer.incremental_assign(some)
         consumer.resume(some)  # A client remembers what it has paused, even where others had it meanwhile.
         given({(one.topic, one.partition): one.offset if one.offset >= 0 else None for one in committed})
@@ -118,17 +122,17 @@ class GroupReader:
         if not some:
             return
         try:
-            if wait:
-                self._consumer.commit(offsets=some, asynchronous=False)
-            else:
+            if not wait:
                 self._consumer.commit(offsets=some, asynchronous=True)
+            elif not _in_time(lambda: self._consumer.commit(offsets=some, asynchronous=False)):
+                raise GroupError(f"Kafka did not answer for {LEAVE_S:g} s")
         except KafkaException as error:
             raise GroupError(str(error)) from error
 
     def close(self) -> None:
-        """Leave the group."""
+        """Leave the group. Where Kafka does not answer, it finds out by itself that this member is gone."""
         self._is_leaving = True
-        self._consumer.close()
+        _in_time(self._consumer.close)
 
 
 _HOPELESS: Final = (
@@ -138,7 +142,25 @@ _HOPELESS: Final = (
 )
 
 
-def _committed(consumer: Consumer, some: list[TopicPartition]) -> list[TopicPartition]:
+def _in_time(work: Callable[[], object]) -> bool:
+    """Do *work* in a thread that is left to itself after some seconds; return whether it was done by then."""
+    failures: list[KafkaException] = []
+
+    def do() -> None:
+        try:
+            work()
+        except KafkaException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=do, daemon=True)
+    thread.start()
+    thread.join(LEAVE_S)
+    if failures:
+        raise failures[0]
+    return not thread.is_alive()
+
+
+def _committed(consumer: Consumer, some: list[TopicPartition], is_leaving: Callable[[], bool]) -> list[TopicPartition]:
     """Return where to read on; a broker that goes away just now is waited for."""
     tries = 0
     while True:
@@ -147,7 +169,7 @@ def _committed(consumer: Consumer, some: list[TopicPartition]) -> list[TopicPart
             return found
         except KafkaException as error:
             tries += 1
-            if tries == ASKED_TIMES or error.args[0].code() in _HOPELESS:
+            if tries == ASKED_TIMES or error.args[0].code() in _HOPELESS or is_leaving():
                 raise GroupError(f"where to read on is not known: {error}") from error
 
 

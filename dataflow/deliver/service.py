@@ -307,7 +307,7 @@ class Service:
         try:
             reader = GroupReader(
                 where.bootstrap, where.group, list(self.at_work), where.options,
-                given=self._on_given, taken=self._on_taken, lost=self._on_lost,
+                given=self._on_given, taken=self._on_taken, lost=self._on_lost, is_leaving=self._is_over.is_set,
             )  # fmt: skip
             self._reader = reader
             committed_s = 0.0
@@ -325,7 +325,8 @@ class Service:
                     reader.commit(self._in_loop(self._commits()))
             self._on_taken(list(self._partitions))
         except GroupError as error:
-            self._failure = self._failure or f"the actions cannot be read: {error}"
+            if not self._is_over.is_set():
+                self._failure = self._failure or f"the actions cannot be read: {error}"
         finally:
             if reader is not None:
                 reader.close()

@@ -191,7 +191,8 @@ class Retrier:
             try:
                 self._read()
             except GroupError as error:
-                self._log.error("unmatched reports cannot be read; trying again", error=str(error))
+                if not self._is_over.is_set():
+                    self._log.error("unmatched reports cannot be read; trying again", error=str(error))
                 self._is_over.wait(ANEW_S)
 
     def _read(self) -> None:
@@ -212,7 +213,9 @@ class Retrier:
             with suppress(GroupError):
                 self._reader.commit(commits, wait=True)
 
-        reader = self._reader = GroupReader(*self._where, given=given, taken=taken, lost=gone)
+        reader = self._reader = GroupReader(
+            *self._where, given=given, taken=taken, lost=gone, is_leaving=self._is_over.is_set
+        )
         committed: dict[Part, int] = {}
         committed_s = 0.0
         try:

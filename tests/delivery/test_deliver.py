@@ -10,7 +10,7 @@ import pytest
 
 from tests.delivery.actions import action
 from tests.delivery.jobs import Delivery, receipts, send
-from tests.kafka.broker import KafkaTopics
+from tests.kafka.broker import Broker, KafkaTopics
 from tests.providers.server import HANGS, Response, Server
 from tests.providers.webhook import SECRET, Receiver, in_any_mood
 from tests.redis.server import RedisServer
@@ -103,6 +103,29 @@ def test_asked_to_stop_it_waits_for_open_calls_and_the_next_one_calls_nobody_aga
         world.start("--stop-at-end").wait()
     assert set(receiver.came.values()) == {1}
     assert {receipt["status"] for some in world.receipts().values() for receipt in some} == {"accepted"}
+
+
+@pytest.mark.timeout(180)
+def test_asked_to_stop_it_stops_though_kafka_has_become_mute_and_nothing_is_sent_again(
+    breakable_broker: Broker, topic_prefix: str, tmp_path: Path
+) -> None:
+    world = World(breakable_broker, topic_prefix, tmp_path)
+    receiver = Receiver()
+    with Server(receiver) as server:
+        world.workspace(server.url)
+        world.send(ACTIONS[:20])
+        one = world.start()
+        deadline = time.monotonic() + 60
+        while len(world.receipts()) < 20:
+            assert time.monotonic() < deadline, one.tail()
+        breakable_broker.pause()
+        try:
+            assert one.stop(within_s=30) == 0, one.tail()
+        finally:
+            breakable_broker.resume()
+        assert "offsets could not be committed" in one.tail()
+        world.start("--stop-at-end").wait()
+    assert set(receiver.came.values()) == {1}
 
 
 @pytest.mark.timeout(120)
