@@ -213,6 +213,41 @@ class Endpoint:
         await answer.send(send)
 
 
+class _InOne:
+    """A transport that writes the head of an answer together with its body: one packet, and one call of the system.
+
+    The server writes the two one after the other, in the same step of the loop. A head without a body goes in the next.
+    """
+
+    def __init__(self, transport: Any, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport, self._loop = transport, loop
+        self._head = b""
+        self.is_closing, self.get_extra_info = transport.is_closing, transport.get_extra_info
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Write *data*, or keep it for a moment where it is a head."""
+        if self._head:
+            data, self._head = self._head + data, b""
+        elif data.startswith(b"HTTP/1.1 "):
+            self._head = data
+            self._loop.call_soon(self._flush)
+            return
+        self._transport.write(data)
+
+    def _flush(self) -> None:
+        if self._head:
+            head, self._head = self._head, b""
+            self._transport.write(head)
+
+    def close(self) -> None:
+        """Write what was kept, and close."""
+        self._flush()
+        self._transport.close()
+
+
 class Protocol(HttpToolsProtocol):
     """HTTP whose heads are bounded in size and time, which the parser does not do by itself."""
 
@@ -222,7 +257,7 @@ class Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         """Somebody has connected, and has to say something soon."""
-        super().connection_made(transport)
+        super().connection_made(_InOne(transport, self.loop))  # type: ignore[arg-type]
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:

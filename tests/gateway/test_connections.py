@@ -10,7 +10,7 @@ import pytest
 import uvicorn
 
 from dataflow.gateway import http
-from dataflow.gateway.http import Protocol
+from dataflow.gateway.http import Protocol, _InOne
 from dataflow.gateway.start import _listening, _Server
 
 REQUEST = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
@@ -76,3 +76,47 @@ def test_a_head_that_is_too_large_ends_the_connection() -> None:
         return found
 
     assert b"200 OK" not in served(work)
+
+
+class Written:
+    """Stands for a transport: what was written, and when it was closed."""
+
+    def __init__(self) -> None:
+        self.writes: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        self.writes.append(data)
+
+    def close(self) -> None:
+        self.writes.append(b"closed")
+
+    def is_closing(self) -> bool:
+        return False
+
+    def get_extra_info(self, name: str) -> str:
+        return name
+
+    def pause_reading(self) -> None:
+        self.writes.append(b"paused")
+
+
+def test_a_head_goes_with_its_body_and_alone_where_there_is_none() -> None:
+    head = b"HTTP/1.1 200 OK\r\n\r\n"
+
+    async def check() -> None:
+        real = Written()
+        one = _InOne(real, asyncio.get_running_loop())
+        one.write(head)
+        one.write(b"body")
+        one.write(b"more")
+        assert real.writes == [head + b"body", b"more"]
+        one.write(head)
+        await asyncio.sleep(0)
+        assert real.writes[2:] == [head], "an answer to HEAD"
+        one.write(head)
+        one.close()
+        assert real.writes[3:] == [head, b"closed"]
+        one.pause_reading()
+        assert real.writes[-1] == b"paused"
+
+    asyncio.run(check())
