@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from state.errors import Refused
@@ -9,6 +11,15 @@ from state.errors import Refused
 
 class UsageError(Refused):
     """The command was given something it cannot work with; the message says what next."""
+
+
+@contextmanager
+def at_file(file: str) -> Iterator[None]:
+    """Say of what is refused meanwhile that it stands in *file*."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(f"{file}: {error}") from None
 
 
 def must_be_readable(path: Path, what: str) -> None:

@@ -96,7 +96,7 @@ def parse_sink(url: str, flag: str = "--sink") -> SinkUrl:
         query = dict(parse_qsl(parts.query))
         unknown = sorted(set(query) - {"prefix", "partitions"})
         if not parts.netloc or parts.path.strip("/"):
-            raise UsageError(f"{flag} {url}: a Kafka sink is kafka://host:9092, one topic per channel")
+            raise UsageError(f"{flag} {url}: write kafka://host:9092, without a topic: each channel has its own")
         if unknown:
             raise UsageError(f"{flag} {url}: '{unknown[0]}' is not a parameter; there are prefix and partitions")
         partitions = query.get("partitions", "1")

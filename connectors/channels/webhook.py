@@ -20,7 +20,7 @@ from pydantic import AfterValidator, Field
 
 from connectors.channels.base import Callback, NotTheirs, Reply, Report, Secret, Settings, Surroundings
 from connectors.channels.http import Answered, HttpClient, Request, by_status
-from state.delivery import OK, UNKNOWN, Answer
+from state.delivery import ACCEPTED, OK, UNKNOWN, Answer
 from state.iso import parse_time_value
 from state.outgoing import Action, dump
 
@@ -85,14 +85,16 @@ def verified(keys: list[bytes], headers: Mapping[str, str], body: bytes, now_s: 
     return any(hmac.compare_digest(one.encode(), other.encode()) for one in wanted for other in given)
 
 
-def _report(one: Any) -> Report:
+def _report(one: Any, event_id: str) -> Report:
     fields = (
         {name: one.get(name) for name in ("action_id", "status", "code", "detail")} if isinstance(one, dict) else {}
     )
     if not isinstance(fields.get("action_id"), str) or not isinstance(fields.get("status"), str):
         raise ValueError("a report has action_id and status, both texts")
     said = {name: value for name, value in fields.items() if isinstance(value, str)}
-    return Report(**said, at_ms=parse_time_value(one.get("timestamp")))
+    if said["status"] == ACCEPTED:  # That is told already, when the receiver answers.
+        event_id = ""
+    return Report(**said, event_id=event_id, at_ms=parse_time_value(one.get("timestamp")))
 
 
 def qa_signature(key: str, timestamp: str, nonce: str) -> str:
@@ -174,7 +176,12 @@ class Webhook:
         if not verified(self._keys, came.headers, came.body, self._around.now_ms() // 1000):
             raise NotTheirs("the signature is wrong, or older than five minutes")
         said: Any = orjson.loads(came.body)
-        return Reply([_report(one) for one in (said if isinstance(said, list) else [said])], 204)
+        event_id = came.headers["webhook-id"]
+        reports = [
+            _report(one, f"{event_id}/{place}" if place else event_id)
+            for place, one in enumerate(said if isinstance(said, list) else [said])
+        ]
+        return Reply(reports, 204)
 
     def preview(self, action: Action) -> Mapping[str, Any]:
         """Return what would be posted; see `Provider`."""

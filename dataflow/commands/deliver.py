@@ -91,6 +91,8 @@ def deliver(
         raise UsageError(f"{' and '.join(said)}: one at a time")
     if test is not None and not to:
         raise UsageError("--test: write --to ADDRESS, too")
+    if to and test is None:
+        raise UsageError("--to: it goes with --test CHANNEL")
     names = [*(channels or []), *([] if test is None else [test])]
     start = Start(source, names, config, ledger, group, receipts, stop_at_end=stop_at_end, dry_run=dry_run)
     if status:

@@ -44,7 +44,8 @@ def preview(
         raise FlowError(wrong)
     assert name is not None, "it is the name of that file"
     if name not in messages.names:
-        raise UsageError(f"there is no message '{name}' in {messages.folder}; {did_you_mean(name, messages.names)}")
+        hint = did_you_mean(name, messages.names) or "there are none: write NAME.txt, NAME.html or NAME.subject.liquid"
+        raise UsageError(f"there is no message '{name}' in {messages.folder}; {hint}")
     given = Given(_variables(variables), UNSUBSCRIBE_URL, int(time.time() * 1000))
     try:
         subject, text, html = messages.render(name, given)

@@ -36,6 +36,7 @@ from state.outgoing import Action
 
 LEDGER_PAUSE_S: Final = 1.0
 SAID_AGAIN_MS: Final = 60_000
+LONG_MS: Final = 60_000  # Who asks to wait for so long is told of.
 _dump = msgspec.json.Encoder().encode
 
 
@@ -79,6 +80,7 @@ class ChannelAtWork:
         self._timer: asyncio.TimerHandle | None = None
         self._due_ms: int | None = None
         self._circuit: Answer | None = None
+        self._said_held_ms = 0
         self._untold: dict[str, int] = {}  # When it was last said that a provider does not tell, by its code.
         self._keeping = asyncio.create_task(self._keep())
         self._keeping.add_done_callback(self._ended)
@@ -194,6 +196,7 @@ class ChannelAtWork:
             answer = without(answer, self._hidden(action_id, is_logged=answer.kind in (CONFIG, TOKEN)))
             self.counts.called(answer.kind, asyncio.get_running_loop().time() - began_s, attempt)
         self.machine.answered(action_id, attempt, answer, self._now_ms())
+        self._say_held()
         self.go()
 
     async def _answer(self, action_id: str) -> Answer:
@@ -322,6 +325,14 @@ class ChannelAtWork:
         self._due_ms, self._timer = None, None
         self.machine.tick(self._now_ms())
         self.go()
+
+    def _say_held(self) -> None:
+        until_ms = self.machine.held_ms
+        if until_ms - self._now_ms() >= LONG_MS and until_ms - self._said_held_ms >= LONG_MS:
+            self._said_held_ms = until_ms
+            self._log.warning(
+                "the provider asks to wait: nobody is called before", channel=self.how.name, until=format_ms(until_ms)
+            )
 
     def _say_circuit(self) -> None:
         now = self.machine.why_open

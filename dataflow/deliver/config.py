@@ -16,6 +16,7 @@ from dataflow.deliver.links import Links
 from dataflow.deliver.liquid import liquid
 from dataflow.errors import UsageError
 from dataflow.messages import FOLDER, Messages
+from dataflow.refusals import refusal
 from operators.delivery.policy import AGAIN, PARK, Policy
 from operators.language.problems import BadValue, did_you_mean
 from operators.language.values import parse_duration
@@ -118,6 +119,10 @@ def delivered(
         UsageError: something is wrong with it; the message says where.
     """
     where = f"channels.{name}.deliver"
+    match written.get("provider"):
+        case {**one} if len(one) == 1:  # `provider: {http: {url: ..}}` is the same as `provider: http` and `url: ..`.
+            ((kind, inner),) = one.items()
+            written = {**(inner if isinstance(inner, dict) else {}), **written, "provider": kind}
     common = {key: value for key, value in written.items() if key in _COMMON}
     provider, links = common.pop("provider", None), common.pop("links", None)
     known = {name: EntryPoint(name, place, GROUP) for name, place in BUILT_IN.items()}
@@ -137,14 +142,14 @@ def delivered(
         except _Wrong as wrong:
             raise UsageError(f"{where}.{key}: {wrong}") from None
     try:
-        kind = known[provider].load()
+        loaded = known[provider].load()
     except (ImportError, AttributeError) as error:
         raise UsageError(
             f"{where}.provider: {provider!r} is {known[provider].value}, which is not there: {error}"
         ) from None
     rest = {key: value for key, value in written.items() if key not in _COMMON or key == "provider"}
     secrets = set[str]()
-    settings = _read(kind.settings, rest, where, folder, secrets)
+    settings = _read(loaded.settings, rest, where, folder, secrets)
     linked = None if links is None else _read(Links, links, f"{where}.links", folder, secrets)
     call_ms = found.get("timeout", 10_000)
     policy = Policy(
@@ -152,9 +157,9 @@ def delivered(
         concurrency=found.get("concurrency", 50),
         rate=None if shares_rate else found.get("rate"),
         give_up_after_ms=found.get("give_up_after", 3_600_000),
-        drops_repeats=kind.drops_repeats,
-        repeats_dropped_for_ms=getattr(kind, "repeats_dropped_for_ms", None),
-        can_be_asked=kind.can_be_asked,
+        drops_repeats=loaded.drops_repeats,
+        repeats_dropped_for_ms=getattr(loaded, "repeats_dropped_for_ms", None),
+        can_be_asked=loaded.can_be_asked,
         on_unknown=found.get("on_unknown", PARK),
     )
     content = content_of(Messages(folder / FOLDER) if messages is None else messages)
@@ -162,7 +167,7 @@ def delivered(
         around = Surroundings(
             now_ms, nonce, folder, call_ms / 1000 * HASTE, content, liquid, concurrency=policy.concurrency
         )
-        made = kind(settings, around)
+        made = loaded(settings, around)
     except ValueError as error:
         raise UsageError(f"{where}: {error}") from None
     account, rate = found.get("account", name), found.get("rate")
@@ -174,9 +179,7 @@ def _read(model: type[_Model], written: Any, where: str, folder: Path, secrets: 
     try:
         return model.model_validate(written, context=context)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(map(str, (where, *first["loc"])))
-        raise UsageError(f"{place}: {first['msg']}") from None
+        raise UsageError(refusal(error, written, where, model)) from None
 
 
 def content_of(messages: Messages) -> Callable[[Action, str | None], Content]:

@@ -33,6 +33,6 @@ class Links(ThroughGateway):
 
 def is_target(value: object) -> TypeGuard[str]:
     """Tell whether *value* is an address that a link may lead to."""
-    if not isinstance(value, str) or len(value) > TARGET_MAX or not value.startswith(("http://", "https://")):
+    if not isinstance(value, str) or len(value) > TARGET_MAX or not value.lower().startswith(("http://", "https://")):
         return False
     return value.isprintable() and " " not in value and bool(urlsplit(value).hostname)

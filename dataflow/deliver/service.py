@@ -17,10 +17,10 @@ from typing import Any, Final
 
 import msgspec
 
-from connectors.formats.parsing import is_too_deep
+from connectors.formats.parsing import is_too_deep, parse_object
 from connectors.kafka import Options
 from connectors.kafka_group import GroupError, GroupReader, GroupRecord
-from connectors.kafka_writer import KafkaWriter, WriteFailed
+from connectors.kafka_writer import KafkaWriter
 from connectors.ledgers.base import Ledger, LedgerAway
 from dataflow.deliver.channel import ChannelAtWork
 from dataflow.deliver.config import Delivered
@@ -30,6 +30,7 @@ from dataflow.deliver.offsets import Progress
 from dataflow.deliver.watch import watch
 from operators.delivery.machine import Place
 from state.outgoing import RAW_KEPT_BYTES, Action, DeadLetter, DeadReason, dump
+from state.records import Reject
 
 COMMIT_EVERY_S: Final = 1.0
 LOOK_S: Final = 0.05
@@ -56,13 +57,24 @@ def read_action(raw: bytes) -> Action:
     return _decode(raw)
 
 
+def why_no_action(raw: bytes, error: ValueError) -> tuple[DeadReason, str]:
+    """Return why *raw* is no action, as all dead letters say it; *error* is what reading it gave."""
+    found = parse_object(raw)
+    if isinstance(found, Reject):
+        return found.reason, found.detail
+    if found.get("user_id") in (None, ""):
+        return "no_user", "`user_id` is missing, null or empty"
+    return "bad_type", str(error)
+
+
 class DeliverFailed(Exception):
     """Delivery cannot go on; the message says why."""
 
 
 @dataclass(slots=True)
 class _Partition:
-    channel: ChannelAtWork
+    channels: Mapping[str, ChannelAtWork]
+    """Those whose actions it has, by name: several may share a topic."""
     progress: Progress | None = None
     is_paused: bool = False
     committed: int = -1
@@ -113,7 +125,9 @@ class Service:
         self._paused: set[Part] = set()
         self._is_over = threading.Event()
         self._burials: set[asyncio.Task[None]] = set()
-        self.at_work: dict[str, ChannelAtWork] = {}
+        self._waits_for_all = bool(all_of)  # Who must have all calls nobody before.
+        self._by_topic: dict[str, dict[str, ChannelAtWork]] = {}
+        self.at_work: list[ChannelAtWork] = []
 
     def stop(self) -> None:
         """End soon: nothing new begins, what is open ends."""
@@ -129,9 +143,11 @@ class Service:
         self._writer = KafkaWriter(self._where.bootstrap, self._where.options)
         for how in self._channels:
             ledger = self._ledger_of(how)
-            self.at_work[how.topic] = ChannelAtWork(
+            channel = ChannelAtWork(
                 how, ledger, self._writer, self._where.receipts, self._now_ms, self._chance, self._done, self._log
             )
+            self.at_work.append(channel)
+            self._by_topic.setdefault(how.topic, {})[how.name] = channel
         reading = asyncio.create_task(asyncio.to_thread(self._read_all))
         beside = [
             asyncio.create_task(self._forget_daily()),
@@ -147,7 +163,7 @@ class Service:
             await reading
             for task in beside:
                 task.cancel()
-            for channel in self.at_work.values():
+            for channel in self.at_work:
                 await channel.close()
             left = await self._writer.close()
         if self._failure:
@@ -158,33 +174,33 @@ class Service:
     async def look(self) -> list[ChannelLook]:
         """Return what can be seen of all channels."""
         have = Counter(topic for topic, _ in self._partitions)
-        return [channel.look(have[topic]) for topic, channel in self.at_work.items()]
+        return [channel.look(have[channel.how.topic]) for channel in self.at_work]
 
     # ---- in the loop -------------------------------------------------------------------------------------------
 
     def _look_around(self) -> None:
         """Pause what is full, and see whether this is the end."""
-        for channel in self.at_work.values():
+        for channel in self.at_work:
             if channel.failure is not None:
                 self._failure = masked(f"{channel.how.name}: {type(channel.failure).__name__} {channel.failure}")
                 self.stop()
+        self._must_have_all()
         paused = set()
         for part, one in self._partitions.items():
-            if one.progress is None:
-                continue
-            machine = one.channel.machine
-            is_full = machine.is_full or (one.is_paused and machine.open > FULL_AGAIN * machine.policy.open_max)
-            one.is_paused = is_full
-            if is_full or self._is_read(part, one.progress):
+            one.is_paused = any(
+                machine.is_full or (one.is_paused and machine.open > FULL_AGAIN * machine.policy.open_max)
+                for machine in (channel.machine for channel in one.channels.values())
+            )
+            is_read = one.progress is not None and self._is_read(part, one.progress)
+            if self._waits_for_all or one.is_paused or is_read:
                 paused.add(part)
         self._to_pause = paused
-        self._must_have_all()
         if self._ends is not None and self._is_at_its_end():
             self.stop()
 
     async def _forget_daily(self) -> None:
         while True:
-            for channel in list(self.at_work.values()):
+            for channel in self.at_work:
                 with suppress(LedgerAway):  # Tomorrow is early enough.
                     await channel.forget()
             await asyncio.sleep(FORGET_EVERY_S)
@@ -194,7 +210,7 @@ class Service:
         if self._all_of is None or not self._partitions:
             return
         if len(self._partitions) >= self._all_of:
-            self._incomplete_s, self._patience_s = None, LATER_PATIENCE_S
+            self._incomplete_s, self._patience_s, self._waits_for_all = None, LATER_PATIENCE_S, False
             return
         now_s = self._loop.time()
         self._incomplete_s = self._incomplete_s or now_s
@@ -215,10 +231,10 @@ class Service:
             one = self._partitions.get(part)
             if end and (one is None or one.progress is None or one.progress.position < end):
                 return False
-        return not self._burials and not any(channel.machine.open for channel in self.at_work.values())
+        return not self._burials and not any(channel.machine.open for channel in self.at_work)
 
     def _take(self, records: Sequence[GroupRecord]) -> None:
-        touched = set()
+        touched: set[ChannelAtWork] = set()
         for record in records:
             part = (record.topic, record.partition)
             one = self._partitions.get(part)
@@ -236,28 +252,38 @@ class Service:
             try:
                 action = read_action(record.value)
             except ValueError as error:
-                one.channel.counts.dead += 1
-                task = asyncio.create_task(self._bury(record, str(error), one.progress))
-                self._burials.add(task)
-                task.add_done_callback(self._burials.discard)
+                self._begin_burial(record, one, *why_no_action(record.value, error))
                 continue
-            one.channel.take(action, place)
-            touched.add(record.topic)
-        for topic in touched:
-            self.at_work[topic].go()
+            channel = one.channels.get(action.channel)
+            if channel is None:
+                there = " and ".join(one.channels)
+                why = f"`channel` is {action.channel!r}, and {record.topic} has the actions of {there}"
+                self._begin_burial(record, one, "bad_type", why)
+                continue
+            channel.take(action, place)
+            touched.add(channel)
+        for channel in touched:
+            channel.go()
 
-    async def _bury(self, record: GroupRecord, why: str, progress: Progress) -> None:
+    def _begin_burial(self, record: GroupRecord, one: _Partition, reason: DeadReason, why: str) -> None:
+        next(iter(one.channels.values())).counts.dead += 1
+        assert one.progress is not None, "the record is on its way"
+        task = asyncio.create_task(self._bury(record, reason, why, one.progress))
+        self._burials.add(task)
+        task.add_done_callback(self._burials.discard)
+
+    async def _bury(self, record: GroupRecord, reason: DeadReason, why: str, progress: Progress) -> None:
         value = record.value or b""
-        reason: DeadReason = "bad_type" if value[:1] == b"{" else "not_json"
         self._log.warning(
             "a record is no action, and goes to the dead letters",
             topic=record.topic, partition=record.partition, offset=record.offset, why=masked(why),
         )  # fmt: skip
         letter = DeadLetter(record.topic, record.partition, record.offset, reason, why, value[:RAW_KEPT_BYTES])
-        try:
-            await self._writer.write(self._where.dead_letters, None, dump(letter))
-        except WriteFailed as error:  # Not committed: it is read again at the next start.
-            self._failure = self._failure or f"{self._where.dead_letters} cannot be written: {error}"
+        key, content = f"{record.topic}-{record.partition}", dump(letter)
+        headers = [("reason", reason.encode()), ("content-type", b"application/json")]
+        failures = await self._writer.begin(self._where.dead_letters, [(key, content)], headers)
+        if failures:  # Not committed: it is read again at the next start.
+            self._failure = self._failure or f"{self._where.dead_letters} cannot be written: {failures[0]}"
             self.stop()
         else:
             progress.done(record.offset)
@@ -271,18 +297,18 @@ class Service:
     def _given(self, parts: Mapping[Part, int | None]) -> None:
         for part, offset in parts.items():
             progress = None if offset is None else Progress(offset)
-            self._partitions[part] = _Partition(self.at_work[part[0]], progress)
+            self._partitions[part] = _Partition(self._by_topic[part[0]], progress)
 
     async def _give_back(self, parts: Sequence[Part], *, is_lost: bool) -> dict[Part, int]:
         """Begin nothing more in *parts*; return what may be committed of them once nothing is open there."""
         names = [f"{topic}-{number}" for topic, number in parts]
-        for channel in self.at_work.values():
+        for channel in self.at_work:
             channel.give_back(names)
         if not is_lost:
-            longest_s = max((one.how.policy.call_ms for one in self.at_work.values()), default=0) / 1000
+            longest_s = max((one.how.policy.call_ms for one in self.at_work), default=0) / 1000
             until_s = self._loop.time() + longest_s + MARGIN_S
             while self._loop.time() < until_s and any(
-                one.machine.has_open(name) for one in self.at_work.values() for name in names
+                one.machine.has_open(name) for one in self.at_work for name in names
             ):
                 await asyncio.sleep(0.01)
         commits = {}
@@ -306,8 +332,9 @@ class Service:
         reader = None
         try:
             reader = GroupReader(
-                where.bootstrap, where.group, list(self.at_work), where.options,
-                given=self._on_given, taken=self._on_taken, lost=self._on_lost, is_leaving=self._is_over.is_set,
+                where.bootstrap, where.group, list(self._by_topic), where.options,
+                given=self._on_given, taken=self._on_taken, lost=self._on_lost,
+                is_leaving=self._is_over.is_set, is_held=lambda: self._waits_for_all,
             )  # fmt: skip
             self._reader = reader
             committed_s = 0.0
@@ -342,7 +369,8 @@ class Service:
 
     def _on_given(self, parts: Mapping[Part, int | None]) -> None:
         self._in_loop(self._given_now(parts))
-        self._paused -= parts.keys()  # What is given is read, whatever was paused before.
+        # What is given is read, whatever was paused before; or it is held at once.
+        self._paused = self._paused | parts.keys() if self._waits_for_all else self._paused - parts.keys()
 
     def _on_taken(self, parts: Sequence[Part]) -> None:
         commits = self._in_loop(self._give_back(parts, is_lost=False))

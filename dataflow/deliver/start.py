@@ -31,19 +31,19 @@ from dataflow.deliver.config import Delivered, delivered
 from dataflow.deliver.counts import ChannelLook
 from dataflow.deliver.masking import masked, without
 from dataflow.deliver.service import DeliverFailed, Part, Service, Where, read_action
-from dataflow.errors import UsageError
+from dataflow.errors import UsageError, at_file
 from dataflow.flows import find_workspace, read_workspace_file, shown_path
 from dataflow.logs import configure_logs, get_logger
 from dataflow.messages import FOLDER, Messages
 from dataflow.settings import kafka_options
 from dataflow.urls import parse_sink
-from operators.delivery.machine import Place
+from operators.delivery.machine import NEVER, Place
 from operators.language.channels import channel_of
 from operators.language.problems import FlowError
 from operators.language.workspace import Workspace, read_workspace
-from state.delivery import ACCEPTED, OK, PERMANENT, TOKEN, UNKNOWN, Answer, Entry, Outcome
+from state.delivery import ACCEPTED, EXPIRED, OK, PERMANENT, TOKEN, UNKNOWN, Answer, Entry, Outcome
 from state.errors import Failed
-from state.iso import format_ms
+from state.iso import format_ms, parse_iso_ms
 from state.outgoing import Action, Cause
 
 LOOK_TIMEOUT_S: Final = 5.0
@@ -124,10 +124,22 @@ class Start:
             assert written is not None, "it has it"
             topic = self.prefix + channel.topic
             shares_rate = self.ledger.kind == "redis"
-            how = delivered(
-                name, topic, written, self.folder, now_ms, a_nonce, shares_rate=shares_rate, messages=self.messages
-            )
+            with at_file(file):
+                how = delivered(
+                    name, topic, written, self.folder, now_ms, a_nonce, shares_rate=shares_rate, messages=self.messages
+                )
             found.append(how)
+        for how in found:
+            others = [
+                other
+                for other in with_deliver
+                if (shares := channel_of(other, workspace)) is not None and self.prefix + shares.topic == how.topic
+            ]
+            if missing := [one for one in others if one not in {known.name for known in found}]:
+                raise UsageError(
+                    f"{file}: the channels {' and '.join(others)} share the topic {how.topic}, so they are delivered "
+                    f"together: name {' and '.join(missing)}, too, or give {how.name} a topic of its own"
+                )
         return found
 
     def run(self, serving: Serving | None = None) -> None:
@@ -173,7 +185,7 @@ class Start:
             finally:
                 if served is not None:
                     await asyncio.to_thread(served.close)
-            outcomes = {at_work.how.name: dict(at_work.counts.outcomes) for at_work in service.at_work.values()}
+            outcomes = {at_work.how.name: dict(at_work.counts.outcomes) for at_work in service.at_work}
             log.info("delivery has ended", outcomes=outcomes)
 
         try:
@@ -237,7 +249,9 @@ class Start:
     def _all_that_is_there(self) -> Iterator[tuple[Delivered, GroupRecord]]:
         """Read all records that the channels' topics have now; nothing is committed."""
         ends = self._ends()
-        by_topic = {one.topic: one for one in self.channels}
+        by_topic: dict[str, list[Delivered]] = {}
+        for one in self.channels:
+            by_topic.setdefault(one.topic, []).append(one)
         left = {part for part, end in ends.items() if end}
         group = f"{self.where.group}-look-{uuid.uuid4().hex}"
         nothing: Any = lambda _: None  # noqa: E731
@@ -249,7 +263,7 @@ class Start:
                 for record in reader.poll():
                     part = (record.topic, record.partition)
                     if record.offset < ends.get(part, 0):
-                        yield by_topic[record.topic], record
+                        yield _channel_of(record, by_topic[record.topic]), record
                     if record.offset + 1 >= ends.get(part, 0):
                         left.discard(part)
         finally:
@@ -376,9 +390,9 @@ def _kafka(source: str | None) -> tuple[str, str]:
     """Return where a Kafka is, and what its topics begin with; nothing where none is named."""
     if source is None:
         return "", ""
-    url = parse_sink(source, flag="--source")
-    if url.kind != "kafka":
+    if not source.startswith("kafka:"):
         raise UsageError(f"--source {source}: actions are read from Kafka; write kafka://host:9092")
+    url = parse_sink(source, flag="--source")
     return url.bootstrap, url.options.get("prefix", "")
 
 
@@ -417,12 +431,24 @@ async def warn_of_ledger(ledger: Ledger, log: Any) -> None:
         await ledger.close()
 
 
+def _channel_of(record: GroupRecord, some: Sequence[Delivered]) -> Delivered:
+    """Return whose action *record* is; of one that is nobody's, any."""
+    with suppress(ValueError):
+        name = read_action(record.value or b"").channel
+        return next((one for one in some if one.name == name), some[0])
+    return some[0]
+
+
 def _previewed(how: Delivered, record: GroupRecord) -> dict[str, Any]:
     try:
         action = read_action(record.value or b"")
+        if action.channel != how.name:
+            raise ValueError(f"`channel` is {action.channel!r}")
     except ValueError as error:
         return {"channel": how.name, "topic": record.topic, "offset": record.offset, "dead": str(error)}
     said: dict[str, Any] = {"channel": how.name, "action_id": action.action_id}
+    if (parse_iso_ms(action.expires_at or "") or NEVER) <= now_ms():
+        return {**said, "rejected": {"code": EXPIRED, "detail": ""}}
     try:
         said["sends"] = dict(how.provider.preview(action))
     except Unfit as unfit:

@@ -9,12 +9,22 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    field_validator,
+)
 
 from connectors.channels.base import Secret
 from connectors.formats import FORMATS, NATIVE
 from connectors.formats.decoding import Decode, settings_of
 from dataflow.errors import UsageError
+from dataflow.refusals import refusal
 from state.records import EVENT, IDENTIFY, MEMBERSHIP, RECEIPT, UPDATED
 
 KINDS: Final = {
@@ -125,6 +135,16 @@ class GatewaySettings(_Settings):
     receipts: dict[str, CallbackSettings] = {}
     link_key: Secrets | None = None
 
+    @field_validator("keys")
+    @classmethod
+    def _are_different(cls, keys: dict[str, KeySettings]) -> dict[str, KeySettings]:
+        seen: dict[str, str] = {}
+        for name, one in keys.items():
+            for secret in {secret.reveal() for secret in one.key}:
+                if (other := seen.setdefault(secret, name)) != name:
+                    raise ValueError(f"{other} and {name} have the same key: whose would its records be?")
+        return keys
+
 
 def _is_one_of(secrets: list[Secret], given: bytes) -> bool:
     found = False
@@ -142,6 +162,4 @@ def read_gateway(written: Mapping[str, Any], folder: Path) -> GatewaySettings:
     try:
         return GatewaySettings.model_validate(dict(written), context={"folder": folder, "environment": os.environ})
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(map(str, ("gateway", *first["loc"])))
-        raise UsageError(f"{place}: {first['msg'].removeprefix('Value error, ')}") from None
+        raise UsageError(refusal(error, dict(written), "gateway", GatewaySettings)) from None

@@ -10,7 +10,7 @@ import orjson
 from connectors.formats import NATIVE, native
 from connectors.formats.parsing import BYTES_MAX, LEVELS_MAX, is_too_deep, no_object, parse_value
 from connectors.kafka_writer import KafkaWriter, Keyed
-from dataflow.gateway.http import BATCH_MAX, JSON, RETRY_AFTER_S, Answer, Came, NotTaken, said
+from dataflow.gateway.http import BATCH_MAX, JSON, RECORD_MAX, RETRY_AFTER_S, Answer, Came, NotTaken, said, too_large
 from dataflow.gateway.keys import Key, Keys
 from dataflow.gateway.metrics import Metrics
 from state.records import EVENT, IDENTIFY, MEMBERSHIP, RECEIPT, UPDATED, Record, Reject
@@ -92,6 +92,8 @@ def parts_of(body: bytes, *, are_lines: bool) -> Sequence[Part | Reject]:
                 return [_part(body)]
         else:
             if not isinstance(value, list):
+                if len(body) > RECORD_MAX:
+                    raise too_large(RECORD_MAX)
                 return [_checked(body, value)]
             _must_be_few(len(value))
             return [_item(one) for one in value]

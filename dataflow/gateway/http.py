@@ -17,6 +17,7 @@ BATCH_MAX: Final = 5 * RECORD_MAX
 HEAD_MAX: Final = 64 * 1024
 HEAD_PATIENCE_S: Final = 10.0
 BODY_PATIENCE_S: Final = 10.0
+LINGER_S: Final = 2.0
 RETRY_AFTER_S: Final = 5
 HELD_MAX: Final = 256 * 1024 * 1024
 
@@ -112,7 +113,7 @@ class Came:
             raise NotTaken(415, "wrong_encoding", "of content encodings there is gzip", {"accept-encoding": "gzip"})
         length = self.header(b"content-length")
         if length.isdigit() and int(length) > most:
-            raise _too_large(most)
+            raise too_large(most)
         message = await self._receive()
         if message.get("more_body", False):
             try:
@@ -142,7 +143,7 @@ class Came:
 
     def _hold(self, count: int, most: int) -> None:
         if self._holds + count > most:
-            raise _too_large(most)
+            raise too_large(most)
         self._held.add(count)
         self._holds += count
 
@@ -153,7 +154,7 @@ class Came:
         except zlib.error as error:
             raise NotTaken(400, "not_gzip", f"the body cannot be unpacked: {error}") from None
         if len(body) > most:
-            raise _too_large(most)
+            raise too_large(most)
         if not unpacker.eof or unpacker.unused_data:
             raise NotTaken(400, "not_gzip", "the body is not one whole gzip stream")
         self._held.add(len(body))
@@ -169,7 +170,8 @@ class Came:
 _LAST: Final = {"connection": "close"}
 
 
-def _too_large(most: int) -> NotTaken:
+def too_large(most: int) -> NotTaken:
+    """Return that a body is larger than may be."""
     return NotTaken(413, "too_large", f"the body has more than {most} bytes", _LAST)
 
 
@@ -219,10 +221,15 @@ class _InOne:
     The server writes the two one after the other, in the same step of the loop. A head without a body goes in the next.
     """
 
-    def __init__(self, transport: Any, loop: asyncio.AbstractEventLoop) -> None:
-        self._transport, self._loop = transport, loop
+    def __init__(self, transport: Any, loop: asyncio.AbstractEventLoop, is_amid: Callable[[], bool]) -> None:
+        self._transport, self._loop, self._is_amid = transport, loop, is_amid
         self._head = b""
-        self.is_closing, self.get_extra_info = transport.is_closing, transport.get_extra_info
+        self.is_lingering = False
+        self.get_extra_info = transport.get_extra_info
+
+    def is_closing(self) -> bool:
+        """Tell whether nothing more is said."""
+        return self.is_lingering or self._transport.is_closing()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
@@ -243,9 +250,21 @@ class _InOne:
             self._transport.write(head)
 
     def close(self) -> None:
-        """Write what was kept, and close."""
+        """Write what was kept, and close.
+
+        Whoever is amid a request is heard out for a moment: a connection that is closed with something unread is
+        reset, and many a client then loses the answer that says why.
+        """
+        if self.is_closing():
+            return
         self._flush()
-        self._transport.close()
+        if self._is_amid() and self._transport.can_write_eof():
+            self.is_lingering = True
+            self._transport.write_eof()
+            self._transport.resume_reading()
+            self._loop.call_later(LINGER_S, self._transport.close)
+        else:
+            self._transport.close()
 
 
 class Protocol(HttpToolsProtocol):
@@ -257,7 +276,7 @@ class Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         """Somebody has connected, and has to say something soon."""
-        super().connection_made(_InOne(transport, self.loop))  # type: ignore[arg-type]
+        super().connection_made(_InOne(transport, self.loop, lambda: not self._is_in_head))  # type: ignore[arg-type]
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -267,6 +286,8 @@ class Protocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Take what has come."""
+        if self.transport.is_closing():
+            return
         if self._is_in_head:
             self._head += len(data)
         super().data_received(data)

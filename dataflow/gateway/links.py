@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from html import escape
 from typing import Final
+from urllib.parse import quote
 
 import msgspec
 
@@ -19,6 +20,7 @@ from dataflow.gateway.receipts import Unmatched, receipt_of
 from state.iso import format_ms
 
 BODY_MAX: Final = 64 * 1024
+AS_IT_IS: Final = "".join(map(chr, range(33, 127)))  # Of an address only what no address has is written otherwise.
 PIXEL: Final = base64.b64decode("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7")
 _HTML: Final = "text/html; charset=utf-8"
 _HEAD: Final = {
@@ -60,7 +62,7 @@ class Links:
         if found is None:
             raise _not_found()
         token, target = found
-        head = {"location": target, "cache-control": "no-store", "referrer-policy": "no-referrer"}
+        head = {"location": quote(target, safe=AS_IT_IS), "cache-control": "no-store", "referrer-policy": "no-referrer"}
         if came.scope["method"] != "HEAD":  # Who only looks has not clicked.
             event_id = hashlib.blake2b(target.encode(), digest_size=8).hexdigest()
             if not await self._is_stored([self._receipt(token, "clicked", event_id, target)]):

@@ -20,7 +20,7 @@ from connectors.kafka_writer import KafkaWriter, WriteFailed
 from dataflow.deliver.config import Delivered, delivered
 from dataflow.deliver.start import a_nonce, now_ms, open_ledger, parse_ledger, warn_of_ledger
 from dataflow.deliver.watch import watch
-from dataflow.errors import UsageError
+from dataflow.errors import UsageError, at_file
 from dataflow.flows import find_workspace, read_workspace_file, shown_path
 from dataflow.gateway.app import application
 from dataflow.gateway.config import read_gateway
@@ -74,7 +74,8 @@ class Start:
         self.workspace = workspace
         self.folder = Path() if path is None else path.parent
         self.options = kafka_options(workspace.kafka)
-        self.settings = read_gateway(workspace.gateway, self.folder)
+        with at_file(shown_path(path) or "nudge.yaml"):
+            self.settings = read_gateway(workspace.gateway, self.folder)
         self.ledger, self.group = parse_ledger(ledger), group
         self.events, self.unmatched = f"{self.prefix}events", f"{self.prefix}receipts.unmatched"
         self.delivered = self._read_channels(shown_path(path) or "nudge.yaml")
@@ -90,7 +91,8 @@ class Start:
             if channel is None or written is None:
                 where = f"{file}: gateway.receipts.{name}"
                 raise UsageError(f"{where}: channels.{name} has no deliver:, which says who reports")
-            found[name] = delivered(name, channel.topic, written, self.folder, now_ms, a_nonce, shares_rate=True)
+            with at_file(file):
+                found[name] = delivered(name, channel.topic, written, self.folder, now_ms, a_nonce, shares_rate=True)
         return found
 
     def _channels(self) -> dict[str, Reporting]:

@@ -184,6 +184,9 @@ class Deliveries:
         self._calls = 0
         self._bucket = None if policy.rate is None else TokenBucket(policy.rate, now)
         self._held_ms = 0
+        self._overs: list[tuple[int, int, _Open]] | None = None
+        """While the provider has asked to wait: who is ready, by the time at which it is of no use any more."""
+        self._new: list[_Open] = []  # Ready, and not among these yet.
         self._why_open: Answer | None = None
         self._opened_ms = 0
         self._stood_ms = 0  # How long the circuit has been open in all, the present time apart.
@@ -223,7 +226,14 @@ class Deliveries:
                 due.append(self._held_ms)
             elif self._probe is None:
                 due.append(max(self._held_ms, self._probe_ms))
+        if self._overs and self._why_open is None:
+            due.append(self._overs[0][0])
         return min(due, default=None)
+
+    @property
+    def held_ms(self) -> int:
+        """Until when nobody is called, as the provider has asked for or the rate wants it."""
+        return self._held_ms
 
     def has(self, action_id: str) -> bool:
         """Tell whether an action is open."""
@@ -410,6 +420,7 @@ class Deliveries:
         if queue and queue[0].phase is _Phase.QUEUED:
             queue[0].phase = _Phase.READY
             self._ready.append(queue[0])
+            self._new.append(queue[0])
 
     def _make_ready(self, one: _Open) -> None:
         """Let *one* be the next: it has been the first of its user before."""
@@ -418,6 +429,7 @@ class Deliveries:
             return
         one.phase = _Phase.READY
         self._ready.appendleft(one)
+        self._new.append(one)
 
     def _wait(self, one: _Open, until_ms: int, then: Callable[[_Open], None]) -> None:
         if one.is_given_back:
@@ -429,6 +441,11 @@ class Deliveries:
 
     def _start(self, now: int) -> None:
         """Begin as many attempts as may be made now."""
+        if self._overs is not None and now < self._held_ms:
+            self._end_what_is_over(self._overs, now)
+        else:
+            self._overs = None
+        self._new.clear()
         while self._ready and self._calls < self.policy.concurrency and now >= self._held_ms:
             if self._why_open is not None and (self._probe is not None or now < self._probe_ms):
                 return
@@ -440,14 +457,34 @@ class Deliveries:
             is_stuck = one.may_be_sent and not self._may_call_again(one, now) and not self.policy.can_be_asked
             if over or is_stuck:
                 self._ready.popleft()
-                status = UNKNOWN if one.may_be_sent else REJECTED
-                self._settle(one, status, Answer(status, over or "not_told"), now)
+                self._settle_uncalled(one, over or "not_told", now)
                 continue
             if self._bucket is not None and (wait_ms := self._bucket.take(now)):
                 self._held_ms = now + wait_ms
                 return
             self._ready.popleft()
             self._begin(one, now)
+
+    def _settle_uncalled(self, one: _Open, code: str, now: int) -> None:
+        status = UNKNOWN if one.may_be_sent else REJECTED
+        self._settle(one, status, Answer(status, code), now)
+
+    def _end_what_is_over(self, overs: list[tuple[int, int, _Open]], now: int) -> None:
+        """Let nobody wait for a provider beyond its time. While the circuit is open that waits, too."""
+        for one in self._new:
+            self._count += 1
+            heappush(overs, (self._over_ms(one, now), self._count, one))
+        while self._why_open is None and overs and overs[0][0] <= now:
+            one = heappop(overs)[2]
+            if one.phase is not _Phase.READY:
+                continue
+            if code := self._is_over(one, now):
+                self._settle_uncalled(one, code, now)
+            else:  # The circuit was open meanwhile.
+                heappush(overs, (self._over_ms(one, now), self._count, one))
+
+    def _over_ms(self, one: _Open, now: int) -> int:
+        return min(one.expires_ms, now + max(0, one.deadline - self._clock(now)))
 
     def _may_call_again(self, one: _Open, now: int) -> bool:
         return self.policy.may_call_again(one.began_ms, now)
@@ -518,6 +555,9 @@ class Deliveries:
             self._give_free(one, self._await_renewal)
         elif kind == THROTTLED and not answer.is_of_recipient:
             self._held_ms = max(self._held_ms, now + self._wait_of(one, answer))
+            if self._overs is None:
+                self._overs = []
+                self._new.extend(self._ready)
             self._give_free(one, self._make_ready)
         else:
             left_ms = max(0, one.deadline - self._clock(now))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import random
 import time
+from collections import Counter
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from state.outgoing import dump
 from tests.delivery.actions import action
 from tests.delivery.jobs import Delivery, receipts, send
 from tests.kafka.broker import Broker, KafkaTopics
@@ -152,10 +156,70 @@ def test_what_is_no_action_is_a_dead_letter_and_stops_nobody(world: World) -> No
         world.workspace(server.url)
         world.broker.produce(f"{world.prefix}actions.webhook", [(b"u", b"no json", None), (b"u", b'{"a": 1}', None)])
         world.send(ACTIONS[:3])
+        nobody = [dump(msgspec.structs.replace(ACTIONS[9], channel="sms"))]
+        nobody += [b"[1]", b'{"user_id": null}', b'{"user_id": "u", "x": ' + b"[" * 300 + b"]" * 300 + b"}"]
+        world.broker.produce(f"{world.prefix}actions.webhook", [(b"u", one, None) for one in nobody])
         world.start("--stop-at-end").wait()
     assert len(receiver.taken) == 3
     letters = world.broker.read_all(f"{world.prefix}dead-letters")
-    assert len(letters) == 2
+    found = [json.loads(one.value or b"") for one in letters]
+    assert Counter(one["reason"] for one in found) == {
+        "not_json": 1, "bad_type": 1, "not_an_object": 1, "no_user": 2, "too_deep": 1
+    }  # fmt: skip
+    assert [one["detail"] for one in found if "sms" in one["detail"]] == [
+        f"`channel` is 'sms', and {world.prefix}actions.webhook has the actions of webhook"
+    ]
+    for letter, one in zip(letters, found, strict=True):
+        assert letter.key == f"{one['topic']}-{one['partition']}".encode()
+        assert dict(letter.headers) == {"reason": one["reason"].encode(), "content-type": b"application/json"}
+
+
+@pytest.mark.timeout(120)
+def test_channels_that_share_a_topic_are_each_delivered_through_their_own_provider(
+    broker: KafkaTopics, topic_prefix: str, tmp_path: Path
+) -> None:
+    world = World(broker, topic_prefix, tmp_path)
+    broker.create_topic(f"{topic_prefix}actions.shared", 2)
+    some = [action(f"s{number}", f"u{number % 5}", "ab"[number % 2]) for number in range(20)]
+    receivers = {"a": Receiver(), "b": Receiver()}
+    with Server(receivers["a"]) as a, Server(receivers["b"]) as b:
+        channels = {
+            name: {
+                "topic": "actions.shared",
+                "deliver": {"provider": "webhook", "url": one.url, "private": True, "secret": {"env": "HOOK"}},
+            }
+            for name, one in {"a": a, "b": b}.items()
+        }
+        (tmp_path / "nudge.yaml").write_text(json.dumps({"channels": channels}))
+        send(broker, f"{topic_prefix}actions.shared", some)
+        alone = world.start("--stop-at-end", "a")
+        assert alone.process.wait(timeout=60) == 2
+        assert f"the channels a and b share the topic {topic_prefix}actions.shared" in alone.tail()
+        world.start("--stop-at-end").wait()
+    for name, receiver in receivers.items():
+        assert set(receiver.taken) == {one.action_id for one in some if one.channel == name}
+
+
+@pytest.mark.timeout(120)
+def test_a_second_process_with_a_ledger_of_its_own_calls_nobody(world: World) -> None:
+    """Some users wait, so nothing is committed behind them: whoever gets the partitions reads all of it again."""
+    waiting = {ACTIONS[number].user_id for number in range(6)}
+    held = {one.action_id for one in ACTIONS if one.user_id in waiting}
+    receiver = Receiver(lambda request: Response(500) if request.headers["webhook-id"] in held else None)
+    with Server(receiver) as server:
+        world.workspace(server.url)
+        world.send()
+        one = world.start()
+        deadline = time.monotonic() + 60
+        while len(world.receipts()) < len(ACTIONS) - len(held):
+            assert time.monotonic() < deadline, one.tail()
+        (world.folder / "other").mkdir()
+        (world.folder / "other" / "nudge.yaml").write_text((world.folder / "nudge.yaml").read_text())
+        other = Delivery(world.broker, world.prefix, world.folder / "other", HOOK=SECRET)
+        assert other.process.wait(timeout=60) == 1, other.tail()
+        assert "a ledger in a file is for one process" in other.tail()
+        one.kill()
+    assert {id: count for id, count in receiver.came.items() if count > 1 and id not in held} == {}
 
 
 @pytest.mark.timeout(120)

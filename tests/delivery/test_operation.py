@@ -278,6 +278,7 @@ def test_a_delivery_at_work_tells_what_it_does_and_its_ledger_forgets_what_is_ol
                 time.sleep(0.05)
             return found
 
+        until("nudge_deliver_open_actions{channel=webhook}", 2)
         found = until("nudge_deliver_retries_total{channel=webhook}", 1)
         assert found["nudge_deliver_open_actions{channel=webhook}"] == 2
         assert found["nudge_deliver_answers_total{channel=webhook,kind=throttled}"] >= 2

@@ -106,6 +106,40 @@ def test_what_is_answered_becomes_the_outcome_and_the_record_is_done() -> None:
     assert driver.done == [1, 2, 3]
 
 
+def test_while_a_provider_asks_to_wait_nobody_waits_beyond_their_own_time() -> None:
+    driver = Driver(give_up_after_ms=6 * SECOND, concurrency=1)
+    driver.take("tried")
+    driver.take("over", expires_ms=NOW + 12 * SECOND)
+    driver.take("endless")
+    driver.answer("tried", THROTTLED, wait_ms=3600 * SECOND)
+    driver.wait(2 * SECOND)
+    driver.take("late", expires_ms=NOW + 4 * SECOND)
+    driver.wait(20 * SECOND)
+    assert {name: (one.status, one.code, one.at_ms - NOW) for name, one in driver.outcomes.items()} == {
+        "late": ("rejected", "expired", 4 * SECOND),
+        "tried": ("rejected", "given_up", 6 * SECOND),
+        "over": ("rejected", "expired", 12 * SECOND),
+    }
+    assert driver.called == ["tried"]
+    driver.wait(3600 * SECOND)
+    assert driver.called == ["tried", "endless"], "whoever was never tried has their time yet"
+
+
+def test_a_stopped_channel_ends_nobody_even_while_the_provider_has_asked_to_wait() -> None:
+    driver = Driver(give_up_after_ms=6 * SECOND, concurrency=2)
+    driver.take("a", "b")
+    driver.answer("a", THROTTLED, wait_ms=60 * SECOND)
+    driver.answer("b", CONFIG)
+    driver.wait(55 * SECOND)
+    assert driver.outcomes == {}
+    driver.wait(10 * SECOND)
+    (probe,) = driver.open_calls
+    driver.answer(probe, OK)
+    driver.wait(20 * SECOND)
+    assert driver.outcomes[probe].status == "accepted"
+    assert len(driver.called) == 4, "the other one had time left"
+
+
 def test_a_known_outcome_is_told_again_and_nobody_is_called() -> None:
     machine = Deliveries(Policy(), NOW, Random(1))
     machine.take("a", "u", None, Place("p", 7), NOW)

@@ -151,7 +151,7 @@ def test_an_action_goes_out_and_its_report_comes_back(secured: Secured, tmp_path
     events = [json.loads(record.value or b"") for record in secured.broker.read_all("events")]
     assert [one["message_id"] for one in events if one.get("event")] == ["m-1"]
     statuses = {one["message_id"] for one in events if one.get("status")}
-    assert statuses == {f"{one.action_id}/accepted" for one in some} | {f"{some[0].action_id}/delivered"}
+    assert statuses == {f"{one.action_id}/accepted" for one in some} | {f"{some[0].action_id}/delivered/r-1"}
     assert secured.broker.read_all("receipts.unmatched") == []
     said = one.log.read_text() + door.log.read_text() + metrics
     assert "delivering" in said

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from connectors.channels.addresses import is_public
-from connectors.channels.base import Surroundings
+from connectors.channels.base import Callback, Surroundings
 from connectors.channels.webhook import Webhook, WebhookSettings, keys_of, qa_signature, signed
 from state.delivery import CONFIG, OK, PERMANENT, RETRY, THROTTLED, UNKNOWN, Answer
 from tests.delivery.actions import action
@@ -184,3 +184,19 @@ def test_what_would_be_sent_is_shown_without_signatures() -> None:
 def test_a_secret_shows_itself_nowhere() -> None:
     read = settings("https://x")
     assert SECRET not in f"{read} {read!r} {read.model_dump()}"
+
+
+def test_each_report_has_an_id_by_which_its_repeats_are_dropped_and_no_other() -> None:
+    one = Webhook(settings("http://x"), around())
+
+    def reported(said: object, id: str = "msg_1") -> list[str]:
+        body = json.dumps(said).encode()
+        head = {"webhook-id": id, "webhook-timestamp": "1795420800"}
+        head["webhook-signature"] = signed(one._keys, id, 1795420800, body)
+        return [report.event_id for report in one.callback(Callback("POST", {}, head, body, "https://x")).reports]
+
+    used = {"action_id": "a", "status": "redeemed"}
+    assert reported(used) == reported(used) == ["msg_1"]
+    assert reported(used, "msg_2") == ["msg_2"]
+    assert reported([used, used]) == ["msg_1", "msg_1/1"]
+    assert reported({"action_id": "a", "status": "accepted"}) == [""], "what the answer has told is told once"

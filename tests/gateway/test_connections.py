@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from http.client import HTTPConnection
 from typing import Any
 
 import pytest
@@ -78,6 +79,50 @@ def test_a_head_that_is_too_large_ends_the_connection() -> None:
     assert b"200 OK" not in served(work)
 
 
+async def refuses(scope: Any, receive: Any, send: Any) -> None:
+    head = [(b"content-length", b"2"), (b"connection", b"close")]
+    await send({"type": "http.response.start", "status": 413, "headers": head})
+    await send({"type": "http.response.body", "body": b"no"})
+
+
+def test_who_is_refused_amid_a_long_body_hears_why_and_no_reset(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client of Python's standard library reads only when it has written all."""
+    monkeypatch.setitem(globals(), "app", refuses)
+
+    def post(port: int) -> tuple[int, bytes]:
+        connection = HTTPConnection("127.0.0.1", port, timeout=20)
+        connection.request("POST", "/", body=b"x" * 20_000_000)
+        answer = connection.getresponse()
+        found = answer.status, answer.read()
+        connection.close()
+        return found
+
+    async def work(port: int) -> list[tuple[int, bytes]]:
+        return [await asyncio.to_thread(post, port) for _ in range(5)]
+
+    assert served(work) == [(413, b"no")] * 5
+
+
+def test_who_goes_on_for_ever_is_heard_out_only_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "app", refuses)
+    monkeypatch.setattr(http, "LINGER_S", 0.3)
+
+    async def work(port: int) -> None:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000000\r\n\r\n")
+
+        async def go_on() -> None:
+            while True:
+                writer.write(b"x" * 1000)
+                await writer.drain()
+                await asyncio.sleep(0.01)
+
+        with pytest.raises(ConnectionError):
+            await asyncio.wait_for(go_on(), 10)
+
+    served(work)
+
+
 class Written:
     """Stands for a transport: what was written, and when it was closed."""
 
@@ -105,7 +150,7 @@ def test_a_head_goes_with_its_body_and_alone_where_there_is_none() -> None:
 
     async def check() -> None:
         real = Written()
-        one = _InOne(real, asyncio.get_running_loop())
+        one = _InOne(real, asyncio.get_running_loop(), lambda: False)
         one.write(head)
         one.write(b"body")
         one.write(b"more")

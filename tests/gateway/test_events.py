@@ -90,6 +90,7 @@ def test_what_is_no_record_at_all_is_told_as_a_dead_letter_would(door: Door, bod
     [
         (b"", {}, 400, "empty"),
         (b"x" * (5 * 1024 * 1024 + 1), {}, 413, "too_large"),
+        (b'{"user_id": "u", "event": "%s"}' % (b"x" * 1024 * 1024), {}, 413, "too_large"),
         (b"{}\n" * 10_001, {}, 413, "too_many"),
         (b"[" + b"1," * 10_001 + b"1]", {}, 413, "too_many"),
         (b"{}", {"content_type": "application/xml"}, 415, "wrong_type"),
@@ -143,6 +144,14 @@ def test_a_key_that_is_replaced_works_beside_the_new_one(monkeypatch: pytest.Mon
     door = Door(monkeypatch, tmp_path, keys={"web": {"key": [{"env": "WRITE_KEY"}, {"env": "SEGMENT_KEY"}]}})
     for key in (WRITE_KEY, SEGMENT_KEY):
         assert door.post("/v1/events", dumped(EVENT), key).status_code == 200
+
+
+def test_a_key_under_two_names_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONE", "the-first-write-key")
+    monkeypatch.setenv("TWO", "the-second-write-key")
+    keys = {"web": {"key": {"env": "ONE"}}, "app": {"key": [{"env": "TWO"}, {"env": "ONE"}]}}
+    with pytest.raises(UsageError, match=r"gateway\.keys: web and app have the same key"):
+        read_gateway({"keys": keys}, Path())
 
 
 def test_a_key_has_its_rate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -243,12 +252,12 @@ def test_what_happens_is_counted(door: Door) -> None:
 @pytest.mark.parametrize(
     ("written", "said"),
     [
-        ({"key": "plain"}, r"gateway.keys.web.key.0: a secret stands elsewhere"),
-        ({"key": {"env": "SHORT"}}, r"gateway.keys.web.key.0: a secret has 16 characters"),
+        ({"key": "plain"}, r"gateway.keys.web.key: a secret stands elsewhere"),
+        ({"key": {"env": "SHORT"}}, r"gateway.keys.web.key: a secret has 16 characters"),
         ({"rate": "fast"}, r"gateway.keys.web.rate: 'fast' is not a rate"),
         ({"format": "xml"}, r"gateway.keys.web.format: there is no format xml"),
         ({"kinds": ["all"]}, r"gateway.keys.web.kinds: 'all' is no kind"),
-        ({"port": 1}, r"gateway.keys.web.port: Extra inputs"),
+        ({"port": 1}, r"gateway.keys.web.port: it is not known here"),
     ],
 )  # fmt: skip
 def test_settings_that_mean_nothing_are_refused_at_their_place(

@@ -16,6 +16,7 @@ from connectors.kafka_writer import WriteFailed
 from connectors.tokens import LINK, OPEN, UNSUBSCRIBE, Token, make_link, make_token, read_link
 from dataflow.deliver.config import delivered
 from dataflow.deliver.links import Links as Linked
+from dataflow.deliver.links import is_target
 from dataflow.errors import UsageError
 from dataflow.gateway.links import PIXEL, Links
 from state.iso import format_ms
@@ -66,6 +67,13 @@ def world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> World:
 def receipt(status: str, **more: str) -> dict[str, str]:
     found = {"action_id": LINA.action_id, "user_id": "lina", "status": status, "code": "", "detail": ""}
     return {**found, "message_id": f"{LINA.action_id}/{status}", "timestamp": format_ms(NOW_MS), **more}
+
+
+def test_an_address_that_is_not_all_ascii_is_written_as_browsers_do(world: World) -> None:
+    target = "HTTPS://shop.example.com/k\u00e4se?a=1&b=%C3%BC|\u00fc#x"
+    answer = world.asked("GET", f"/l/{make_link(KEY, LINA, target)}")
+    assert answer.headers["location"] == "HTTPS://shop.example.com/k%C3%A4se?a=1&b=%C3%BC|%C3%BC#x"
+    assert is_target("HTTPS://shop.example.com/")
 
 
 @pytest.mark.parametrize("key", [KEY, OLD])
@@ -163,7 +171,7 @@ def test_deliver_puts_links_where_addresses_were_the_same_on_each_attempt() -> N
     ("links", "said"),
     [
         ({"base": "s.example.com", "key": {"env": "K"}, "vars": ["url"]}, r"deliver.links.base: .* is no address"),
-        ({"base": "https://s.example.com", "vars": ["url"]}, r"deliver.links.key: Field required"),
+        ({"base": "https://s.example.com", "vars": ["url"]}, r"deliver.links.key: it is missing"),
         ({"base": "https://s.example.com", "key": {"env": "SHORT"}, "vars": ["url"]}, r"links.key: .* 16 characters"),
         ({"base": "https://s.example.com", "key": {"env": "K"}, "vars": []}, r"deliver.links.vars"),
     ],

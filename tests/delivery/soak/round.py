@@ -126,7 +126,7 @@ class Clients:
             now_s = int(time.time())
             signed = {"webhook-id": name, "webhook-timestamp": str(now_s)}
             signed["webhook-signature"] = self._signer.sign(name, datetime.fromtimestamp(now_s, UTC), content.decode())
-            return {f"{one.action_id}/{status}"}, f"/receipts/webhook/{REPORTS_AT}", content, signed
+            return {f"{one.action_id}/{status}/{name}"}, f"/receipts/webhook/{REPORTS_AT}", content, signed
         ids = [f"m-{name}-{number}" for number in range(self._chance.choice((1, 1, 1, 20)))]
         events = [{"user_id": f"u-{self._chance.randrange(50)}", "event": "x", "message_id": one} for one in ids]
         head = {"authorization": f"Bearer {WRITE_KEY}", "content-type": "application/json"}
@@ -264,7 +264,8 @@ class Round:
         for record in self.broker.read_all(f"{self.prefix}receipts.unmatched"):
             report = json.loads(record.value or b"")
             if report.get("action_id"):  # It is tried again later, and is not lost.
-                records.append(json.dumps({"message_id": f"{report['action_id']}/{report['status']}"}).encode())
+                message_id = f"{report['action_id']}/{report['status']}/{report['event_id']}"
+                records.append(json.dumps({"message_id": message_id}).encode())
         found = Found(
             self.actions, self.providers.seen(), ledger, records, self.clients.acknowledged, self.clients.sent
         )
