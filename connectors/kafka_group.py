@@ -40,7 +40,7 @@ class GroupReader:
         taken: called with those that others have from now on, before they have them: what is open ends first.
         lost: called with those that others have already.
         is_leaving: whether this member is to leave soon, so that nothing is waited for that it does not need.
-        is_held: whether what is given is paused from the beginning.
+        begins_paused: whether nothing is read of what is given before it is resumed.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class GroupReader:
         taken: Callable[[Sequence[tuple[str, int]]], None],
         lost: Callable[[Sequence[tuple[str, int]]], object],
         is_leaving: Callable[[], bool] = lambda: False,
-        is_held: Callable[[], bool] = lambda: False,
+        begins_paused: bool = False,
     ) -> None:
         settings: dict[str, Any] = {
             "topic.metadata.refresh.interval.ms": REFRESH_MS,
@@ -69,7 +69,7 @@ class GroupReader:
             "isolation.level": "read_committed",
             "allow.auto.create.topics": False,
         }
-        self._is_leaving, self._leaves, self._is_held = False, is_leaving, is_held
+        self._is_leaving, self._leaves, self._begins_paused = False, is_leaving, begins_paused
         self._consumer = Consumer(settings)
         self._consumer.subscribe(
             list(topics),
@@ -89,7 +89,7 @@ class GroupReader:
         committed = _committed(consumer, some, self._leaves) if some else []
         consumer.incremental_assign(some)
         # A client remembers what it has paused, even where others had it meanwhile.
-        (consumer.pause if self._is_held() else consumer.resume)(some)
+        (consumer.pause if self._begins_paused else consumer.resume)(some)
         given({(one.topic, one.partition): one.offset if one.offset >= 0 else None for one in committed})
 
     def poll(self) -> list[GroupRecord]:

@@ -334,12 +334,14 @@ class Service:
             reader = GroupReader(
                 where.bootstrap, where.group, list(self._by_topic), where.options,
                 given=self._on_given, taken=self._on_taken, lost=self._on_lost,
-                is_leaving=self._is_over.is_set, is_held=lambda: self._waits_for_all,
+                is_leaving=self._is_over.is_set, begins_paused=True,
             )  # fmt: skip
             self._reader = reader
             committed_s = 0.0
             while not self._is_over.is_set():
-                wanted = {part for part in self._to_pause if part in self._partitions}
+                wanted = set(self._partitions)
+                if not self._waits_for_all:
+                    wanted &= self._to_pause
                 reader.pause(list(wanted - self._paused))
                 reader.resume([part for part in self._paused - wanted if part in self._partitions])
                 self._paused = wanted
@@ -369,8 +371,7 @@ class Service:
 
     def _on_given(self, parts: Mapping[Part, int | None]) -> None:
         self._in_loop(self._given_now(parts))
-        # What is given is read, whatever was paused before; or it is held at once.
-        self._paused = self._paused | parts.keys() if self._waits_for_all else self._paused - parts.keys()
+        self._paused |= parts.keys()
 
     def _on_taken(self, parts: Sequence[Part]) -> None:
         commits = self._in_loop(self._give_back(parts, is_lost=False))

@@ -18,7 +18,6 @@ from urllib.parse import parse_qs, urlsplit
 
 import orjson
 import typer
-import uvloop
 
 from connectors.channels.base import Unfit
 from connectors.kafka import MISSING_S, STAMPED_BY_BROKER, KafkaTopics, Options, how_to_create
@@ -189,8 +188,7 @@ class Start:
             log.info("delivery has ended", outcomes=outcomes)
 
         try:
-            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                runner.run(work())
+            asyncio.run(work())
         except DeliverFailed as error:
             raise DeliveryFailed(str(error)) from error
 
