@@ -18,7 +18,7 @@ from connectors.channels.addresses import is_public
 from connectors.channels.base import Surroundings
 from connectors.channels.http import Answered, HttpClient
 from connectors.channels.webhook import Webhook, WebhookSettings
-from state.delivery import CONFIG, OK, RETRY, Answer
+from state.delivery import CONFIG, OK, Answer
 from tests.delivery.actions import action
 from tests.providers.server import Request, Response, Server
 from tests.providers.smtp import make_certificate
@@ -258,8 +258,8 @@ def test_a_certificate_that_nobody_trusts_is_not_taken(http2: bool, tmp_path: Pa
     with Server(trap, make_certificate(tmp_path).context) as server:
         (found,) = called(server.url, allowed=["127.0.0.1"], http2=http2)
     assert isinstance(found, Answer)
-    assert (found.kind, trap.seen) == (RETRY, [])
-    assert "certificate verify failed" in found.detail
+    assert (found.kind, found.code, trap.seen) == (CONFIG, "certificate", [])
+    assert "self-signed certificate" in found.detail
 
 
 def test_what_one_answer_says_is_not_sent_with_the_next_call() -> None:
