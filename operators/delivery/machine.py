@@ -545,6 +545,7 @@ class Deliveries:
         """Nothing was sent: say when it is tried again."""
         kind = CONFIG if answer.kind == TOKEN and one.has_renewed else answer.kind
         if kind == CONFIG:
+            one.has_renewed = False  # As a probe it may ask for another: the one that is here can have run out by then.
             self._open_circuit(answer, now)
             self._give_free(one, self._make_ready)
         elif kind == TOKEN:

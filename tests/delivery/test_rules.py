@@ -285,6 +285,25 @@ def test_a_token_is_renewed_once_for_all_and_a_second_time_is_a_wrong_account() 
     assert driver.renewals == 1
 
 
+def test_a_stopped_channel_gets_a_new_token_with_its_probe_and_goes_on() -> None:
+    driver = Driver()
+    driver.take("a")
+    driver.answer("a", TOKEN)
+    driver.machine.renewed(True, driver.now)
+    driver.go()
+    driver.answer("a", TOKEN)
+    assert driver.machine.why_open is not None
+    driver.wait(30 * SECOND)
+    driver.answer("a", TOKEN)
+    assert driver.renewals == 2
+    driver.machine.renewed(True, driver.now)
+    driver.go()
+    driver.wait(30 * SECOND)
+    driver.answer("a", OK)
+    assert driver.machine.why_open is None
+    assert driver.outcomes["a"].status == "accepted"
+
+
 def test_where_there_is_no_new_token_the_channel_stops() -> None:
     driver = Driver()
     driver.take("a")
