@@ -3,7 +3,8 @@
     nothing -> begun -> outcome             an attempt begins, and shows something
                begun -> free -> begun       it has sent nothing: another may begin
                begun -> begun               its lease is over, or it is the owner's own: nobody knows what it has sent
-               unknown -> accepted, ..      what an attempt shows in the end counts, whoever has given it up
+               unknown -> accepted, ..      what an attempt shows in the end counts, whoever has given it up; it is
+                                            untold until somebody has noted that its receipt is written
                unknown -> free              somebody has decided that it is to be sent again
 
 Every note names the attempt that it is about, and a begun one its owner. So of two processes that have the same action
@@ -57,7 +58,15 @@ def settle(found: Entry | None, attempt: int, user_id: str, owner: str, outcome:
         return found
     if found.outcome is not None:
         is_later = found.outcome.status == UNKNOWN and outcome.status != UNKNOWN and found.owner == owner
-        return replace(found, outcome=outcome) if is_later else None
+        # Whoever noted that it is unknown may have told that and committed its record: nobody reads that any more.
+        return replace(found, outcome=outcome, is_untold=True) if is_later else None
     if found.owner and found.owner != owner and found.lease_ms > now:
         return None
     return replace(found, outcome=outcome)
+
+
+def told(found: Entry | None, outcome: Outcome) -> Entry | None:
+    """Return what is noted where the receipt of *outcome* is written, None where the action has another outcome."""
+    if found is None or found.outcome != outcome:
+        return None
+    return replace(found, is_untold=False)

@@ -63,13 +63,20 @@ class ToReopen(NamedTuple):
     action_id: str
 
 
+class ToTold(NamedTuple):
+    """The receipt of an outcome that was noted late is written."""
+
+    action_id: str
+    outcome: Outcome
+
+
 class ToLook(NamedTuple):
     """What is there of an action?"""
 
     action_id: str
 
 
-Note = ToBegin | ToFree | ToSettle | ToReopen | ToLook
+Note = ToBegin | ToFree | ToSettle | ToReopen | ToTold | ToLook
 
 
 def made_of(entry: Entry | None, note: Note, owner: str, now: int) -> Entry | None:
@@ -83,6 +90,8 @@ def made_of(entry: Entry | None, note: Note, owner: str, now: int) -> Entry | No
             return ledger.settle(entry, attempt, user_id, owner, outcome, now)
         case ToReopen():
             return ledger.reopen(entry, now)
+        case ToTold(_, outcome):
+            return ledger.told(entry, outcome)
         case ToLook():
             return None
 
@@ -116,6 +125,14 @@ class Ledger(Protocol):
 
     async def unsettled(self, most: int) -> Unsettled:
         """Return what of this channel has no final outcome, *most* actions at most.
+
+        Raises:
+            LedgerAway: it cannot be read now.
+        """
+        ...
+
+    async def untold(self, most: int) -> Sequence[tuple[str, Entry]]:
+        """Return actions of this channel whose outcome was noted late and may have no receipt, *most* at most.
 
         Raises:
             LedgerAway: it cannot be read now.

@@ -4,6 +4,7 @@
     <name>:p:<channel>:<provider id>  the action that a provider calls so
     <name>:o:<channel>                what is open, by when it began
     <name>:u:<channel>                what is unknown, likewise
+    <name>:t:<channel>                what has an outcome that may have no receipt, likewise
     <name>:r:<account>                the rate: how many calls may be made now, and as of when
 
 The rules are those of `state/ledger.py`, here in Python: a note is written if what it was made of is still there, all
@@ -37,18 +38,18 @@ PATIENCE_S: Final = 5.0
 TRIES: Final = 20
 HOLDS_S: Final = 0.1
 
-# KEYS: what is open, what is unknown, and of each note its action and what its provider calls it, or the first key.
-# ARGV: of each note the old value, the new one, how long to keep it in ms (0: for ever), the id, when it began, and
-# o, u or - for where it belongs. The new value is written if the old one is still there.
+# KEYS: what is open, what is unknown, what is untold, and of each note its action and what its provider calls it, or
+# the first key. ARGV: of each note the old value, the new one, how long to keep it in ms (0: for ever), the id, when it
+# began, and o, u, t or - for where it belongs. The new value is written if the old one is still there.
 _WRITE: Final = """
 local written = {}
-for i = 1, #KEYS / 2 - 1 do
-  local key, called, at = KEYS[2 * i + 1], KEYS[2 * i + 2], 6 * i - 5
+for i = 1, (#KEYS - 3) / 2 do
+  local key, called, at = KEYS[2 * i + 2], KEYS[2 * i + 3], 6 * i - 5
   local old, new, kept, id, since, where = unpack(ARGV, at, at + 5)
   if (redis.call('GET', key) or '') == old then
     if kept == '0' then redis.call('SET', key, new) else redis.call('SET', key, new, 'PX', kept) end
     if called ~= KEYS[1] then redis.call('SET', called, id, 'PX', kept) end
-    for place, letter in ipairs({'o', 'u'}) do
+    for place, letter in ipairs({'o', 'u', 't'}) do
       if where == letter then redis.call('ZADD', KEYS[place], since, id) else redis.call('ZREM', KEYS[place], id) end
     end
     written[i] = 1
@@ -95,7 +96,7 @@ class RedisLedger:
         self, client: Redis, name: str, channel: str, owner: str, account: str = "", rate: float | None = None
     ) -> None:
         self._client, self._name, self._channel, self._owner = client, name, channel, owner
-        self._open, self._unknown = f"{name}:o:{channel}", f"{name}:u:{channel}"
+        self._open, self._unknown, self._untold = (f"{name}:{letter}:{channel}" for letter in "out")
         self._account, self._rate = account or channel, rate
         self._write: Any = client.register_script(_WRITE)
         self._take: Any = client.register_script(_TAKE)
@@ -138,15 +139,14 @@ class RedisLedger:
                 writes.append((place, key, old or b"", made))
         if not writes:
             return []
-        written_to = [self._open, self._unknown]
+        written_to = [self._open, self._unknown, self._untold]
         arguments: list[bytes | str | int] = []
         for place, key, old, made in writes:
             outcome = made.outcome
             provider_id = "" if outcome is None else outcome.provider_id
             written_to += [key, self._called(provider_id) if provider_id else self._open]
-            where = "o" if outcome is None else "u" if outcome.status == UNKNOWN else "-"
             kept_ms = 0 if outcome is None else KEPT_MS
-            arguments += [old, _dump(made), kept_ms, notes[place].action_id, made.since_ms, where]
+            arguments += [old, _dump(made), kept_ms, notes[place].action_id, made.since_ms, _belongs(made)]
         written = await self._write(keys=written_to, args=arguments)
         again = []
         for (place, _, _, made), is_written in zip(writes, written, strict=True):
@@ -189,6 +189,15 @@ class RedisLedger:
         found.sort(key=lambda one: one[1].since_ms)
         return Unsettled(open_now, unknown, found[:most])
 
+    async def untold(self, most: int) -> list[tuple[str, Entry]]:
+        """Return what may have no receipt; see `Ledger`. What Redis has forgotten meanwhile is left out."""
+        try:
+            ids: list[Any] = await self._client.zrange(self._untold, 0, most - 1)
+            raws: list[Any] = await self._client.mget([f"{self._name}:a:{one.decode()}" for one in ids]) if ids else []
+        except _AWAY as error:
+            raise _away(error) from error
+        return [(one.decode(), _load(raw)) for one, raw in zip(ids, raws, strict=True) if raw is not None]
+
     async def concerns(self) -> list[str]:
         """Return which settings can lose notes; see `Ledger`. What Redis does not tell is left out."""
         try:
@@ -206,8 +215,9 @@ class RedisLedger:
         return found
 
     async def forget(self, before_ms: int) -> int:
-        """Forget which unknown actions there were before *before_ms*; everything else Redis forgets by itself."""
+        """Forget which actions before *before_ms* were unknown or untold; everything else Redis forgets by itself."""
         try:
+            await self._client.zremrangebyscore(self._untold, "-inf", f"({before_ms}")
             return int(await self._client.zremrangebyscore(self._unknown, "-inf", f"({before_ms}"))
         except _AWAY as error:
             raise _away(error) from error
@@ -215,6 +225,15 @@ class RedisLedger:
     async def close(self) -> None:
         """Let go of it; see `Ledger`."""
         await self._client.aclose()
+
+
+def _belongs(entry: Entry) -> str:
+    """Return among what it is looked for: what is open, unknown or untold, or nothing of these."""
+    if entry.outcome is None:
+        return "o"
+    if entry.is_untold:
+        return "t"
+    return "u" if entry.outcome.status == UNKNOWN else "-"
 
 
 # What stands in an error, what to check then, and whether it goes away by itself.

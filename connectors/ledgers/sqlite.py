@@ -27,19 +27,24 @@ from connectors.ledgers.base import (
 from state.delivery import Entry, Outcome
 from state.errors import StateRefused
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 PATIENCE_S: Final = 5.0
 FORGOTTEN_TOGETHER: Final = 1_000
 _TABLES: Final = """
 CREATE TABLE IF NOT EXISTS actions (
     action_id TEXT PRIMARY KEY, channel TEXT, attempt INTEGER, since_ms INTEGER, user_id TEXT, owner TEXT,
-    lease_ms INTEGER, status TEXT, at_ms INTEGER, code TEXT, detail TEXT, provider_id TEXT, further TEXT
+    lease_ms INTEGER, status TEXT, at_ms INTEGER, code TEXT, detail TEXT, provider_id TEXT, further TEXT,
+    is_untold INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS by_provider ON actions (channel, provider_id) WHERE provider_id != '';
 CREATE INDEX IF NOT EXISTS by_time ON actions (at_ms) WHERE at_ms IS NOT NULL;
 CREATE INDEX IF NOT EXISTS unsettled ON actions (channel, since_ms) WHERE status IS NULL OR status = 'unknown';
+CREATE INDEX IF NOT EXISTS untold ON actions (channel) WHERE is_untold;
 """
-_COLUMNS: Final = "attempt, since_ms, user_id, owner, lease_ms, status, at_ms, code, detail, provider_id, further"
+_FROM_FORMAT_1: Final = "ALTER TABLE actions ADD COLUMN is_untold INTEGER NOT NULL DEFAULT 0"
+_COLUMNS: Final = (
+    "attempt, since_ms, user_id, owner, lease_ms, status, at_ms, code, detail, provider_id, further, is_untold"
+)
 
 
 class SqliteLedger:
@@ -101,7 +106,7 @@ class SqliteLedger:
                 outcome.status, outcome.at_ms, outcome.code, outcome.detail, outcome.provider_id, outcome.further
             )  # fmt: skip
         self._database.execute(
-            "INSERT OR REPLACE INTO actions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO actions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 action_id,
                 self._channel,
@@ -111,6 +116,7 @@ class SqliteLedger:
                 entry.owner,
                 entry.lease_ms,
                 *rest,
+                entry.is_untold,
             ),
         )
 
@@ -140,6 +146,18 @@ class SqliteLedger:
         except sqlite3.Error as error:
             raise LedgerAway(f"the ledger {self._path} cannot be read: {error}") from error
         return Unsettled(all_of_them - unknown, unknown, [(row[0], _entry(row[1:])) for row in rows])
+
+    async def untold(self, most: int) -> list[tuple[str, Entry]]:
+        """Return what may have no receipt; see `Ledger`."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._find_untold, most)
+
+    def _find_untold(self, most: int) -> list[tuple[str, Entry]]:
+        query = f"SELECT action_id, {_COLUMNS} FROM actions WHERE channel = ? AND is_untold LIMIT ?"  # noqa: S608
+        try:
+            rows = self._database.execute(query, (self._channel, most)).fetchall()
+        except sqlite3.Error as error:
+            raise LedgerAway(f"the ledger {self._path} cannot be read: {error}") from error
+        return [(row[0], _entry(row[1:])) for row in rows]
 
     async def forget(self, before_ms: int) -> int:
         """Forget actions whose outcome is older than *before_ms*; see `Ledger`. Notes are made in between."""
@@ -171,9 +189,9 @@ class SqliteLedger:
 
 
 def _entry(row: Sequence[Any]) -> Entry:
-    attempt, since_ms, user_id, owner, lease_ms, status, at_ms, code, detail, provider_id, further = row
+    attempt, since_ms, user_id, owner, lease_ms, status, at_ms, code, detail, provider_id, further, is_untold = row
     outcome = None if status is None else Outcome(status, at_ms, code, detail, provider_id, further)
-    return Entry(attempt, since_ms, user_id, owner, lease_ms, outcome)
+    return Entry(attempt, since_ms, user_id, owner, lease_ms, outcome, bool(is_untold))
 
 
 def _opened(path: Path) -> sqlite3.Connection:
@@ -186,11 +204,22 @@ def _opened(path: Path) -> sqlite3.Connection:
             raise StateRefused(
                 f"the ledger {path} has format {known}, and this version knows {FORMAT}: use a newer one"
             )
+        if known == 1:
+            _with_what_is_untold(database)
         database.executescript(_TABLES)
         database.execute(f"PRAGMA user_version={FORMAT}")
     except sqlite3.Error as error:
         raise StateRefused(f"{path} cannot be opened as a ledger: {error}") from error
     return database
+
+
+def _with_what_is_untold(database: sqlite3.Connection) -> None:
+    """Make a file of format 1 one of format 2. Of two processes that do so at once, one finds it done."""
+    database.execute("BEGIN IMMEDIATE")
+    columns = [column[1] for column in database.execute("PRAGMA table_info(actions)")]
+    if "is_untold" not in columns:
+        database.execute(_FROM_FORMAT_1)
+    database.execute("COMMIT")
 
 
 __all__ = ["KEPT_MS", "SqliteLedger"]

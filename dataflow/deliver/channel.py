@@ -12,8 +12,8 @@ import msgspec
 
 from connectors.channels.base import Unfit
 from connectors.channels.http1 import IS_TOO_LATE
-from connectors.kafka_writer import KafkaWriter
-from connectors.ledgers.base import KEPT_MS, Ledger, LedgerAway, Note, Noted, ToBegin, ToFree, ToLook, ToSettle
+from connectors.kafka_writer import KafkaWriter, Keyed
+from connectors.ledgers.base import KEPT_MS, Ledger, LedgerAway, Note, Noted, ToBegin, ToFree, ToLook, ToSettle, ToTold
 from dataflow.deliver.config import Delivered
 from dataflow.deliver.counts import ChannelLook, Counts
 from dataflow.deliver.masking import masked, personal, without
@@ -37,6 +37,7 @@ from state.outgoing import Action
 LEDGER_PAUSE_S: Final = 1.0
 SAID_AGAIN_MS: Final = 60_000
 LONG_MS: Final = 60_000  # Who asks to wait for so long is told of.
+UNTOLD_TOGETHER: Final = 1_000
 _dump = msgspec.json.Encoder().encode
 
 
@@ -82,6 +83,7 @@ class ChannelAtWork:
         self._circuit: Answer | None = None
         self._said_held_ms = 0
         self._untold: dict[str, int] = {}  # When it was last said that a provider does not tell, by its code.
+        self._late: set[str] = set()  # Actions that the ledger keeps as untold, until their receipts are written.
         self._keeping = asyncio.create_task(self._keep())
         self._keeping.add_done_callback(self._ended)
 
@@ -137,6 +139,33 @@ class ChannelAtWork:
             LedgerAway: it cannot now.
         """
         return await self._ledger.forget(self._now_ms() - KEPT_MS)
+
+    async def tell_untold(self) -> int:
+        """Write receipts that whoever noted the outcome may not have written; return how many.
+
+        That a receipt is written twice does no harm: it is the same one.
+
+        Raises:
+            LedgerAway: the ledger cannot be read or written now.
+            WriteFailed: Kafka has not taken a receipt.
+        """
+        receipts: list[Keyed] = []
+        told: list[ToTold] = []
+        for action_id, entry in await self._ledger.untold(UNTOLD_TOGETHER):
+            if entry.outcome is not None and not self.machine.has(action_id):
+                receipts += receipts_of(action_id, entry.user_id, entry.outcome)
+                told.append(ToTold(action_id, entry.outcome))
+        if not told:
+            return 0
+        await self._write(receipts)
+        await self._ledger.note(told, self._now_ms())
+        for action_id, outcome in told:
+            self.counts.outcomes[outcome.status] += 1
+            self._log.info(
+                "an outcome was noted late, and its receipt is written now", channel=self.how.name,
+                action_id=action_id, status=outcome.status,
+            )  # fmt: skip
+        return len(told)
 
     async def close(self) -> None:
         """Let go of everything. What is open stays open in the ledger."""
@@ -254,20 +283,24 @@ class ChannelAtWork:
 
     async def _tell(self, all_of_them: Sequence[Tell]) -> None:
         """Write the receipts of outcomes, those that came together with one acknowledgement."""
-        records = []
+        records: list[Keyed] = []
         for action_id, outcome in all_of_them:
-            action = self._actions[action_id]
-            for status in (outcome.status, outcome.further) if outcome.further else (outcome.status,):
-                records.append((action.user_id, receipt_of(action, status, outcome)))
-        failures = await self._writer.begin(self._receipts, records)
-        if failures:
-            raise next(iter(failures.values()))
+            records += receipts_of(action_id, self._actions[action_id].user_id, outcome)
+        await self._write(records)
         for action_id, outcome in all_of_them:
+            if action_id in self._late:
+                self._late.discard(action_id)
+                self._note(ToTold(action_id, outcome))
             self.counts.outcomes[outcome.status] += 1
             self.machine.told(action_id, self._now_ms())
             if not self.machine.has(action_id):
                 self._actions.pop(action_id, None)
         self.go()
+
+    async def _write(self, receipts: Sequence[Keyed]) -> None:
+        failures = await self._writer.begin(self._receipts, receipts)
+        if failures:
+            raise next(iter(failures.values()))
 
     # ---- the ledger --------------------------------------------------------------------------------------------
 
@@ -306,6 +339,8 @@ class ChannelAtWork:
                 if not machine.has(action_id):
                     self._actions.pop(action_id, None)
             case ToSettle(action_id, _, _, outcome):
+                if noted.is_taken and noted.entry is not None and noted.entry.is_untold:
+                    self._late.add(action_id)
                 machine.settled(action_id, outcome if noted.is_taken else None, now)
 
     # ---- time --------------------------------------------------------------------------------------------------
@@ -346,16 +381,21 @@ class ChannelAtWork:
         self._circuit = now
 
 
-def receipt_of(action: Action, status: str, outcome: Outcome) -> bytes:
-    """Return the receipt that says *status* of *action*, as `docs/records.md` has it."""
+def receipts_of(action_id: str, user_id: str, outcome: Outcome) -> list[Keyed]:
+    """Return the receipts that tell of *outcome*, as `docs/records.md` has them."""
+    statuses = (outcome.status, outcome.further) if outcome.further else (outcome.status,)
+    return [(user_id, _receipt(action_id, user_id, status, outcome)) for status in statuses]
+
+
+def _receipt(action_id: str, user_id: str, status: str, outcome: Outcome) -> bytes:
     return _dump(
         {
-            "action_id": action.action_id,
-            "user_id": action.user_id,
+            "action_id": action_id,
+            "user_id": user_id,
             "status": status,
             "code": outcome.code,
             "detail": outcome.detail,
-            "message_id": f"{action.action_id}/{status}",
+            "message_id": f"{action_id}/{status}",
             "timestamp": format_ms(outcome.at_ms),
         }
     )

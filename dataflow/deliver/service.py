@@ -20,7 +20,7 @@ import msgspec
 from connectors.formats.parsing import is_too_deep, parse_object
 from connectors.kafka import Options
 from connectors.kafka_group import GroupError, GroupReader, GroupRecord
-from connectors.kafka_writer import KafkaWriter
+from connectors.kafka_writer import KafkaWriter, WriteFailed
 from connectors.ledgers.base import Ledger, LedgerAway
 from dataflow.deliver.channel import ChannelAtWork
 from dataflow.deliver.config import Delivered
@@ -39,6 +39,7 @@ MARGIN_S: Final = 5.0
 FIRST_PATIENCE_S: Final = 15.0  # Who comes second stops first: the other is not to be disturbed.
 LATER_PATIENCE_S: Final = 60.0
 FORGET_EVERY_S: Final = 86_400.0
+UNTOLD_EVERY_S: Final = 30.0
 LEVELS_MAX: Final = 200
 """So deep an action nests at most: as deep as all can read and write who get it from us."""
 _decode: Final = msgspec.json.Decoder(Action).decode
@@ -126,6 +127,7 @@ class Service:
         self._is_over = threading.Event()
         self._burials: set[asyncio.Task[None]] = set()
         self._waits_for_all = bool(all_of)  # Who must have all calls nobody before.
+        self._has_told = False  # What others have noted and not told.
         self._by_topic: dict[str, dict[str, ChannelAtWork]] = {}
         self.at_work: list[ChannelAtWork] = []
 
@@ -151,6 +153,7 @@ class Service:
         reading = asyncio.create_task(asyncio.to_thread(self._read_all))
         beside = [
             asyncio.create_task(self._forget_daily()),
+            asyncio.create_task(self._tell_untold()),
             asyncio.create_task(watch(self._writer, self._log, "receipts wait, and no new actions are read")),
         ]
         try:
@@ -205,6 +208,20 @@ class Service:
                     await channel.forget()
             await asyncio.sleep(FORGET_EVERY_S)
 
+    async def _tell_untold(self) -> None:
+        """Now and then write the receipts that a process has owed when it ended."""
+        while True:
+            try:
+                for channel in self.at_work:
+                    await channel.tell_untold()
+                self._has_told = True
+            except LedgerAway:  # Others say so.
+                pass
+            except WriteFailed as failed:
+                self._failure = self._failure or f"{self._where.receipts} cannot be written: {failed}"
+                self.stop()
+            await asyncio.sleep(UNTOLD_EVERY_S if self._has_told else COMMIT_EVERY_S)
+
     def _must_have_all(self) -> None:
         """A ledger in a file is for one process: stop where others of the group have partitions."""
         if self._all_of is None or not self._partitions:
@@ -231,7 +248,8 @@ class Service:
             one = self._partitions.get(part)
             if end and (one is None or one.progress is None or one.progress.position < end):
                 return False
-        return not self._burials and not any(channel.machine.open for channel in self.at_work)
+        is_open = any(channel.machine.open for channel in self.at_work)
+        return self._has_told and not self._burials and not is_open
 
     def _take(self, records: Sequence[GroupRecord]) -> None:
         touched: set[ChannelAtWork] = set()
@@ -307,9 +325,7 @@ class Service:
         if not is_lost:
             longest_s = max((one.how.policy.call_ms for one in self.at_work), default=0) / 1000
             until_s = self._loop.time() + longest_s + MARGIN_S
-            while self._loop.time() < until_s and any(
-                one.machine.has_open(name) for one in self.at_work for name in names
-            ):
+            while self._loop.time() < until_s and self._is_open(names):
                 await asyncio.sleep(0.01)
         commits = {}
         for part in parts:
@@ -317,6 +333,13 @@ class Service:
             if one is not None and one.progress is not None and not is_lost:
                 commits[part] = one.progress.safe()
         return commits
+
+    def _is_open(self, partitions: Sequence[str]) -> bool:
+        """Tell whether an action of *partitions* is open; at the end, also one of those that others have by now."""
+        machines = [channel.machine for channel in self.at_work]
+        if self._is_over.is_set():
+            return any(machine.open for machine in machines)
+        return any(machine.has_open(name) for machine in machines for name in partitions)
 
     async def _commits(self) -> dict[Part, int]:
         found = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any, ClassVar
 import pytest
 
 from connectors.channels.base import Surroundings
-from connectors.ledgers.base import ToBegin, ToLook
+from connectors.ledgers.base import ToBegin, ToLook, ToSettle
 from connectors.ledgers.sqlite import SqliteLedger
 from dataflow.deliver import config
 from dataflow.deliver.channel import ChannelAtWork
@@ -21,7 +22,7 @@ from dataflow.deliver.start import open_ledger, parse_ledger
 from dataflow.errors import UsageError
 from operators.delivery.machine import Place
 from operators.delivery.policy import Policy
-from state.delivery import CONFIG, UNKNOWN, Answer
+from state.delivery import ACCEPTED, CONFIG, OK, UNKNOWN, Answer, Outcome
 from state.outgoing import Action
 from tests.delivery.actions import action
 from tests.delivery.pager import Pager
@@ -204,3 +205,89 @@ def test_a_reason_that_stops_the_channel_has_nothing_of_the_user() -> None:
     (fields,) = [fields for event, fields in log.lines if "is stopped" in event]
     assert fields["code"] == "E1"
     assert fields["detail"] == "bad key for <hidden> at <number ..00> with name <hidden>"
+
+
+class Written:
+    """A writer whose broker takes everything, or keeps it to itself until it is told to."""
+
+    def __init__(self, *, takes: bool = True) -> None:
+        self.takes = takes
+        self.records: list[tuple[Any, bytes]] = []
+
+    def begin(self, topic: str, records: Any, headers: Any = ()) -> asyncio.Future[dict[int, Any]]:
+        self.records += records
+        done: asyncio.Future[dict[int, Any]] = asyncio.get_running_loop().create_future()
+        if self.takes:
+            done.set_result({})
+        return done
+
+
+class Slow(Pager):
+    """Takes everything, when it is let."""
+
+    def __init__(self) -> None:
+        self.may_answer = asyncio.Event()
+
+    async def call(self, action: Action) -> Answer:
+        await self.may_answer.wait()
+        return Answer(OK)
+
+
+def with_a_late_outcome(path: Path, writer: Written, then: Callable[[ChannelAtWork, SqliteLedger], Any]) -> None:
+    """Let a process note what became of an action when another one has told that nobody knows; then look at *then*."""
+    action_id = action("a").action_id
+
+    async def work() -> None:
+        provider = Slow()
+        how = Delivered("sms", "actions.sms", Policy(), provider, "acme", None)  # type: ignore[arg-type]
+        slow, other = SqliteLedger(path, "sms", "slow"), SqliteLedger(path, "sms", "other")
+        at_work = ChannelAtWork(
+            how, slow, writer, "events", lambda: NOW_MS, Random(1), lambda _: None, Log()  # type: ignore[arg-type]
+        )  # fmt: skip
+        at_work.take(action("a", "u-17"), Place("actions.sms-0", 0))
+        at_work.go()
+        async with asyncio.timeout(20):
+            while (found := (await other.note([ToLook(action_id)], NOW_MS))[0].entry) is None:
+                await asyncio.sleep(0)
+            unknown = ToSettle(action_id, found.attempt, "u-17", Outcome(UNKNOWN, found.lease_ms, "not_told"))
+            assert (await other.note([unknown], found.lease_ms))[0].is_taken
+            provider.may_answer.set()
+            while not writer.records:
+                await asyncio.sleep(0)
+            await then(at_work, other)
+        await at_work.close()
+        await other.close()
+
+    asyncio.run(work())
+    (record,) = {value for _, value in writer.records}
+    assert json.loads(record)["message_id"] == f"{action_id}/{ACCEPTED}"
+
+
+def test_a_late_outcome_is_told_by_whoever_noted_it_and_by_nobody_else(tmp_path: Path) -> None:
+    writer = Written()
+
+    async def then(at_work: ChannelAtWork, other: SqliteLedger) -> None:
+        while await other.untold(10):
+            await asyncio.sleep(0)
+        assert await at_work.tell_untold() == 0
+
+    with_a_late_outcome(tmp_path / "ledger.db", writer, then)
+    assert len(writer.records) == 1
+
+
+def test_a_late_outcome_of_a_process_that_ends_before_its_receipt_is_told_by_another(tmp_path: Path) -> None:
+    writer = Written(takes=False)
+
+    async def then(at_work: ChannelAtWork, other: SqliteLedger) -> None:
+        assert await at_work.tell_untold() == 0, "its receipt is on its way here"
+        after = Written()
+        next_one = ChannelAtWork(
+            at_work.how, SqliteLedger(tmp_path / "ledger.db", "sms", "next"), after, "events",  # type: ignore[arg-type]
+            lambda: NOW_MS, Random(1), lambda _: None, Log(),
+        )  # fmt: skip
+        assert [await next_one.tell_untold(), await next_one.tell_untold()] == [1, 0]
+        assert after.records == writer.records
+        assert (next_one.counts.outcomes[ACCEPTED], await other.untold(10)) == (1, [])
+        await next_one.close()
+
+    with_a_late_outcome(tmp_path / "ledger.db", writer, then)

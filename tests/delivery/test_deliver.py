@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 import time
@@ -11,6 +12,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from connectors.ledgers.base import ToBegin, ToSettle
+from connectors.ledgers.sqlite import SqliteLedger
+from dataflow.deliver.start import now_ms
+from state.delivery import Outcome
 from state.outgoing import dump
 from tests.delivery.actions import action
 from tests.delivery.jobs import Delivery, receipts, send
@@ -130,6 +135,26 @@ def test_asked_to_stop_it_stops_though_kafka_has_become_mute_and_nothing_is_sent
         assert "offsets could not be committed" in one.tail()
         world.start("--stop-at-end").wait()
     assert set(receiver.came.values()) == {1}
+
+
+@pytest.mark.timeout(120)
+def test_a_receipt_that_a_process_has_owed_when_it_ended_is_written_by_the_next_one_and_once(world: World) -> None:
+    late, unknown = Outcome("accepted", 1_795_420_800_123, further="delivered"), Outcome("unknown", 1_795_420_800_100)
+    one = ACTIONS[0]
+
+    async def note() -> None:
+        slow, other = (SqliteLedger(world.folder / "ledger.db", "webhook", owner) for owner in ("slow", "other"))
+        await slow.note([ToBegin(one.action_id, 1, one.user_id, 0)], 0)
+        for ledger, outcome in ((other, unknown), (slow, late)):
+            await ledger.note([ToSettle(one.action_id, 1, one.user_id, outcome)], now_ms())
+            await ledger.close()
+
+    asyncio.run(note())
+    world.workspace("http://127.0.0.1:9")
+    for _ in range(2):
+        world.start("--stop-at-end").wait()
+        told = [(receipt["user_id"], receipt["status"]) for receipt in world.receipts()[one.action_id]]
+        assert told == [(one.user_id, "accepted"), (one.user_id, "delivered")]
 
 
 @pytest.mark.timeout(120)

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
-from connectors.ledgers.base import Ledger, LedgerAway, Note, ToBegin, ToFree, ToLook, ToReopen, ToSettle
+from connectors.ledgers.base import Ledger, LedgerAway, Note, ToBegin, ToFree, ToLook, ToReopen, ToSettle, ToTold
 from connectors.ledgers.redis import RedisLedger
 from connectors.ledgers.sqlite import FORMAT, SqliteLedger
 from state import ledger
@@ -26,7 +26,7 @@ OUTCOMES = [Outcome(status, NOW, "C", "d", "p-1", "delivered") for status in ("a
 ONE_NOTE = st.tuples(
     st.sampled_from("ab"),
     st.sampled_from(["x", "y"]),
-    st.sampled_from(["look", "begin", "free", "reopen", *OUTCOMES]),
+    st.sampled_from(["look", "begin", "free", "reopen", *OUTCOMES, *(("told", one) for one in OUTCOMES)]),
     st.integers(0, 3),
     st.sampled_from([0, 1000, 100_000]),
 )
@@ -39,6 +39,8 @@ def by_the_rules(found: Entry | None, owner: str, what: object, attempt: int, no
         return ledger.free(found, attempt, owner)
     if what == "reopen":
         return ledger.reopen(found, now)
+    if isinstance(what, tuple):
+        return ledger.told(found, what[1])
     assert isinstance(what, Outcome)
     return ledger.settle(found, attempt, "u", owner, what, now)
 
@@ -52,6 +54,8 @@ def note_of(action_id: str, what: object, attempt: int, now: int) -> Note:
         return ToFree(action_id, attempt)
     if what == "reopen":
         return ToReopen(action_id)
+    if isinstance(what, tuple):
+        return ToTold(action_id, what[1])
     assert isinstance(what, Outcome)
     return ToSettle(action_id, attempt, "u", what)
 
@@ -112,7 +116,30 @@ def test_notes_are_made_as_the_rules_say(kind: str, request: pytest.FixtureReque
             if entry.outcome is not None and entry.outcome.status == "unknown"
         }
         assert (unsettled.open, unsettled.unknown, dict(unsettled.oldest)) == (len(left), len(parked), left | parked)
+        assert dict(await ledgers["x"].untold(10)) == {one: entry for one, entry in known.items() if entry.is_untold}
         for one in ledgers.values():
+            await one.close()
+
+    asyncio.run(check())
+
+
+@BOTH
+def test_an_outcome_that_comes_after_unknown_was_told_is_untold_until_its_receipt_is_noted(opened: Opened) -> None:
+    async def check() -> None:
+        slow, other, email = opened(owner="slow"), opened(owner="other"), opened("email")
+        await slow.note([ToBegin("a", 1, "u", NOW), ToBegin("b", 1, "u", NOW)], NOW)
+        await other.note([ToSettle(one, 1, "u", OUTCOMES[2]) for one in "ab"], NOW + 1)
+        assert await other.untold(10) == [], "whoever notes it has its record, and tells it"
+        late = [ToSettle("a", 1, "u", OUTCOMES[0]), ToSettle("b", 1, "u", OUTCOMES[1])]
+        for _ in range(2):  # Nobody may know whether the first time counted.
+            assert all(noted.is_taken for noted in await slow.note(late, NOW + 2))
+        assert {one: entry.outcome for one, entry in await other.untold(10)} == {"a": OUTCOMES[0], "b": OUTCOMES[1]}
+        assert (len(await other.untold(1)), await email.untold(10), (await other.unsettled(10))[:2]) == (1, [], (0, 0))
+        wrong, told = await other.note([ToTold("a", OUTCOMES[1]), ToTold("b", OUTCOMES[1])], NOW + 3)
+        assert (wrong.is_taken, told.is_taken) == (False, True)
+        assert [one for one, _ in await slow.untold(10)] == ["a"]
+        assert (await slow.note([ToLook("b")], NOW + 4))[0].entry == Entry(1, NOW, "u", "slow", NOW, OUTCOMES[1])
+        for one in (slow, other, email):
             await one.close()
 
     asyncio.run(check())
@@ -211,6 +238,29 @@ def test_redis_forgets_outcomes_after_30_days_by_itself_and_what_is_open_never(r
         assert await one.forget(NOW + 1) == 1
         assert (await one.unsettled(10))[:2] == (1, 0)
         await one.close()
+
+    asyncio.run(check())
+
+
+def test_a_file_from_before_outcomes_could_be_untold_is_read_and_written_on(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "old.db") as database:
+        database.execute(
+            "CREATE TABLE actions (action_id TEXT PRIMARY KEY, channel TEXT, attempt INTEGER, since_ms INTEGER,"
+            " user_id TEXT, owner TEXT, lease_ms INTEGER, status TEXT, at_ms INTEGER, code TEXT, detail TEXT,"
+            " provider_id TEXT, further TEXT) WITHOUT ROWID"
+        )
+        row = ("a", "sms", 1, NOW, "u", "one", NOW, "unknown", NOW, "C", "d", "p-1", "delivered")
+        database.execute(f"INSERT INTO actions VALUES ({', '.join('?' * len(row))})", row)
+        database.execute("PRAGMA user_version=1")
+    database.close()
+
+    async def check() -> None:
+        one, again = (SqliteLedger(tmp_path / "old.db", "sms", "one") for _ in range(2))
+        assert (await one.note([ToLook("a")], NOW))[0].entry == Entry(1, NOW, "u", "one", NOW, OUTCOMES[2])
+        await one.note([ToSettle("a", 1, "u", OUTCOMES[0]), ToBegin("b", 1, "u", NOW)], NOW)
+        assert [id for id, _ in await again.untold(10)] == ["a"]
+        await one.close()
+        await again.close()
 
     asyncio.run(check())
 

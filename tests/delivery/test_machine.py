@@ -31,6 +31,9 @@ def check(world: World) -> None:
             final = {status for status in statuses if status != UNKNOWN}
             assert statuses, (world.seed, one, "nothing is told")
             assert len(final) <= 1, (world.seed, one, statuses)
+            noted = world.entries[one].outcome
+            assert noted is not None, (world.seed, one, "nothing is noted")
+            assert (*final, UNKNOWN)[0] == noted.status, (world.seed, one, statuses, noted)
             if ACCEPTED in final:
                 assert sent[one], (world.seed, one, "accepted, and nobody has it")
             if not policy.may_call_again(0, 0):

@@ -144,7 +144,7 @@ class Process:
         """Carry out what the machine wants, each a while from now; wake it when it wants to be."""
         world = self.world
         for command in self.machine.commands():
-            after = world.chance.choice([0, 1, 20, 300]) + self._stands_still()
+            after = world.chance.choice([0, 1, 20, 300]) + self._stands_still() + self._ledger_is_away(command)
             world.at(world.now + after, lambda command=command: self._do(command))  # type: ignore[misc]
         due = self.machine.next_ms
         if due is not None and due != self._woken_ms:
@@ -162,7 +162,8 @@ class Process:
         if not self.is_alive or world.dies(self):
             return
         answer = self._effect(command)
-        if world.dies(self):
+        is_late = isinstance(command, Settle) and world.entries[command.action_id].is_untold
+        if world.dies(self, 0.5 if is_late else 0.01):
             return
         after = world.chance.choice([0, 1, 50, world.policy.call_ms if isinstance(command, (Call, Ask)) else 200])
         after += self._stands_still()
@@ -171,6 +172,10 @@ class Process:
 
     def _stands_still(self) -> int:
         return 60_000 if not self.world.is_calm and self.world.chance.random() < 0.005 else 0
+
+    def _ledger_is_away(self, command: Command) -> int:
+        is_away = isinstance(command, Settle) and not self.world.is_calm and self.world.chance.random() < 0.1
+        return 60_000 if is_away else 0
 
     def _hear(self, answer: Callable[[], None]) -> None:
         if self.is_alive:
@@ -287,8 +292,8 @@ class World:
         self._count += 1
         heappush(self._due, (when, self._count, what))
 
-    def dies(self, process: Process) -> bool:
-        if not self.is_calm and self.chance.random() < 0.01:
+    def dies(self, process: Process, likely: float = 0.01) -> bool:
+        if not self.is_calm and self.chance.random() < likely:
             self.kill(process)
             return True
         return False
@@ -311,6 +316,14 @@ class World:
             self.now = max(self.now, when)
             assert self.now < end, f"never ends: {self._left()} of {self.partitions}"
             what()
+        self._tell_untold()
+
+    def _tell_untold(self) -> None:
+        """Tell what somebody has noted late and may not have told, as every process does now and then."""
+        for action_id, entry in self.entries.items():
+            if entry.is_untold and entry.outcome is not None:
+                self.told[action_id].append(entry.outcome)
+                self.entries[action_id] = ledger.told(entry, entry.outcome) or entry
 
     def _left(self) -> dict[str, int]:
         return {name: len(records) - self.committed[name] for name, records in self.partitions.items()}
@@ -345,4 +358,6 @@ class World:
                 new.assign(partition)
         for process in list(self.alive):
             process.read()
+        if chance.random() < 0.05:
+            self._tell_untold()
         self.at(self.now + chance.choice([10, 500, 5_000]), self._tend)
