@@ -67,7 +67,7 @@ class Entry:
     `attempt` is the number of the last attempt, from 1; `since_ms` when the first one began. While `owner` is not
     empty, that attempt has begun and has shown nothing yet; until `lease_ms` nobody else may think that it has ended.
     `user_id` is whom the action is for: a provider that reports on it does not know. While `is_untold`, the receipt of
-    this outcome may be missing, and no record will be read again for it.
+    its outcome may be missing, and no record is read again for it.
     """
 
     attempt: int

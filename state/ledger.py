@@ -5,7 +5,7 @@
                begun -> begun               its lease is over, or it is the owner's own: nobody knows what it has sent
                unknown -> accepted, ..      what an attempt shows in the end counts, whoever has given it up; it is
                                             untold until somebody has noted that its receipt is written
-               unknown -> free              somebody has decided that it is to be sent again
+               unknown -> free              somebody has decided that it is to be sent again; untold, likewise
 
 Every note names the attempt that it is about, and a begun one its owner. So of two processes that have the same action
 one is refused, whatever each of them believes. A note that is made again, since nobody knows whether it was made, is
@@ -31,7 +31,7 @@ def begin(found: Entry | None, attempt: int, user_id: str, owner: str, lease_ms:
         return None
     if found.owner and found.owner != owner and found.lease_ms > now:
         return None
-    return Entry(attempt, found.since_ms, user_id, owner, lease_ms)
+    return Entry(attempt, found.since_ms, user_id, owner, lease_ms, is_untold=found.is_untold)
 
 
 def free(found: Entry | None, attempt: int, owner: str) -> Entry | None:
@@ -45,7 +45,7 @@ def reopen(found: Entry | None, now: int) -> Entry | None:
     """Return what is noted where somebody lets an unknown action be sent again, None where it is not unknown."""
     if found is None or found.outcome is None or found.outcome.status != UNKNOWN:
         return None
-    return Entry(found.attempt, now, found.user_id)
+    return Entry(found.attempt, now, found.user_id, is_untold=True)
 
 
 def settle(found: Entry | None, attempt: int, user_id: str, owner: str, outcome: Outcome, now: int) -> Entry | None:

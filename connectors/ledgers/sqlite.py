@@ -152,7 +152,8 @@ class SqliteLedger:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._find_untold, most)
 
     def _find_untold(self, most: int) -> list[tuple[str, Entry]]:
-        query = f"SELECT action_id, {_COLUMNS} FROM actions WHERE channel = ? AND is_untold LIMIT ?"  # noqa: S608
+        where = "channel = ? AND is_untold AND status IS NOT NULL"
+        query = f"SELECT action_id, {_COLUMNS} FROM actions WHERE {where} LIMIT ?"  # noqa: S608
         try:
             rows = self._database.execute(query, (self._channel, most)).fetchall()
         except sqlite3.Error as error:

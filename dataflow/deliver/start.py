@@ -23,7 +23,7 @@ from connectors.channels.base import Unfit
 from connectors.kafka import MISSING_S, STAMPED_BY_BROKER, KafkaTopics, Options, how_to_create
 from connectors.kafka_group import GroupReader, GroupRecord
 from connectors.kafka_writer import KafkaWriter
-from connectors.ledgers.base import Ledger, LedgerAway, LedgerRefuses, ToLook, ToReopen
+from connectors.ledgers.base import Ledger, LedgerAway, LedgerRefuses, ToLook, ToReopen, ToTold
 from connectors.ledgers.sqlite import SqliteLedger
 from dataflow.deliver.channel import ChannelAtWork
 from dataflow.deliver.config import Delivered, delivered
@@ -48,6 +48,7 @@ from state.outgoing import Action, Cause
 LOOK_TIMEOUT_S: Final = 5.0
 LOOK_AGAIN_S: Final = 0.25
 STATUS_MOST: Final = 1_000
+PREVIEWED_TOGETHER: Final = 500
 
 
 class Served(Protocol):
@@ -240,9 +241,45 @@ class Start:
             raise UsageError("--source is missing: the Kafka with the actions, as kafka://host:9092")
 
     def _print_what_is_there(self) -> None:
-        """Print what would be sent of all actions that are there now, as JSON lines; nothing is committed."""
-        for how, record in self._all_that_is_there():
-            typer.echo(orjson.dumps(_previewed(how, record)).decode())
+        """Print what would be sent of all actions that are there now, as JSON lines; nothing is committed.
+
+        Raises:
+            LedgerAway: it cannot be told what was delivered already.
+        """
+        some: list[tuple[Delivered, GroupRecord]] = []
+        for one in self._all_that_is_there():
+            some.append(one)
+            if len(some) >= PREVIEWED_TOGETHER:
+                asyncio.run(self._print(some))
+                some = []
+        asyncio.run(self._print(some))
+
+    async def _print(self, some: Sequence[tuple[Delivered, GroupRecord]]) -> None:
+        said = [_previewed(how, record) for how, record in some]
+        for how in self.channels:
+            ids = [one["action_id"] for one in said if one["channel"] == how.name and "action_id" in one]
+            known = await self._outcomes(how, ids)
+            for place, one in enumerate(said):
+                if (outcome := known.get(one.get("action_id", ""))) is not None:
+                    had = {"status": outcome.status, "at": format_ms(outcome.at_ms), "code": outcome.code}
+                    said[place] = {"channel": one["channel"], "action_id": one["action_id"], "outcome": had}
+        for one in said:
+            typer.echo(orjson.dumps(one).decode())
+
+    async def _outcomes(self, how: Delivered, action_ids: Sequence[str]) -> dict[str, Outcome]:
+        """Return the outcomes that actions have already. A ledger in a file is not made for that."""
+        if not action_ids or (self.ledger.kind == "sqlite" and not Path(self.ledger.place).exists()):
+            return {}
+        ledger = open_ledger(self.ledger, self.where.group, how, "dry-run")
+        try:
+            noted = await ledger.note([ToLook(one) for one in action_ids], now_ms())
+        finally:
+            await ledger.close()
+        return {
+            one: found.entry.outcome
+            for one, found in zip(action_ids, noted, strict=True)
+            if found.entry is not None and found.entry.outcome is not None
+        }
 
     def _all_that_is_there(self) -> Iterator[tuple[Delivered, GroupRecord]]:
         """Read all records that the channels' topics have now; nothing is committed."""
@@ -348,10 +385,12 @@ class Start:
         at_work.go()
         await is_done.wait()
         (noted,) = await ledger.note([ToLook(action.action_id)], now_ms())
-        await at_work.close()
-        await writer.close()
         assert noted.entry is not None, "it has just been noted"
         assert noted.entry.outcome is not None, "it is done"
+        with suppress(LedgerAway):  # Then its receipt is written once more.
+            await ledger.note([ToTold(action.action_id, noted.entry.outcome)], now_ms())
+        await at_work.close()
+        await writer.close()
         return noted.entry.outcome
 
     def test(self, to: str, template: str, given: Mapping[str, Any]) -> None:

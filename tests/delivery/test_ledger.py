@@ -116,7 +116,9 @@ def test_notes_are_made_as_the_rules_say(kind: str, request: pytest.FixtureReque
             if entry.outcome is not None and entry.outcome.status == "unknown"
         }
         assert (unsettled.open, unsettled.unknown, dict(unsettled.oldest)) == (len(left), len(parked), left | parked)
-        assert dict(await ledgers["x"].untold(10)) == {one: entry for one, entry in known.items() if entry.is_untold}
+        assert dict(await ledgers["x"].untold(10)) == {
+            one: entry for one, entry in known.items() if entry.is_untold and entry.outcome is not None
+        }
         for one in ledgers.values():
             await one.close()
 
@@ -141,6 +143,28 @@ def test_an_outcome_that_comes_after_unknown_was_told_is_untold_until_its_receip
         assert (await slow.note([ToLook("b")], NOW + 4))[0].entry == Entry(1, NOW, "u", "slow", NOW, OUTCOMES[1])
         for one in (slow, other, email):
             await one.close()
+
+    asyncio.run(check())
+
+
+@BOTH
+def test_what_becomes_of_an_action_that_is_sent_again_by_hand_is_untold_too_as_no_record_is_read_for_it(
+    opened: Opened,
+) -> None:
+    async def check() -> None:
+        one = opened()
+        await one.note([ToBegin("a", 1, "u", NOW)], NOW)
+        for note in (ToSettle("a", 1, "u", OUTCOMES[2]), ToReopen("a"), ToBegin("a", 2, "u", NOW), ToFree("a", 2)):
+            assert (await one.note([note], NOW))[0].is_taken
+            assert await one.untold(10) == []
+        for outcome in (OUTCOMES[2], OUTCOMES[0]):
+            for note in (ToReopen("a"), ToBegin("a", 3, "u", NOW), ToSettle("a", 3, "u", outcome)):
+                await one.note([note], NOW)
+            ((action_id, entry),) = await one.untold(10)
+            assert (action_id, entry.outcome) == ("a", outcome)
+        await one.note([ToTold("a", OUTCOMES[0])], NOW)
+        assert await one.untold(10) == []
+        await one.close()
 
     asyncio.run(check())
 

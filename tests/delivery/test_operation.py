@@ -251,6 +251,42 @@ def test_what_is_unknown_is_listed_and_sent_again_once_somebody_has_decided(
 
 
 @pytest.mark.kafka
+@pytest.mark.timeout(120)
+def test_a_dry_run_calls_nobody_and_tells_what_would_be_sent_and_what_has_an_outcome(
+    pager: Path, broker: KafkaTopics, topic_prefix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for topic in ("actions.webhook", "events", "dead-letters"):
+        broker.create_topic(topic_prefix + topic, 1)
+    topic = f"{topic_prefix}actions.webhook"
+    kafka = ["--source", f"kafka://{broker.bootstrap}?prefix={topic_prefix}", "--receipts", f"{topic_prefix}events"]
+    kafka += ["--group", f"{topic_prefix}deliver"]
+    sent, late, next_one = (
+        action("a", to="t0"),
+        action("b", expires_at="2020-01-01T00:00:00.000Z"),
+        action("c", to="t1"),
+    )
+    send(broker, topic, [sent])
+    assert nudge_deliver(pager, *kafka, "--dry-run") == 0
+    (said,) = said_by(capsys)
+    assert (said["action_id"], "sends" in said) == (sent.action_id, True)
+    assert (Pager.called, (pager / "ledger.db").exists()) == ([], False)
+    Pager.answers["t0"] = Answer(OK, "250")
+    assert nudge_deliver(pager, *kafka, "--stop-at-end") == 0
+    send(broker, topic, [late, next_one])
+    broker.produce(topic, [(b"u", b"no action", None)])
+    capsys.readouterr()
+    assert nudge_deliver(pager, *kafka, "--dry-run") == 0
+    had, expired, sends, dead = said_by(capsys)
+    assert (had["action_id"], had["outcome"]["status"], had["outcome"]["code"]) == (sent.action_id, "accepted", "250")
+    assert "sends" not in had
+    assert (expired["action_id"], expired["rejected"]["code"]) == (late.action_id, "expired")
+    assert (sends["action_id"], "sends" in sends) == (next_one.action_id, True)
+    assert (dead["offset"], "dead" in dead) == (3, True)
+    assert [one.action_id for one in Pager.called] == [sent.action_id]
+    assert receipts(broker, f"{topic_prefix}events").keys() == {sent.action_id}
+
+
+@pytest.mark.kafka
 @pytest.mark.timeout(180)
 def test_a_delivery_at_work_tells_what_it_does_and_its_ledger_forgets_what_is_old(
     tmp_path: Path, broker: KafkaTopics, topic_prefix: str
