@@ -160,14 +160,12 @@ async def _client(name: str, url: str, calls: int) -> dict[str, float]:
 
             return await _driven(by_aiohttp, calls)
     assert name == "nudge"
-    import httpx
-
-    from connectors.channels.http import Answered, HttpClient
+    from connectors.channels.http import Answered, HttpClient, Request
 
     ours = HttpClient(30.0, AT_ONCE, ["127.0.0.1"])
 
     async def by_ours() -> None:
-        answered = await ours.send(httpx.Request("POST", url, content=BODY, headers=HEADERS))
+        answered = await ours.send(Request("POST", url, HEADERS, BODY))
         assert isinstance(answered, Answered)
 
     try:

@@ -1,6 +1,12 @@
 """HTTP/1.1 by aiohttp with the errors of httpx: less than a tenth of the CPU time for a call.
 
 httpx's own pool looks at all its connections for each call, so a hundred calls at a time cost ten times as much as one.
+
+Of aiohttp this takes the connector, which has the pool, and its protocol, which has the parser. A session of aiohttp
+does much more for a call, and nearly all of it is for what is not wanted here. Beside what its documentation has
+(`TCPConnector`, `connect`, `Connection`), these are relied on, as they are in 3.13 and 3.14: `ClientRequest` with its
+`headers`, once for an address; `http.StreamWriter`; and of a connection's `protocol` `should_close`,
+`set_response_params` and `read`.
 """
 
 from __future__ import annotations
@@ -14,6 +20,9 @@ from typing import Any, Final
 import aiohttp
 import httpx
 from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.connector import Connection
+from aiohttp.http import HttpProcessingError, StreamWriter
+from multidict import CIMultiDict
 from yarl import URL
 
 from connectors.channels.addresses import ForbiddenAddress, is_public
@@ -22,6 +31,8 @@ _NOT_ADDED: Final = ("Accept", "Accept-Encoding", "User-Agent", "Content-Type")
 _CHECKED_MAX: Final = 100
 IS_TOO_LATE: Final[ContextVar[Callable[[], bool]]] = ContextVar("is_too_late", default=lambda: False)
 """Asked just before a request is written: whether another process may have called by now."""
+
+Answered = tuple[int, Mapping[str, str], bytes]
 
 
 class _Resolver(AbstractResolver):
@@ -52,33 +63,24 @@ class _Resolver(AbstractResolver):
         """There is nothing to let go of."""
 
 
-class _Late(Exception):
-    """It was too late to write a request, and nothing was written."""
-
-
-class _Timely(aiohttp.ClientRequest):
-    """A request that is not written once it may not be any more, as it may come where the whole process stood still.
-
-    The loop would see that too late: what it has begun to do it does before it looks at the time again.
-    """
-
-    async def send(self, conn: Any) -> aiohttp.ClientResponse:
-        """Write it, or its head where it has a body."""
-        if IS_TOO_LATE.get()():
-            raise _Late
-        return await super().send(conn)
-
-    async def write_bytes(self, writer: Any, conn: Any, content_length: int | None = None) -> None:
-        """Write the head and the body, a round of the loop later."""
-        if IS_TOO_LATE.get()():
-            conn.close()  # Whoever waits for an answer gets none.
-        else:
-            await super().write_bytes(writer, conn, content_length)
+class _Unwritten(Exception):
+    """A request was not written, and will not be; the message says why."""
 
 
 def _forbidden(host: str, addresses: Iterable[str]) -> ForbiddenAddress:
     listed = ", ".join(dict.fromkeys(addresses))
     return ForbiddenAddress(f"{host} is {listed or 'nowhere'}, which may not be called")
+
+
+def _head(target: aiohttp.ClientRequest, headers: Iterable[tuple[str, str]], content: bytes) -> CIMultiDict[str]:
+    """Return the whole head: the host, what is given, and the length, which nobody else says."""
+    head = target.headers.copy()
+    head.update(headers)
+    if content or target.method not in target.GET_METHODS:
+        head["Content-Length"] = str(len(content))
+    else:
+        head.pop("Content-Length", None)
+    return head
 
 
 class Http1:
@@ -94,76 +96,98 @@ class Http1:
     def __init__(self, connections: int, connect_s: float, answer_max: int, allowed: Iterable[str] | None) -> None:
         self._connections, self._connect_s, self._answer_max = connections, connect_s, answer_max
         self._allowed = None if allowed is None else frozenset(allowed)
-        self._session: aiohttp.ClientSession | None = None
-        self._checked: dict[str, URL] = {}
+        self._connector: aiohttp.TCPConnector | None = None
+        self._timeout = aiohttp.ClientTimeout(total=None, connect=connect_s)
+        self._checked: dict[tuple[str, str], aiohttp.ClientRequest] = {}
 
-    async def send(
-        self, method: str, url: str, headers: Iterable[tuple[str, str]], content: bytes
-    ) -> tuple[int, Mapping[str, str], bytes]:
+    async def send(self, method: str, url: str, headers: Iterable[tuple[str, str]], content: bytes) -> Answered:
         """Send a request, and return the answer's status, its head, and its body up to the most bytes.
 
         Raises:
-            httpx.UnsupportedProtocol: the address is none.
+            httpx.UnsupportedProtocol: the address is none, or the head cannot be written.
             httpx.ConnectError: there is no connection, so that nothing was sent; also where it is forbidden, which
                 its cause says.
-            httpx.ConnectTimeout: there is none in time.
+            httpx.ConnectTimeout: there is none in time, or the time to write is over.
             httpx.ReadError: no whole answer came.
         """
-        session = self._session = self._session or self._opened()
-        target = self._checked.get(url) or self._check(url)
         try:
-            async with session.request(
-                method,
-                target,
-                headers=[(name, value) for name, value in headers if name.lower() != "content-length"],
-                data=content or None,
-                allow_redirects=False,
-                skip_auto_headers=_NOT_ADDED,
-            ) as response:
-                body = b""
-                async for chunk in response.content.iter_any():
-                    body += chunk
-                    if len(body) >= self._answer_max:
-                        break
-            return response.status, response.headers, body[: self._answer_max]
+            target = self._checked.get((method, url)) or self._check(method, url)
+            head = _head(target, headers, content)
+            connection = await self._connected(target)
+            try:
+                answered = await self._exchanged(connection, target, head, content)
+            except BaseException:  # It stands anywhere in an answer: nobody else may have it.
+                connection.close()
+                raise
+            if connection.transport is not None and connection.transport.get_write_buffer_size():
+                connection.close()  # An answer has come before the whole request was sent.
+            else:
+                connection.release()  # This closes it where more of the answer is still to come.
+            return answered
         except ForbiddenAddress as error:
             raise httpx.ConnectError(str(error)) from error
-        except _Late as error:
-            raise httpx.ConnectTimeout("the process stood still until it was too late to call") from error
-        except aiohttp.ConnectionTimeoutError as error:
+        except _Unwritten as error:
             raise httpx.ConnectTimeout(str(error)) from error
         except aiohttp.ClientConnectorError as error:
             raise httpx.ConnectError(str(error)) from error
         except (aiohttp.InvalidURL, ValueError) as error:
             raise httpx.UnsupportedProtocol(f"no address: {type(error).__name__}") from error
-        except aiohttp.ClientResponseError as error:  # Its text has the address, which may have a token.
+        except HttpProcessingError as error:
             raise httpx.ReadError(f"{type(error).__name__} {error.message}") from error
         except (aiohttp.ClientError, OSError) as error:
             raise httpx.ReadError(f"{type(error).__name__} {error}") from error
 
-    def _opened(self) -> aiohttp.ClientSession:
-        connector = aiohttp.TCPConnector(
-            limit=self._connections, resolver=_Resolver(self._allowed), use_dns_cache=False
-        )
-        timeout = aiohttp.ClientTimeout(total=None, connect=self._connect_s)
-        session = aiohttp.ClientSession(
-            connector=connector, timeout=timeout, cookie_jar=aiohttp.DummyCookieJar(), request_class=_Timely
-        )
-        # A GET whose connection broke may have sent a message: only the one who called says whether it goes again.
-        session._retry_connection = False
-        return session
+    async def _connected(self, target: aiohttp.ClientRequest) -> Connection:
+        """Return a connection that nobody else has, and over which nothing has come yet."""
+        if self._connector is None:
+            self._connector = aiohttp.TCPConnector(
+                limit=self._connections, resolver=_Resolver(self._allowed), use_dns_cache=False
+            )
+        try:
+            connection = await self._connector.connect(target, [], self._timeout)
+        except TimeoutError as error:
+            raise _Unwritten("there was no connection in time") from error
+        assert connection.protocol is not None
+        if connection.protocol.should_close:  # What was not asked for would be taken for an answer to this request.
+            connection.close()
+            raise _Unwritten("an answer came before the request")
+        return connection
 
-    def _check(self, url: str) -> URL:
-        """Return *url*, whose host may be called as far as can be told before it is looked up."""
+    async def _exchanged(
+        self, connection: Connection, target: aiohttp.ClientRequest, head: CIMultiDict[str], content: bytes
+    ) -> Answered:
+        """Write a request, and read the answer as far as it is wanted."""
+        protocol = connection.protocol
+        assert protocol is not None
+        protocol.set_response_params(skip_payload=target.method == "HEAD", read_until_eof=True)
+        writer = StreamWriter(protocol, target.loop)
+        await writer.write_headers(f"{target.method} {target.url.raw_path_qs} HTTP/1.1", head)  # Nothing goes out yet.
+        # Where the whole process stands still, the loop sees it too late: what it has begun it does before it looks at
+        # the time. So it is asked here. What follows writes the head and the body without a pause.
+        if IS_TOO_LATE.get()():
+            raise _Unwritten("the process stood still until it was too late to call")
+        await writer.write(content, drain=False)
+        message, payload = await protocol.read()
+        while 100 <= message.code < 200 and message.code != 101:  # The answer is still to come.
+            message, payload = await protocol.read()
+        body = b""
+        while len(body) < self._answer_max and not payload.at_eof():
+            body += await payload.readany()
+        return message.code, message.headers, body[: self._answer_max]
+
+    def _check(self, method: str, url: str) -> aiohttp.ClientRequest:
+        """Return a request to *url*, whose host may be called as far as can be told before it is looked up."""
         parts = httpx.URL(url)
         if parts.scheme not in ("http", "https") or not parts.host:
             raise httpx.UnsupportedProtocol(f"{parts.scheme or 'nothing'} is no protocol that is spoken here")
         # As it stands, since it may be signed; only the host is written as it is looked up.
-        found = URL(str(parts), encoded=True)
-        self._check_literal(found.raw_host or "")
+        target = URL(str(parts), encoded=True)
+        self._check_literal(target.raw_host or "")
         if len(self._checked) >= _CHECKED_MAX:
             self._checked.clear()
-        self._checked[url] = found
+        loop = asyncio.get_running_loop()
+        found = aiohttp.ClientRequest(method, target, skip_auto_headers=_NOT_ADDED, loop=loop)
+        self._checked[method, url] = found
         return found
 
     def _check_literal(self, host: str) -> None:
@@ -175,5 +199,5 @@ class Http1:
 
     async def close(self) -> None:
         """Let go of the connections."""
-        if self._session is not None:
-            await self._session.close()
+        if self._connector is not None:
+            await self._connector.close()

@@ -80,3 +80,24 @@ def test_a_certificate_that_nobody_trusts_or_is_anothers_stops_the_channel_and_n
     assert (found.kind, found.code) == (CONFIG, "certificate")
     assert why in found.detail
     assert seen == []
+
+
+def test_over_tls_a_whole_request_is_answered_and_the_next_goes_the_same_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = certificates(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(made / "server.pem", made / "server.key")
+    trusted = ssl.create_default_context(cafile=str(made / "ca.pem"))
+    monkeypatch.setattr("aiohttp.connector._SSL_CONTEXT_VERIFIED", trusted)
+    content = bytes(300_000)
+
+    async def call(url: str) -> list[Answered | Answer]:
+        client = HttpClient(5.0, 1)
+        found = [await client.send(httpx.Request("POST", url, content=content)) for _ in range(3)]
+        await client.close()
+        return found
+
+    with Server(lambda request: Response(200, str(len(request.body)).encode()), context) as server:
+        found = asyncio.run(call(server.url))
+    assert [one.text for one in found if isinstance(one, Answered)] == ["300000"] * 3
