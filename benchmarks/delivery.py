@@ -188,7 +188,7 @@ def _clients(calls: int) -> dict[str, Any]:
 # ---- all of it -----------------------------------------------------------------------------------------------------
 
 
-def _deliver(actions: int, rate: str | None, work: Path) -> dict[str, Any]:
+def _deliver(actions: int, at_once: int, rate: str | None, work: Path) -> dict[str, Any]:
     from tests.delivery.actions import action
     from tests.delivery.jobs import send
 
@@ -201,7 +201,7 @@ def _deliver(actions: int, rate: str | None, work: Path) -> dict[str, Any]:
         folder = Path(name)
         how = {
             "provider": "webhook", "url": receiver.url, "private": True, "secret": {"env": "HOOK"},
-            "concurrency": AT_ONCE, "timeout": "30s", **({"rate": rate} if rate else {}),
+            "concurrency": at_once, "timeout": "30s", **({"rate": rate} if rate else {}),
         }  # fmt: skip
         (folder / "nudge.yaml").write_text(json.dumps({"channels": {"webhook": {"deliver": how}}}))
         command = [
@@ -222,7 +222,7 @@ def _deliver(actions: int, rate: str | None, work: Path) -> dict[str, Any]:
     per_s = round((actions - 1) / seen["seconds"], 1)
     return {
         **seen, "calls_per_s": per_s, "cpu_ms_per_action": round(1000 * cpu_s / actions, 3),
-        "peak_mb": round(peak_mb, 1), "rate": rate,
+        "peak_mb": round(peak_mb, 1), "at_once": at_once, "rate": rate,
     }  # fmt: skip
 
 
@@ -233,6 +233,7 @@ def main() -> None:
     parser.add_argument("of", nargs="*")
     parser.add_argument("--calls", type=int, default=2_000)
     parser.add_argument("--actions", type=int, default=20_000)
+    parser.add_argument("--at-once", type=int, default=AT_ONCE, help="calls at a time")
     parser.add_argument("--rate", help="such as 500/s")
     parser.add_argument("--work", type=Path, default=Path(".cache/benchmarks"))
     options = parser.parse_args()
@@ -245,7 +246,7 @@ def main() -> None:
         found = (
             _clients(options.calls)
             if options.what == "clients"
-            else _deliver(options.actions, options.rate, options.work)
+            else _deliver(options.actions, options.at_once, options.rate, options.work)
         )
         print(json.dumps({"machine": machine(), "versions": versions(), options.what: found}))
 
