@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -49,6 +50,9 @@ LOOK_TIMEOUT_S: Final = 5.0
 LOOK_AGAIN_S: Final = 0.25
 STATUS_MOST: Final = 1_000
 PREVIEWED_TOGETHER: Final = 500
+CYCLES_AFTER: Final = 10_000
+"""So many objects more, and the collector looks for cycles among them. By Python's own 700 it looks at what is open all
+the time, and finds nothing: only what goes wrong makes cycles."""
 
 
 class Served(Protocol):
@@ -188,6 +192,9 @@ class Start:
             outcomes = {at_work.how.name: dict(at_work.counts.outcomes) for at_work in service.at_work}
             log.info("delivery has ended", outcomes=outcomes)
 
+        gc.collect()
+        gc.freeze()  # What is there by now stays, and need not be looked at.
+        gc.set_threshold(CYCLES_AFTER)
         try:
             asyncio.run(work())
         except DeliverFailed as error:
