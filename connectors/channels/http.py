@@ -161,10 +161,10 @@ def retry_after_ms(answered: Answered, now_ms: int) -> int | None:
 
 def by_status(answered: Answered, now_ms: int) -> Answer | None:
     """Return what a status says by itself that is not 2xx, as receivers of webhooks mean it; None for 2xx."""
-    status, detail = answered.status, answered.text
-    code = f"http_{status}"
+    status = answered.status
     if 200 <= status < 300:
         return None
+    code, detail = f"http_{status}", answered.text
     if status in (429, 502, 503, 504):
         return Answer(THROTTLED, code, detail, wait_ms=retry_after_ms(answered, now_ms), is_of_recipient=status != 429)
     if status in (408, 425) or status >= 500:
