@@ -4,7 +4,7 @@ httpx's own pool looks at all its connections for each call, so a hundred calls 
 
 Of aiohttp this takes the connector, which has the pool, and its protocol, which has the parser. A session of aiohttp
 does much more for a call, and nearly all of it is for what is not wanted here. Beside what its documentation has
-(`TCPConnector`, `connect`, `Connection`), these are relied on, as they are in 3.13 and 3.14: `ClientRequest` with its
+(`TCPConnector`, `connect`, `Connection`), these are relied on, as they are in 3.14: `ClientRequest` with its
 `headers`, once for an address; `http.StreamWriter`; and of a connection's `protocol` `should_close`,
 `set_response_params` and `read`.
 """
