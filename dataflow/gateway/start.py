@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -42,6 +43,7 @@ QUEUED: Final = 200_000
 QUEUED_KIB: Final = 256 * 1024
 CONNECTIONS_MAX: Final = 10_000
 STOP_PATIENCE_S: Final = 10
+GARBAGE: Final = (10_000, 5, 5)  # What a few thousand connections leave, before all that is not frozen is looked at.
 
 
 class _Server(uvicorn.Server):
@@ -56,6 +58,17 @@ def _listening(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
         raise UsageError(f"--host {host} --port {port}: {error.strerror or error}; choose another one") from None
+
+
+def _expect_little_garbage() -> None:
+    """Let the collector of cycles look at what is new, and less often.
+
+    A request leaves it nothing, a connection that ends leaves a few objects. But the records of long lists make it run
+    again and again, and with all modules to look through it took a third of the time.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GARBAGE)
 
 
 class Start:
@@ -171,6 +184,7 @@ class Start:
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, stop)
         address = listening.getsockname()
+        _expect_little_garbage()
         log.info("the gateway is open", host=address[0], port=address[1], keys=list(self.settings.keys))
         await server.serve(sockets=[listening])
         for task in tasks:
