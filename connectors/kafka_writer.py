@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 from confluent_kafka import KafkaError, KafkaException, Producer
@@ -16,6 +17,7 @@ OVERDUE_S: Final = 0.05
 RENEW_S: Final = 20.0  # Some brokers are lost for good to a client that has seen them without a cluster.
 VALUE_MAX: Final = 2 * 1024 * 1024  # What a broker takes is its own business.
 
+_BY_KEY: Final = -1  # The partition: which one, the client says.
 _REFUSED: Final = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE, KafkaError.INVALID_RECORD)
 _SHUT_OUT: Final = (KafkaError._AUTHENTICATION, KafkaError._SSL)
 
@@ -160,25 +162,26 @@ class KafkaWriter:
         held, self._held, self._held_count = self._held, [], 0
         produce: Any = self._producer.produce
         for one, topic, records, headers in held:
+            more = {"headers": list(headers)} if headers else {}
+            report = partial(self._report, one)
             for place, (key, value) in enumerate(records):
                 try:
-                    produce(topic, value, key, headers=list(headers), on_delivery=self._report(one, place))
+                    # By position, and with no more to be made for each than must be: this is the hot path.
+                    produce(topic, value, key, _BY_KEY, partial(report, place), **more)
                 except BufferError:
                     self._failed(one, place, WriteFailed("too many records are on their way", code="_QUEUE_FULL"))
                 except KafkaException as error:
                     self._failed(one, place, _failure(error.args[0]))
 
-    def _report(self, one: _Round, place: int) -> Callable[[Any, Any], None]:
-        def report(error: Any, _: Any) -> None:
-            if error is None:
-                self._failing_since_s, self._was_let_in, self._shut_out = None, True, None
-                one.end(place)
-            elif error.code() == KafkaError._MSG_TIMED_OUT:
-                self._failed(one, place, self._shut_out or _failure(error))
-            else:
-                self._failed(one, place, _failure(error))
-
-        return report
+    def _report(self, one: _Round, place: int, error: Any, _: Any) -> None:
+        """Note what has become of a record."""
+        if error is None:
+            self._failing_since_s, self._was_let_in, self._shut_out = None, True, None
+            one.end(place)
+        elif error.code() == KafkaError._MSG_TIMED_OUT:
+            self._failed(one, place, self._shut_out or _failure(error))
+        else:
+            self._failed(one, place, _failure(error))
 
     def _failed(self, one: _Round, place: int, failure: WriteFailed) -> None:
         if self._failing_since_s is None and not failure.is_refused:
