@@ -13,6 +13,7 @@ from connectors.kafka_writer import KafkaWriter, Keyed
 from dataflow.gateway.http import BATCH_MAX, JSON, RECORD_MAX, RETRY_AFTER_S, Answer, Came, NotTaken, said, too_large
 from dataflow.gateway.keys import Key, Keys
 from dataflow.gateway.metrics import Metrics
+from dataflow.read.scanner import items_of, lines_of
 from state.records import EVENT, IDENTIFY, MEMBERSHIP, RECEIPT, UPDATED, Record, Reject
 
 RECORDS_MAX: Final = 10_000  # Of one request, whose answer may say something of each.
@@ -38,22 +39,21 @@ class Events:
         key = self._keys.of_bearer(came)
         key.must_wait()
         await came.read(BATCH_MAX, TYPES)
-        parts = parts_of(came.body, are_lines=came.content_type in LINES)
-        good: list[Keyed] = []
-        places: list[int] = []
-        errors = []
-        for place, part in enumerate(parts):
-            found = part if isinstance(part, Reject) else _looked_at(part, key)
-            if isinstance(found, Reject):
-                errors.append({"index": place, "reason": found.reason, "detail": found.detail})
-            else:
-                good.append((found or None, part[0]))  # type: ignore[index]
-                places.append(place)
-        key.count(len(parts))
-        failures = await self._writer.begin(key.topic, good)
+        found = records_of(came.body, key, are_lines=came.content_type in LINES)
+        errors = [
+            {"index": place, "reason": one.reason, "detail": one.detail}
+            for place, one in enumerate(found)
+            if one.__class__ is Reject
+        ]
+        places: Sequence[int] = range(len(found))
+        if errors:
+            places = [place for place in places if found[place].__class__ is not Reject]
+            found = [found[place] for place in places]
+        key.count(len(places) + len(errors))
+        failures = await self._writer.begin(key.topic, found)
         return self._answer(key, places, errors, failures)
 
-    def _answer(self, key: Key, places: list[int], errors: list[dict[str, Any]], failures: Any) -> Answer:
+    def _answer(self, key: Key, places: Sequence[int], errors: list[dict[str, Any]], failures: Any) -> Answer:
         accepted = len(places) - len(failures)
         self._metrics.taken(key.name, accepted)
         is_away = False
@@ -74,8 +74,8 @@ class Events:
         return said(400, content)
 
 
-def parts_of(body: bytes, *, are_lines: bool) -> Sequence[Part | Reject]:
-    """Return the records of a body: one object, a list, or JSON lines.
+def records_of(body: bytes, key: Key, *, are_lines: bool) -> list[Any]:
+    """Return the records of a body, one object, a list, or JSON lines: each `Keyed`, or the `Reject` that it earns.
 
     Raises:
         NotTaken: there is none, or there are too many.
@@ -84,21 +84,42 @@ def parts_of(body: bytes, *, are_lines: bool) -> Sequence[Part | Reject]:
     if not body:
         raise NotTaken(400, "empty", "the body is empty")
     if not are_lines:
+        if (found := _plain_list(body, key)) is not None:
+            return found
         try:
             value = orjson.loads(body)
         except orjson.JSONDecodeError:
             are_lines = b"\n" in body
             if not are_lines:
-                return [_part(body)]
+                return [_keyed(_part(body), key)]
         else:
             if not isinstance(value, list):
                 if len(body) > RECORD_MAX:
                     raise too_large(RECORD_MAX)
-                return [_checked(body, value)]
+                return [_keyed(_checked(body, value), key)]
             _must_be_few(len(value))
-            return [_item(one) for one in value]
+            return [_keyed(_item(one), key) for one in value]
     _must_be_few(body.count(b"\n") + 1)
-    return [_part(line) for line in body.split(b"\n") if line.strip()]
+    if not key.takes_plain_events:
+        return [_keyed(_part(line), key) for line in body.split(b"\n") if line.strip()]
+    found, places = lines_of(body)
+    for place in places:
+        found[place] = _keyed(_part(found[place]), key)
+    return found
+
+
+def _plain_list(body: bytes, key: Key) -> list[Any] | None:
+    """Return the records of a list, plain events among them as they were sent; None where it is read as a whole."""
+    sent = items_of(body, RECORDS_MAX) if key.takes_plain_events and body.startswith(b"[") else None
+    if sent is None:
+        return None
+    found, places = sent
+    try:
+        for place in places:
+            found[place] = _keyed(_item(orjson.loads(found[place])), key)
+    except orjson.JSONDecodeError:
+        return None
+    return found
 
 
 def _must_be_few(count: int) -> None:
@@ -131,8 +152,10 @@ def _too_deep() -> Reject:
     return Reject("too_deep", f"objects and lists nest more than {LEVELS_MAX} levels deep")
 
 
-def _looked_at(part: Part, key: Key) -> str | Reject:
-    """Return the user whom a record is about, or why it cannot be taken."""
+def _keyed(part: Part | Reject, key: Key) -> Keyed | Reject:
+    """Return a record with the user whom it is about, or why it cannot be taken."""
+    if isinstance(part, Reject):
+        return part
     raw, value = part
     if key.settings.format == NATIVE:
         found: Any = native.record_of(value)
@@ -145,5 +168,4 @@ def _looked_at(part: Part, key: Key) -> str | Reject:
         return found
     if found.kind not in key.taken and found.kind in _CALLED:
         return Reject("bad_type", f"this write key sends no {_CALLED[found.kind]}")
-    user_id: str = found.user_id
-    return user_id
+    return found.user_id or None, raw

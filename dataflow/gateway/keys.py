@@ -6,8 +6,10 @@ import base64
 import binascii
 from collections.abc import Callable, Mapping
 
+from connectors.formats import NATIVE
 from dataflow.gateway.config import KeySettings
 from dataflow.gateway.http import Came, NotTaken
+from state.records import EVENT
 
 BURST_S = 1.0
 
@@ -40,6 +42,7 @@ class Key:
     def __init__(self, name: str, settings: KeySettings, topic: str, monotonic_s: Callable[[], float]) -> None:
         self.name, self.settings, self.topic = name, settings, topic
         self.taken = settings.taken
+        self.takes_plain_events = settings.format == NATIVE and EVENT in settings.taken
         self.rate = None if settings.rate is None else Rate(settings.rate, monotonic_s)
 
     def must_wait(self) -> None:

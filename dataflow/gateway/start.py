@@ -32,6 +32,7 @@ from dataflow.gateway.metrics import Metrics
 from dataflow.gateway.receipts import Receipts, Reporting
 from dataflow.gateway.unmatched import Retrier
 from dataflow.logs import configure_logs, get_logger
+from dataflow.read.scanner import HOW_TO_COMPILE, WHY_NOT_COMPILED
 from dataflow.settings import kafka_options
 from dataflow.urls import parse_sink
 from operators.language.channels import channel_of
@@ -184,6 +185,9 @@ class Start:
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, stop)
         address = listening.getsockname()
+        if WHY_NOT_COMPILED:
+            hint = f"events in lists take longer; {HOW_TO_COMPILE}"
+            log.warning("the compiled part is missing", error=WHY_NOT_COMPILED, hint=hint)
         _expect_little_garbage()
         log.info("the gateway is open", host=address[0], port=address[1], keys=list(self.settings.keys))
         await server.serve(sockets=[listening])

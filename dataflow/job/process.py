@@ -25,7 +25,7 @@ from dataflow.job.status import PREPARED, STARTING, STATUS_EVERY_S, Report, Stat
 from dataflow.job.stopping import NOT_BEGUN_STATUS, STOP_SIGNALS, hold_stop_signals
 from dataflow.job.worker import Worker
 from dataflow.logs import Log, configure_logs, get_logger
-from dataflow.read.scanner import WHY_NOT_COMPILED
+from dataflow.read.scanner import HOW_TO_COMPILE, WHY_NOT_COMPILED
 from state.errors import in_one_line, is_expected
 
 REFUSED: Final = 2
@@ -96,7 +96,7 @@ def main(arguments: list[str]) -> int:
             os.write(pipe, Report(time.monotonic(), Status(index, time.monotonic(), why=why)).dump())
         return 1
     if WHY_NOT_COMPILED and index == 0:
-        hint = "every event takes longer; install Rust 1.85 or newer and Nudge anew, in a checkout after `make clean`"
+        hint = f"every event takes longer; {HOW_TO_COMPILE}"
         log.warning("the compiled part is missing", error=WHY_NOT_COMPILED, hint=hint)
     begun.append(worker)
     # Nothing made so far will ever be garbage, and nothing on the hot path makes cycles.

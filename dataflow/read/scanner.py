@@ -1,8 +1,8 @@
-"""How the records of a format are read: one by one, and those of the native format by the compiled part, too."""
+"""How records are read: one by one, and those of the native format by the compiled part, too."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -16,19 +16,25 @@ from state.iso import parse_time_value
 from state.outgoing import RAW_KEPT_BYTES
 from state.records import Record, Reject
 
-CONTRACT: Final = 1
+CONTRACT: Final = 2
 """What this and the compiled part are agreed on: to be raised in both when that changes, as in `lib.rs`."""
 
 try:
     from dataflow.read._scanner import CONTRACT as _CONTRACT
-    from dataflow.read._scanner import Scanner, Table
+
+    if _CONTRACT != CONTRACT:
+        raise ImportError("it was compiled for another version of Nudge")
+    from dataflow.read._scanner import Scanner, Table, items, lines
 except ImportError as error:  # It was installed where there is no Rust compiler, or it is another system's.
     _missing = str(error)
 else:
-    _missing = "" if _CONTRACT == CONTRACT else "it was compiled for another version of Nudge"
+    _missing = ""
 
 WHY_NOT_COMPILED: Final = _missing
 """Why this installation is without the compiled part (`dataflow/read/scanner`); "" if it has it."""
+
+
+HOW_TO_COMPILE: Final = "install Rust 1.85 or newer and Nudge anew, in a checkout after `make clean`"
 
 
 class PlainFormat:
@@ -129,3 +135,29 @@ def format_of(name: str, table: dict[str, Any], settings: Iterable[tuple[str, st
         return NativeFormat(table)
     kind = FORMATS[name]
     return PlainFormat(kind.decoder(settings_of(dict(settings))), has_headers=kind.has_headers)
+
+
+Sent = tuple[list[Any], Sequence[int]]
+"""Records as they were sent, and the places of those that are to be decoded.
+
+Of all others, plain events, it is known that they are sound: they stand there with their users before them.
+"""
+
+
+def items_of(body: bytes, most: int) -> Sent | None:
+    """Return the items of a JSON list, None where that takes a look at all of it; then it may be no list at all.
+
+    If each item that is to be decoded is JSON, then so is *body*.
+
+    Args:
+        most: how many items there may be.
+    """
+    return None if WHY_NOT_COMPILED else items(body, most)
+
+
+def lines_of(body: bytes) -> Sent:
+    """Return the lines of a text that are not blank."""
+    if not WHY_NOT_COMPILED:
+        return lines(body)
+    found = [line for line in body.split(b"\n") if line.strip()]
+    return found, range(len(found))

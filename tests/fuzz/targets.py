@@ -26,6 +26,7 @@ from operators.templates.errors import TemplateFailed, TemplateSyntaxError
 from operators.templates.missing import MISSING
 from operators.templates.parse import parse_template
 from tests.fuzz.bounds import cpu_at_most
+from tests.gateway import test_several as several
 from tests.intake import agree
 from tests.records import Choices, any_record
 from tests.test_match import Judged
@@ -408,10 +409,18 @@ def check_record(choices: Choices) -> None:
     check_json(raw)
 
 
+def check_several(choices: Choices) -> None:
+    """With and without the compiled part the gateway takes the same of a list, and of JSON lines."""
+    body = several.any_body(choices)
+    with cpu_at_most(ONE_CPU_S):
+        several.same(body)
+
+
 TARGETS: Final[dict[str, Callable[[Choices], None]]] = {
     "record": check_record,
     "flow": check_flow,
     "condition": check_condition,
     "scanner": check_scanner,
+    "several": check_several,
     "template": check_template,
 }

@@ -4,7 +4,7 @@ use crate::json::{Odd, Read, Reader, Value};
 use crate::time;
 
 // As in `connectors/formats/native.py`, where texts are measured in characters, which are never more than bytes.
-const BYTES_MAX: usize = 1_048_576;
+pub const BYTES_MAX: usize = 1_048_576;
 const USER_ID_MAX: usize = 256;
 const NAME_MAX: usize = 128;
 const MESSAGE_ID_MAX: usize = 256;
@@ -44,11 +44,17 @@ pub fn read(raw: &[u8]) -> Read<Event<'_>> {
     if raw.len() > BYTES_MAX {
         return Err(Odd);
     }
-    let text = std::str::from_utf8(raw).map_err(|_| Odd)?;
+    let mut reader = Reader::new(std::str::from_utf8(raw).map_err(|_| Odd)?);
+    let event = read_from(&mut reader)?;
+    reader.end()?;
+    Ok(event)
+}
+
+/// Return the event that stands where a reader is.
+pub fn read_from<'a>(reader: &mut Reader<'a>) -> Read<Event<'a>> {
     let (mut user_id, mut name, mut message_id) = (None, None, None);
     let (mut at_ms, mut received_ms, mut properties) = (None, None, None);
     let mut seen: [bool; FIELDS] = [false; FIELDS];
-    let mut reader = Reader::new(text);
     reader.object(|key, value| {
         let field = match key {
             "user_id" => Field::UserId,
@@ -80,7 +86,6 @@ pub fn read(raw: &[u8]) -> Read<Event<'_>> {
         }
         Ok(())
     })?;
-    reader.end()?;
     match (user_id, name) {
         (Some(user_id), Some(name)) if !user_id.is_empty() && !name.is_empty() => Ok(Event {
             user_id,

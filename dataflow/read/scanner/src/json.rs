@@ -12,6 +12,7 @@ pub struct Odd;
 pub type Read<T> = Result<T, Odd>;
 
 const DEPTH_MAX: usize = 32;
+const PASSED_DEPTH_MAX: usize = 128; // Python's parser and writer go deeper, so here neither of them gives up.
 const DIGITS_MAX: usize = 300; // Fewer cannot be beyond the largest double.
 
 /// A JSON value: what it is, and its text where that matters.
@@ -71,6 +72,74 @@ impl<'a> Reader<'a> {
             Ok(())
         } else {
             Err(Odd)
+        }
+    }
+
+    /// Go into a list; return whether it has items.
+    pub fn enter(&mut self) -> Read<bool> {
+        self.skip_blanks();
+        self.expect(b'[')?;
+        self.skip_blanks();
+        let has_items = self.peek() != Some(b']');
+        self.at += usize::from(!has_items);
+        Ok(has_items)
+    }
+
+    /// Go on behind an item of a list; return whether another one follows.
+    pub fn go_on(&mut self) -> Read<bool> {
+        self.skip_blanks();
+        let has_more = self.peek() == Some(b',');
+        if !has_more {
+            self.expect(b']')?;
+        }
+        self.at += usize::from(has_more);
+        Ok(has_more)
+    }
+
+    /// Return the text of the value that `read` reads here, and what it makes of it; where that is odd, the reader
+    /// only passes over the value.
+    pub fn value_by<T>(&mut self, read: impl FnOnce(&mut Self) -> Read<T>) -> Read<(&'a str, Read<T>)> {
+        self.skip_blanks();
+        let start = self.at;
+        let found = read(self);
+        if found.is_err() {
+            self.at = start;
+            self.pass()?;
+        }
+        Ok((self.slice(start)?, found))
+    }
+
+    /// Pass over a value: to where it ends, if it is one at all, which is not checked.
+    fn pass(&mut self) -> Read<()> {
+        let mut depth = 0;
+        loop {
+            match self.peek() {
+                Some(b'"') => {
+                    self.pass_text()?;
+                    continue;
+                }
+                Some(b'[' | b'{') if depth < PASSED_DEPTH_MAX => depth += 1,
+                Some(b']' | b'}' | b',') if depth == 0 => return Ok(()),
+                Some(b']' | b'}') => depth -= 1,
+                None | Some(b'[' | b'{') => return Err(Odd),
+                _ => {}
+            }
+            self.at += 1;
+        }
+    }
+
+    fn pass_text(&mut self) -> Read<()> {
+        self.at += 1;
+        loop {
+            self.at += plain_bytes(self.text.as_bytes().get(self.at..).ok_or(Odd)?);
+            match self.peek() {
+                Some(b'"') => {
+                    self.at += 1;
+                    return Ok(());
+                }
+                Some(b'\\') => self.at += 2, // Whatever that is, it does not end the text.
+                _ => return Err(Odd),
+            }
         }
     }
 
