@@ -215,6 +215,10 @@ class Endpoint:
         await answer.send(send)
 
 
+def _never() -> bool:
+    return False
+
+
 class _InOne:
     """A transport that writes the head of an answer together with its body: one packet, and one call of the system.
 
@@ -243,6 +247,10 @@ class _InOne:
             self._loop.call_soon(self._flush)
             return
         self._transport.write(data)
+
+    def forget(self) -> None:
+        """Ask nobody any more: the connection has ended."""
+        self._is_amid = _never
 
     def _flush(self) -> None:
         if self._head:
@@ -283,6 +291,10 @@ class Protocol(HttpToolsProtocol):
         """The connection has ended."""
         self._stop_timer()
         super().connection_lost(exc)
+        # What points back to this goes with it, and does not wait for the collector of cycles.
+        self.cycle = None  # type: ignore[assignment]
+        self.pipeline.clear()
+        self.transport.forget()  # type: ignore[attr-defined]
 
     def data_received(self, data: bytes) -> None:
         """Take what has come."""

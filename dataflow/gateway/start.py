@@ -44,7 +44,7 @@ QUEUED: Final = 200_000
 QUEUED_KIB: Final = 256 * 1024
 CONNECTIONS_MAX: Final = 10_000
 STOP_PATIENCE_S: Final = 10
-GARBAGE: Final = (10_000, 5, 5)  # What a few thousand connections leave, before all that is not frozen is looked at.
+GARBAGE: Final = (50_000, 5, 1)  # More than the records of all that is usually on its way.
 
 
 class _Server(uvicorn.Server):
@@ -64,8 +64,8 @@ def _listening(host: str, port: int) -> socket.socket:
 def _expect_little_garbage() -> None:
     """Let the collector of cycles look at what is new, and less often.
 
-    A request leaves it nothing, a connection that ends leaves a few objects. But the records of long lists make it run
-    again and again, and with all modules to look through it took a third of the time.
+    Requests and connections leave it nothing. But the records of long lists make it run again and again, and with all
+    modules to look through it took a third of the time.
     """
     gc.collect()
     gc.freeze()

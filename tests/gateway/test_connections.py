@@ -22,7 +22,7 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": b"ok"})
 
 
-def served(work: Callable[[int], Awaitable[Any]]) -> Any:
+def served(work: Callable[[int], Awaitable[Any]], loop: Callable[[], asyncio.AbstractEventLoop] | None = None) -> Any:
     """Return what *work* gives, called with the port of a server."""
 
     async def serve() -> Any:
@@ -35,7 +35,8 @@ def served(work: Callable[[int], Awaitable[Any]]) -> Any:
             server.should_exit = True
             await serving
 
-    return asyncio.run(serve())
+    with asyncio.Runner(loop_factory=loop) as runner:
+        return runner.run(serve())
 
 
 @pytest.mark.parametrize("said", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nhost: x\r\n", REQUEST + b"GET / HTTP/1.1\r\n"])

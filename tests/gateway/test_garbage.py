@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 
 from dataflow.gateway.config import read_gateway
 from dataflow.gateway.events import Events
@@ -15,6 +17,7 @@ from dataflow.gateway.http import Came, Held
 from dataflow.gateway.keys import Keys
 from dataflow.gateway.metrics import Metrics
 from tests.gateway.doors import WRITE_KEY, Broker
+from tests.gateway.test_connections import REQUEST, served
 from tests.records import line
 
 
@@ -38,5 +41,29 @@ def test_a_request_leaves_nothing_to_the_collector(body: bytes, status: int, mon
     gc.disable()
     try:
         assert asyncio.run(work()) < 100
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("said", [b"", REQUEST, REQUEST * 3, REQUEST[:-2]])
+def test_a_connection_that_ends_leaves_nothing_to_the_collector(said: bytes) -> None:
+    def connect(port: int) -> None:
+        with socket.create_connection(("127.0.0.1", port)) as one:
+            if said:
+                one.sendall(said)
+            one.shutdown(socket.SHUT_WR)
+            while one.recv(65_536):
+                pass
+
+    async def work(port: int) -> int:
+        await asyncio.to_thread(connect, port)
+        gc.collect()
+        for _ in range(50):
+            await asyncio.to_thread(connect, port)
+        return gc.collect()
+
+    gc.disable()
+    try:
+        assert served(work, uvloop.new_event_loop) < 50
     finally:
         gc.enable()
