@@ -7,7 +7,7 @@ often, and what happens after an answer is decided elsewhere (`operators/deliver
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -229,11 +229,36 @@ class Provider(Protocol):
         ...
 
 
+class Together(Provider, Protocol):
+    """A provider that takes several actions in one call: `together_max` at most.
+
+    Those whose calls are due at the same time are given to it together. Nobody waits until there are more.
+    """
+
+    together_max: int
+
+    def goes_with(self, action: Action) -> Hashable:
+        """Return what *action* has in common with those that it can go together with; None where it goes alone.
+
+        Raises:
+            Unfit: it cannot be sent. It goes alone, and `call` says so.
+        """
+        ...
+
+    async def call_together(self, actions: Sequence[Action]) -> Sequence[Answer]:
+        """Send all of *actions*, and return what came of each, in their order.
+
+        Whatever goes wrong with one of them is the answer for that one alone: nothing is raised.
+        """
+        ...
+
+
 class OneWay:
     """To build on: a provider that is called and nothing else. It has all of `Provider` but `call` and `preview`."""
 
     drops_repeats: ClassVar[bool] = False
     can_be_asked: ClassVar[bool] = False
+    together_max: int = 1
 
     async def ask(self, action: Action, since_ms: int) -> Answer:
         """Nobody can be asked."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from random import Random
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 
-from connectors.channels.base import Unfit
+from connectors.channels.base import Together, Unfit
 from connectors.channels.http1 import IS_TOO_LATE
 from connectors.kafka_writer import KafkaWriter, Keyed
 from connectors.ledgers.base import KEPT_MS, Ledger, LedgerAway, Note, Noted, ToBegin, ToFree, ToLook, ToSettle, ToTold
@@ -38,6 +38,7 @@ LEDGER_PAUSE_S: Final = 1.0
 SAID_AGAIN_MS: Final = 60_000
 LONG_MS: Final = 60_000  # Who asks to wait for so long is told of.
 UNTOLD_TOGETHER: Final = 1_000
+TOO_LATE: Final = Answer(RETRY, "too_late", "this process stood still before the call")
 _dump = msgspec.json.Encoder().encode
 
 
@@ -68,6 +69,9 @@ class ChannelAtWork:
     ) -> None:
         self.how, self._ledger, self._writer, self._receipts = how, ledger, writer, receipts
         self._now_ms, self._done, self._log = now_ms, done, log
+        self._together_max = getattr(
+            how.provider, "together_max", 1
+        )  # A class of somebody's own may know nothing of it.
         self.machine = Deliveries(how.policy, now_ms(), chance)
         self.counts = Counts()
         self.is_ledger_away = False
@@ -98,12 +102,16 @@ class ChannelAtWork:
 
     def go(self) -> None:
         """Carry out what is to be done, after something was told."""
-        to_tell = []
+        to_tell, together = [], []
         for command in self.machine.commands():
             if type(command) is Tell:
                 to_tell.append(command)
+            elif type(command) is Call and self._together_max > 1:
+                together.append(command)
             else:
                 self._carry_out(command)
+        if together:
+            self._begin_together(together)
         if to_tell:
             self._spawn(self._tell(to_tell))
         self._say_circuit()
@@ -216,7 +224,7 @@ class ChannelAtWork:
 
     async def _call(self, action_id: str, attempt: int, until_ms: int) -> None:
         if self._now_ms() > until_ms:
-            answer = Answer(RETRY, "too_late", "this process stood still before the call")
+            answer = TOO_LATE
         else:
             began_s = asyncio.get_running_loop().time()
             over_ms = until_ms + self.how.policy.call_ms
@@ -238,6 +246,68 @@ class ChannelAtWork:
             return Answer(UNKNOWN, "timeout")
         except Exception as error:  # A mistake in a provider is not a reason to stop others, nor to send twice.
             return self._failed(error, action_id)
+
+    def _begin_together(self, calls: Sequence[Call]) -> None:
+        """Begin calls that are due at the same time, those together that can go together."""
+        groups: dict[Hashable, list[Call]] = {}
+        for call in calls:
+            if (common := self._common(call.action_id)) is None:
+                self._carry_out(call)
+                continue
+            group = groups.setdefault(common, [])
+            group.append(call)
+            if len(group) == self._together_max:
+                self._spawn(self._call_together(groups.pop(common)))
+        for group in groups.values():
+            if len(group) == 1:
+                self._carry_out(group[0])
+            else:
+                self._spawn(self._call_together(group))
+
+    def _common(self, action_id: str) -> Hashable:
+        try:
+            return cast(Together, self.how.provider).goes_with(self._actions[action_id])
+        except Unfit:
+            return None  # What the call says is what counts.
+        except Exception as error:
+            self._failed(error, action_id)
+            return None
+
+    async def _call_together(self, calls: Sequence[Call]) -> None:
+        """Do for each of *calls* what `_call` does for one, with one call to the provider."""
+        now_ms = self._now_ms()
+        for late in (one for one in calls if now_ms > one.until_ms):
+            self.machine.answered(late.action_id, late.attempt, TOO_LATE, now_ms)
+            self.go()  # It does not wait for the others.
+        calls = [one for one in calls if now_ms <= one.until_ms]
+        if calls:
+            began_s = asyncio.get_running_loop().time()
+            over_ms = min(one.until_ms for one in calls) + self.how.policy.call_ms
+            IS_TOO_LATE.set(lambda: self._now_ms() > over_ms)  # For this task alone.
+            actions = [self._actions[one.action_id] for one in calls]
+            answers = await self._answers(actions)
+            lasted_s = asyncio.get_running_loop().time() - began_s
+            # What a provider says of one may be about another, and nobody's receipt has what is another user's.
+            hidden = self.how.secrets.union(*map(personal, actions))
+            said = {answer: without(answer, hidden) for answer in set(answers)}
+            for call, answer in zip(calls, answers, strict=True):
+                self.counts.called(answer.kind, lasted_s, call.attempt)
+                self.machine.answered(call.action_id, call.attempt, said[answer], self._now_ms())
+        self._say_held()
+        self.go()
+
+    async def _answers(self, actions: Sequence[Action]) -> Sequence[Answer]:
+        provider = cast(Together, self.how.provider)
+        try:
+            async with asyncio.timeout(self.how.policy.call_ms / 1000):
+                answers = await provider.call_together(actions)
+            if len(answers) != len(actions):
+                raise ValueError(f"{len(answers)} answers for {len(actions)} actions")
+            return answers
+        except TimeoutError:
+            return [Answer(UNKNOWN, "timeout")] * len(actions)
+        except Exception as error:
+            return [self._failed(error, None)] * len(actions)
 
     def _failed(self, error: Exception, action_id: str | None) -> Answer:
         # Not with its message, which may have the action's data.

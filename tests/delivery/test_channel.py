@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any, ClassVar
 
 import pytest
 
-from connectors.channels.base import Surroundings
+from connectors.channels.base import Surroundings, Unfit
+from connectors.channels.http1 import IS_TOO_LATE
 from connectors.ledgers.base import ToBegin, ToLook, ToSettle
 from connectors.ledgers.sqlite import SqliteLedger
 from dataflow.deliver import config
@@ -20,9 +21,9 @@ from dataflow.deliver.channel import ChannelAtWork
 from dataflow.deliver.config import Delivered, delivered
 from dataflow.deliver.start import open_ledger, parse_ledger
 from dataflow.errors import UsageError
-from operators.delivery.machine import Place
+from operators.delivery.machine import Call, Place
 from operators.delivery.policy import Policy
-from state.delivery import ACCEPTED, CONFIG, OK, UNKNOWN, Answer, Outcome
+from state.delivery import ACCEPTED, CONFIG, OK, PERMANENT, RETRY, UNKNOWN, Answer, Outcome
 from state.outgoing import Action
 from tests.delivery.actions import action
 from tests.delivery.pager import Pager
@@ -291,3 +292,190 @@ def test_a_late_outcome_of_a_process_that_ends_before_its_receipt_is_told_by_ano
         await next_one.close()
 
     with_a_late_outcome(tmp_path / "ledger.db", writer, then)
+
+
+# ---- several actions in one call -----------------------------------------------------------------------------------
+
+LATER_MS = NOW_MS + 20_000
+"""Until when a call may begin."""
+
+
+class Bus(Pager):
+    """Takes three with the same template together; what is called `alone` goes alone, and `nowhere` not at all."""
+
+    together_max = 3
+
+    def __init__(self, says: Callable[[Action], Answer] = lambda _: Answer(OK)) -> None:
+        self.says = says
+        self.rides: list[list[str]] = []
+
+    def goes_with(self, action: Action) -> Hashable:
+        if action.template == "nowhere":
+            raise Unfit("no_stop", "it stops there no more")
+        if action.template == "broken":
+            raise KeyError(action.template)
+        return None if action.template == "alone" else action.template
+
+    async def call(self, action: Action) -> Answer:
+        if action.template == "nowhere":
+            raise Unfit("no_stop", "it stops there no more")
+        self.rides.append([action.user_id])
+        return self.says(action)
+
+    async def call_together(self, actions: Sequence[Action]) -> Sequence[Answer]:
+        self.rides.append([one.user_id for one in actions])
+        return [self.says(one) for one in actions]
+
+
+class AllAtOnce:
+    """A machine that wants calls for all it has taken, in one round."""
+
+    why_open = next_ms = None
+    held_ms = 0
+
+    def __init__(self, until_ms: Callable[[str], int] = lambda _: LATER_MS) -> None:
+        self._until_ms = until_ms
+        self._wanted: list[Call] = []
+        self.answers: dict[str, Answer] = {}
+
+    def take(self, action_id: str, *_: Any) -> None:
+        self._wanted.append(Call(action_id, 1, self._until_ms(action_id)))
+
+    def commands(self) -> list[Call]:
+        wanted, self._wanted = self._wanted, []
+        return wanted
+
+    def answered(self, action_id: str, attempt: int, answer: Answer, now: int) -> None:
+        self.answers[action_id] = answer
+
+
+def ridden(
+    provider: Any, *actions: Action, machine: AllAtOnce | None = None, call_ms: int = 10_000
+) -> tuple[dict[str, Answer], ChannelAtWork, Log]:
+    """Return what came of actions whose calls are due together, by user; the channel, and its log."""
+    machine, log = machine or AllAtOnce(), Log()
+
+    async def work() -> ChannelAtWork:
+        how = Delivered("bus", "actions.bus", Policy(call_ms=call_ms), provider, "acme", None)
+        at_work = ChannelAtWork(
+            how, SqliteLedger(Path(":memory:"), "bus", "one"), None, "events",  # type: ignore[arg-type]
+            lambda: NOW_MS, Random(1), lambda _: None, log,
+        )  # fmt: skip
+        at_work.machine = machine  # type: ignore[assignment]
+        for offset, one in enumerate(actions):
+            at_work.take(one, Place("actions.bus-0", offset))
+        at_work.go()
+        async with asyncio.timeout(20):
+            while len(machine.answers) < len(actions):
+                await asyncio.sleep(0)
+        await at_work.close()
+        return at_work
+
+    at_work = asyncio.run(work())
+    return {one.user_id: machine.answers[one.action_id] for one in actions}, at_work, log
+
+
+def passenger(user: str, template: str = "town", **more: Any) -> Action:
+    return action(user, user, channel="bus", template=template, **more)
+
+
+def test_what_goes_together_goes_in_one_call_and_each_has_an_answer_of_its_own() -> None:
+    bus = Bus(lambda one: Answer(PERMANENT, "full") if one.user_id == "b" else Answer(OK, provider_id="ride-1"))
+    found, at_work, _ = ridden(bus, passenger("a"), passenger("x", "coast"), passenger("b"))
+    assert sorted(bus.rides) == [["a", "b"], ["x"]]
+    assert {user: one.kind for user, one in found.items()} == {"a": OK, "x": OK, "b": PERMANENT}
+    assert (at_work.counts.calls, at_work.counts.answers) == (3, {OK: 2, PERMANENT: 1})
+
+
+def test_no_more_go_together_than_the_provider_takes_and_nobody_waits_for_more() -> None:
+    bus = Bus()
+    ridden(bus, *map(passenger, "abcdefg"))
+    assert bus.rides == [["a", "b", "c"], ["d", "e", "f"], ["g"]]
+
+
+def test_who_goes_with_nobody_or_cannot_be_sent_holds_up_nobody() -> None:
+    bus = Bus()
+    found, _, log = ridden(
+        bus, passenger("a"), passenger("b", "alone"), passenger("c", "nowhere"), passenger("d", "alone"),
+        passenger("e", "broken"), passenger("f"),
+    )  # fmt: skip
+    assert sorted(bus.rides) == [["a", "f"], ["b"], ["d"], ["e"]]
+    assert (found["c"].kind, found["c"].code) == (PERMANENT, "no_stop")
+    assert {found[user].kind for user in "abdef"} == {OK}
+    assert [fields["error"] for event, fields in log.lines if event == "a provider failed"] == ["KeyError"]
+
+
+class Broken(Bus):
+    """Fails with all of them: as it is told."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+
+    async def call_together(self, actions: Sequence[Action]) -> Sequence[Answer]:
+        if self.how == "hangs":
+            await asyncio.Event().wait()
+        if self.how == "raises":
+            raise ValueError("".join(["+86138", "00138000"]))  # Lines of code are logged, what is in them is not.
+        return [Answer(OK)]
+
+
+@pytest.mark.parametrize(("how", "code"), [("hangs", "timeout"), ("raises", "internal"), ("counts", "internal")])
+def test_a_call_for_several_that_fails_may_have_sent_each_of_them(how: str, code: str) -> None:
+    found, at_work, log = ridden(Broken(how), passenger("a"), passenger("b"), call_ms=10)
+    assert {(one.kind, one.code) for one in found.values()} == {(UNKNOWN, code)}
+    assert at_work.counts.answers == {UNKNOWN: 2}
+    assert "13800138000" not in str(log.lines)
+
+
+def test_who_is_too_late_does_not_go_with_the_others_and_the_first_to_be_it_decides_for_all() -> None:
+    late = action("late").action_id
+    soon = action("soon").action_id
+    machine = AllAtOnce(lambda one: NOW_MS - 1 if one == late else NOW_MS if one == soon else LATER_MS)
+    asked: list[Callable[[], bool]] = []
+
+    class Watching(Bus):
+        async def call_together(self, actions: Sequence[Action]) -> Sequence[Answer]:
+            asked.append(IS_TOO_LATE.get())
+            return await super().call_together(actions)
+
+    bus = Watching()
+    found, at_work, _ = ridden(bus, passenger("a"), passenger("late"), passenger("soon"), machine=machine)
+    assert bus.rides == [["a", "soon"]]
+    assert (found["late"].kind, found["late"].code) == (RETRY, "too_late")
+    assert at_work.counts.calls == 2
+    for ms, is_too_late in [(10_000, False), (10_001, True)]:
+        at_work._now_ms = lambda ms=ms: NOW_MS + ms  # type: ignore[misc]
+        assert asked[0]() is is_too_late
+
+
+def test_nobodys_receipt_has_what_is_another_users() -> None:
+    bus = Bus(lambda one: Answer(PERMANENT, "E1", "one of tok-lina and tok-zhang is none, said Lina"))
+    found, _, _ = ridden(bus, passenger("a", to="tok-lina"), passenger("b", to="tok-zhang"))
+    assert found["a"].detail == "one of <hidden> and <hidden> is none, said <hidden>"
+    assert found["b"].detail == found["a"].detail
+
+
+def test_actions_that_go_together_have_one_outcome_and_one_receipt_each() -> None:
+    bus, writer, done = Bus(lambda one: Answer(OK, provider_id="ride-1")), Written(), set[int]()
+
+    async def work() -> None:
+        how = Delivered("bus", "actions.bus", Policy(), bus, "acme", None)  # type: ignore[arg-type]
+        ledger = SqliteLedger(Path(":memory:"), "bus", "one")
+        at_work = ChannelAtWork(
+            how, ledger, writer, "events", lambda: NOW_MS, Random(1),  # type: ignore[arg-type]
+            lambda place: done.add(place.offset), Log(),
+        )  # fmt: skip
+        for offset, user in enumerate("abcab"):
+            at_work.take(action(f"{user}{offset}", user, channel="bus"), Place("actions.bus-0", offset))
+        at_work.go()
+        async with asyncio.timeout(20):
+            while len(done) < 5:
+                await asyncio.sleep(0)
+        found = await ledger.find("ride-1")
+        assert found is not None, "one of them, where all have the same id of the provider's"
+        await at_work.close()
+
+    asyncio.run(work())
+    assert bus.rides == [["a", "b", "c"], ["a", "b"]], "a user's actions follow one another"
+    assert len({value for _, value in writer.records}) == len(writer.records) == 5
