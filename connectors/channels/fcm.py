@@ -7,7 +7,6 @@ There are no receipts after `accepted`; what the app tells comes as events of it
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Final, Literal
 
@@ -20,6 +19,7 @@ from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 from connectors.channels.base import OneWay, Secret, Settings, Surroundings, Unfit
 from connectors.channels.http import Answered, HttpClient, retry_after_ms
+from connectors.channels.push import merged, pushed
 from state.delivery import CONFIG, OK, PERMANENT, RETRY, THROTTLED, TOKEN, UNKNOWN, Answer
 from state.iso import parse_iso_ms
 from state.outgoing import Action
@@ -131,17 +131,9 @@ class Fcm(OneWay):
     def _message(self, action: Action) -> dict[str, Any]:
         if not action.to:
             raise Unfit("no_address", "the action has no address")
-        title, body, data = "", "", dict(action.vars)
-        try:
-            content = self._around.content(action, None)
-            title, body = content.subject, content.text.strip()
-        except Unfit as unfit:
-            if unfit.code != "no_template":
-                raise
-            title, body = (str(data.pop(name, None) or "") for name in ("title", "body"))
-        data |= {"action_id": action.action_id, "template": action.template}
+        title, body, data = pushed(action, self._around)
         target = {"topic": action.to.removeprefix(TOPIC)} if action.to.startswith(TOPIC) else {"token": action.to}
-        message = {**target, "data": {name: _text(value) for name, value in data.items()}}
+        message: dict[str, Any] = {**target, "data": data}
         said = {name: text for name, text in (("title", title), ("body", body)) if text}
         if said:
             message["notification"] = said
@@ -151,7 +143,7 @@ class Fcm(OneWay):
             message["android"] = {"ttl": f"{left_s}s"}
             message["apns"] = {"headers": {"apns-expiration": str(expires_ms // 1000)}}
             message["webpush"] = {"headers": {"TTL": str(left_s)}}
-        return _merged(message, self._settings.message)
+        return merged(message, self._settings.message)
 
     async def call(self, action: Action) -> Answer:
         """Send *action*; see `Provider`."""
@@ -209,16 +201,3 @@ def _code_of(error: Mapping[str, Any]) -> str:
         if isinstance(one, dict) and str(one.get("@type", "")).endswith("FcmError"):
             return str(one.get("errorCode", ""))
     return ""
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-
-
-def _merged(message: dict[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
-    """Return *message* with *more* in it, which counts where both say something."""
-    merged = dict(message)
-    for name, value in more.items():
-        before = merged.get(name)
-        merged[name] = _merged(before, value) if isinstance(before, dict) and isinstance(value, dict) else value
-    return merged
