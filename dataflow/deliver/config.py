@@ -34,6 +34,7 @@ BUILT_IN: Final = {
     "http": "connectors.channels.http_template:Http",
     "smtp": "connectors.channels.smtp:Smtp",
     "twilio": "connectors.channels.twilio:Twilio",
+    "umeng": "connectors.channels.umeng:Umeng",
     "kafka": "connectors.channels.kafka:KafkaPush",
     "webhook": "connectors.channels.webhook:Webhook",
     "wechat_template": "connectors.channels.wechat_template:WechatTemplate",

@@ -104,6 +104,10 @@ def channels(url: str, mail_port: int) -> dict[str, dict[str, Any]]:
             "callback_token": {"env": "TOKEN"}, **common,
         },
         "push": {"provider": "fcm", "endpoint": url, "credentials": {"env": "FCM"}, **common},
+        "umeng": {
+            "provider": "umeng", "endpoint": url, "app_key": "k", "secret": {"env": "KEY"}, "platform": "android",
+            **common,
+        },
         "email": {
             "provider": "smtp", "host": "127.0.0.1", "port": mail_port, "tls": "none", "from": "news@acme.example",
             "unsubscribe": links, "opens": True, **common,
