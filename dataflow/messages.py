@@ -26,7 +26,7 @@ FOLDER: Final = "templates"
 PARTS: Final = ("subject", "txt", "html")
 _ALWAYS: Final = ("smtp", "twilio")
 """The providers whose messages all stand in files; those of `_SOMETIMES` may."""
-_SOMETIMES: Final = ("fcm", "umeng")
+_SOMETIMES: Final = ("apns", "fcm", "umeng")
 _NAME: Final = re.compile(rf"(?P<name>[^.].*)\.(?P<part>{'|'.join(PARTS)})(?:\.liquid)?")
 _PLACE: Final = re.compile(r", at character (\d+)(?: of line (\d+))?$")
 _BYTES_MAX: Final = 4 * SOURCE_MAX_CHARS

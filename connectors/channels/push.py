@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import orjson
+
 from connectors.channels.base import Surroundings, Unfit
 from state.outgoing import Action
 
@@ -43,6 +45,19 @@ def merged(message: dict[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
         before = found.get(name)
         found[name] = merged(before, value) if isinstance(before, dict) and isinstance(value, dict) else value
     return found
+
+
+def writable(given: dict[str, Any]) -> dict[str, Any]:
+    """Return settings that go into messages.
+
+    Raises:
+        ValueError: they are not what JSON can be written of.
+    """
+    try:
+        orjson.dumps(given)
+    except TypeError as error:
+        raise ValueError(f"it cannot be written as JSON: {error}") from None
+    return given
 
 
 def _text(value: Any) -> str:

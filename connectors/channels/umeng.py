@@ -20,7 +20,7 @@ from pydantic import AfterValidator, Field
 
 from connectors.channels.base import OneWay, Secret, Settings, Surroundings, Unfit
 from connectors.channels.http import DETAIL_MAX, Answered, HttpClient, Request, retry_after_ms
-from connectors.channels.push import merged, pushed
+from connectors.channels.push import merged, pushed, writable
 from state.delivery import CONFIG, OK, PERMANENT, RETRY, THROTTLED, UNKNOWN, Answer
 from state.iso import parse_iso_ms
 from state.outgoing import Action
@@ -75,11 +75,7 @@ _KINDS: Final = {
 def _besides(given: dict[str, Any]) -> dict[str, Any]:
     if ours := sorted(_OURS & set(given)):
         raise ValueError(f"{', '.join(ours)} cannot be set here: see the settings of the channel")
-    try:
-        orjson.dumps(given)
-    except TypeError as error:
-        raise ValueError(f"it cannot be written as JSON: {error}") from None
-    return given
+    return writable(given)
 
 
 class UmengSettings(Settings):

@@ -30,6 +30,7 @@ GROUP: Final = "nudge.channels"
 """The group of entry points in which providers are found by their names."""
 BUILT_IN: Final = {
     "alibaba_sms": "connectors.channels.alibaba_sms:AlibabaSms",
+    "apns": "connectors.channels.apns:Apns",
     "fcm": "connectors.channels.fcm:Fcm",
     "http": "connectors.channels.http_template:Http",
     "smtp": "connectors.channels.smtp:Smtp",

@@ -27,6 +27,7 @@ from operators.delivery.machine import Place
 from state.delivery import OK, RETRY, Answer
 from state.outgoing import Action
 from tests.delivery.actions import action
+from tests.providers.apns import p8
 from tests.providers.fcm import credentials
 from tests.providers.server import HALF, HANGS, HANGS_UP, NONSENSE, Request, Response, Server
 from tests.providers.smtp import MailServer
@@ -38,7 +39,7 @@ SECRETS: Final = {
     "TOKEN": "marked-secret-token", "CALLBACK": "https://door.example/receipts/sms/marked-secret-path",
     "LINKS": "marked-secret-of-links", "USER": "marked-secret-user", "PASSWORD": "marked-secret-password",
 }  # fmt: skip
-RUN_TIME: Final = ("marked-access-token", "RSA PRIVATE KEY")
+RUN_TIME: Final = ("marked-access-token", "PRIVATE KEY")
 """Secrets that come only while it works."""
 USER: Final = {"to": "lina.marked@example.org", "name": "Linamarked", "user": "user-marked"}
 
@@ -108,6 +109,10 @@ def channels(url: str, mail_port: int) -> dict[str, dict[str, Any]]:
             "provider": "umeng", "endpoint": url, "app_key": "k", "secret": {"env": "KEY"}, "platform": "android",
             **common,
         },
+        "apns": {
+            "provider": "apns", "endpoint": url, "key": {"env": "P8"}, "key_id": "K", "team_id": "T", "topic": "t",
+            **common,
+        },
         "email": {
             "provider": "smtp", "host": "127.0.0.1", "port": mail_port, "tls": "none", "from": "news@acme.example",
             "unsubscribe": links, "opens": True, **common,
@@ -146,7 +151,7 @@ class Writer:
 
 
 def sent(channel: str) -> Action:
-    to = {"sms": "+8613800138000", "twilio": "+8613800138000"}.get(channel, USER["to"])
+    to = {"sms": "+8613800138000", "twilio": "+8613800138000", "apns": "00ff"}.get(channel, USER["to"])
     return action(channel, USER["user"], channel=channel, to=to, vars={"name": USER["name"]})
 
 
@@ -195,6 +200,7 @@ async def tried(how: Delivered, folder: Path) -> dict[str, str]:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, value in SECRETS.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setenv("P8", p8())
     for name in ("hello.subject", "hello.txt", "hello.html"):
         (tmp_path / f"{name}.liquid").write_text("Hello {{ vars.name }}")
     return tmp_path
