@@ -215,6 +215,27 @@ def test_an_action_is_found_by_what_its_provider_calls_it(opened: Opened) -> Non
 
 
 @BOTH
+def test_actions_that_their_provider_calls_the_same_have_an_outcome_each_and_one_of_them_is_found(
+    opened: Opened,
+) -> None:
+    """A batch has one id at its provider."""
+
+    async def check() -> None:
+        one = opened("push")
+        some = ["a", "b", "c"]
+        noted = await one.note([ToSettle(name, 0, "u", OUTCOMES[0]) for name in some], NOW)
+        assert [one.is_taken for one in noted] == [True] * 3
+        found = await one.note([ToLook(name) for name in some], NOW)
+        assert [one.entry.outcome for one in found if one.entry is not None] == [OUTCOMES[0]] * 3
+        of_provider = await one.find("p-1")
+        assert of_provider is not None
+        assert of_provider[0] in some
+        await one.close()
+
+    asyncio.run(check())
+
+
+@BOTH
 def test_what_is_open_and_what_is_unknown_is_told_the_oldest_first_and_each_channel_by_itself(opened: Opened) -> None:
     async def check() -> None:
         one, other = opened("sms"), opened("email")
