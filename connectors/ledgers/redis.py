@@ -40,7 +40,7 @@ HOLDS_S: Final = 0.1
 
 # KEYS: what is open, what is unknown, what is untold, and of each note its action and what its provider calls it, or
 # the first key. ARGV: of each note the old value, the new one, how long to keep it in ms (0: for ever), the id, when it
-# began, and o, u, t or - for where it belongs. The new value is written if the old one is still there.
+# began, and the letters of where it belongs: o, u, t. The new value is written if the old one is still there.
 _WRITE: Final = """
 local written = {}
 for i = 1, (#KEYS - 3) / 2 do
@@ -50,7 +50,11 @@ for i = 1, (#KEYS - 3) / 2 do
     if kept == '0' then redis.call('SET', key, new) else redis.call('SET', key, new, 'PX', kept) end
     if called ~= KEYS[1] then redis.call('SET', called, id, 'PX', kept) end
     for place, letter in ipairs({'o', 'u', 't'}) do
-      if where == letter then redis.call('ZADD', KEYS[place], since, id) else redis.call('ZREM', KEYS[place], id) end
+if string.find(where, letter, 1, true) then
+  redis.call('ZADD', KEYS[place], since, id)
+else
+  redis.call('ZREM', KEYS[place], id)
+end
     end
     written[i] = 1
   else
@@ -228,12 +232,10 @@ class RedisLedger:
 
 
 def _belongs(entry: Entry) -> str:
-    """Return among what it is looked for: what is open, unknown or untold, or nothing of these."""
+    """Return the letters of where it is looked for: among what is open, unknown, or untold."""
     if entry.outcome is None:
         return "o"
-    if entry.is_untold:
-        return "t"
-    return "u" if entry.outcome.status == UNKNOWN else "-"
+    return ("u" if entry.outcome.status == UNKNOWN else "") + ("t" if entry.is_untold else "")
 
 
 # What stands in an error, what to check then, and whether it goes away by itself.

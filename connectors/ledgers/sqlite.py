@@ -1,6 +1,7 @@
 """The ledger in one SQLite file: for one process, and whoever looks up what it has sent.
 
     actions     what has begun and what became of it, by the action's id
+    untold      those of them whose receipt may be missing; in a table that earlier versions leave alone
 
 Notes are made by one thread, as many together as have come meanwhile. A note is on the disk once its future is done;
 a hundred cost one sync as one does.
@@ -27,23 +28,22 @@ from connectors.ledgers.base import (
 from state.delivery import Entry, Outcome
 from state.errors import StateRefused
 
-FORMAT: Final = 2
+FORMAT: Final = 1
 PATIENCE_S: Final = 5.0
 FORGOTTEN_TOGETHER: Final = 1_000
 _TABLES: Final = """
 CREATE TABLE IF NOT EXISTS actions (
     action_id TEXT PRIMARY KEY, channel TEXT, attempt INTEGER, since_ms INTEGER, user_id TEXT, owner TEXT,
-    lease_ms INTEGER, status TEXT, at_ms INTEGER, code TEXT, detail TEXT, provider_id TEXT, further TEXT,
-    is_untold INTEGER NOT NULL DEFAULT 0
+    lease_ms INTEGER, status TEXT, at_ms INTEGER, code TEXT, detail TEXT, provider_id TEXT, further TEXT
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS by_provider ON actions (channel, provider_id) WHERE provider_id != '';
 CREATE INDEX IF NOT EXISTS by_time ON actions (at_ms) WHERE at_ms IS NOT NULL;
 CREATE INDEX IF NOT EXISTS unsettled ON actions (channel, since_ms) WHERE status IS NULL OR status = 'unknown';
-CREATE INDEX IF NOT EXISTS untold ON actions (channel) WHERE is_untold;
+CREATE TABLE IF NOT EXISTS untold (action_id TEXT PRIMARY KEY) WITHOUT ROWID;
 """
-_FROM_FORMAT_1: Final = "ALTER TABLE actions ADD COLUMN is_untold INTEGER NOT NULL DEFAULT 0"
 _COLUMNS: Final = (
-    "attempt, since_ms, user_id, owner, lease_ms, status, at_ms, code, detail, provider_id, further, is_untold"
+    "attempt, since_ms, user_id, owner, lease_ms, status, at_ms, code, detail, provider_id, further, "
+    "action_id IN (SELECT action_id FROM untold)"
 )
 
 
@@ -92,6 +92,13 @@ class SqliteLedger:
         if made is None:
             return Noted(found, False)
         self._write(note.action_id, made)
+        if made.is_untold != (found is not None and found.is_untold):
+            change = (
+                "INSERT OR IGNORE INTO untold VALUES (?)"
+                if made.is_untold
+                else "DELETE FROM untold WHERE action_id = ?"
+            )
+            self._database.execute(change, (note.action_id,))
         return Noted(made, True)
 
     def _find(self, action_id: str) -> Entry | None:
@@ -106,7 +113,7 @@ class SqliteLedger:
                 outcome.status, outcome.at_ms, outcome.code, outcome.detail, outcome.provider_id, outcome.further
             )  # fmt: skip
         self._database.execute(
-            "INSERT OR REPLACE INTO actions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO actions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 action_id,
                 self._channel,
@@ -116,7 +123,6 @@ class SqliteLedger:
                 entry.owner,
                 entry.lease_ms,
                 *rest,
-                entry.is_untold,
             ),
         )
 
@@ -152,7 +158,7 @@ class SqliteLedger:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._find_untold, most)
 
     def _find_untold(self, most: int) -> list[tuple[str, Entry]]:
-        where = "channel = ? AND is_untold AND status IS NOT NULL"
+        where = "action_id IN (SELECT action_id FROM untold) AND channel = ? AND status IS NOT NULL"
         query = f"SELECT action_id, {_COLUMNS} FROM actions WHERE {where} LIMIT ?"  # noqa: S608
         try:
             rows = self._database.execute(query, (self._channel, most)).fetchall()
@@ -172,12 +178,20 @@ class SqliteLedger:
     def _forget(self, before_ms: int) -> int:
         old = "SELECT action_id FROM actions WHERE at_ms < ? LIMIT ?"
         try:
-            return self._database.execute(
-                f"DELETE FROM actions WHERE action_id IN ({old})",  # noqa: S608
-                (before_ms, FORGOTTEN_TOGETHER),
-            ).rowcount
+            self._database.execute("BEGIN IMMEDIATE")
+            try:
+                for table in ("untold", "actions"):
+                    forgotten = self._database.execute(
+                        f"DELETE FROM {table} WHERE action_id IN ({old})",  # noqa: S608
+                        (before_ms, FORGOTTEN_TOGETHER),
+                    ).rowcount
+            except BaseException:
+                self._database.execute("ROLLBACK")
+                raise
+            self._database.execute("COMMIT")
         except sqlite3.Error as error:
             raise LedgerAway(f"the ledger {self._path} cannot be written: {error}") from error
+        return forgotten
 
     async def concerns(self) -> list[str]:
         """Return nothing: the file is written as it should be."""
@@ -205,22 +219,11 @@ def _opened(path: Path) -> sqlite3.Connection:
             raise StateRefused(
                 f"the ledger {path} has format {known}, and this version knows {FORMAT}: use a newer one"
             )
-        if known == 1:
-            _with_what_is_untold(database)
         database.executescript(_TABLES)
         database.execute(f"PRAGMA user_version={FORMAT}")
     except sqlite3.Error as error:
         raise StateRefused(f"{path} cannot be opened as a ledger: {error}") from error
     return database
-
-
-def _with_what_is_untold(database: sqlite3.Connection) -> None:
-    """Make a file of format 1 one of format 2. Of two processes that do so at once, one finds it done."""
-    database.execute("BEGIN IMMEDIATE")
-    columns = [column[1] for column in database.execute("PRAGMA table_info(actions)")]
-    if "is_untold" not in columns:
-        database.execute(_FROM_FORMAT_1)
-    database.execute("COMMIT")
 
 
 __all__ = ["KEPT_MS", "SqliteLedger"]

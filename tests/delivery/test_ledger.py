@@ -287,25 +287,33 @@ def test_redis_forgets_outcomes_after_30_days_by_itself_and_what_is_open_never(r
     asyncio.run(check())
 
 
-def test_a_file_from_before_outcomes_could_be_untold_is_read_and_written_on(tmp_path: Path) -> None:
-    with sqlite3.connect(tmp_path / "old.db") as database:
+def test_a_version_that_knows_nothing_of_untold_outcomes_and_this_one_write_the_same_file_in_turn(
+    tmp_path: Path,
+) -> None:
+    with sqlite3.connect(tmp_path / "old.db", isolation_level=None) as database:
         database.execute(
             "CREATE TABLE actions (action_id TEXT PRIMARY KEY, channel TEXT, attempt INTEGER, since_ms INTEGER,"
             " user_id TEXT, owner TEXT, lease_ms INTEGER, status TEXT, at_ms INTEGER, code TEXT, detail TEXT,"
             " provider_id TEXT, further TEXT) WITHOUT ROWID"
         )
         row = ("a", "sms", 1, NOW, "u", "one", NOW, "unknown", NOW, "C", "d", "p-1", "delivered")
-        database.execute(f"INSERT INTO actions VALUES ({', '.join('?' * len(row))})", row)
+        insert = f"INSERT OR REPLACE INTO actions VALUES ({', '.join('?' * len(row))})"
+        database.execute(insert, row)
         database.execute("PRAGMA user_version=1")
-    database.close()
 
     async def check() -> None:
         one, again = (SqliteLedger(tmp_path / "old.db", "sms", "one") for _ in range(2))
         assert (await one.note([ToLook("a")], NOW))[0].entry == Entry(1, NOW, "u", "one", NOW, OUTCOMES[2])
         await one.note([ToSettle("a", 1, "u", OUTCOMES[0]), ToBegin("b", 1, "u", NOW)], NOW)
         assert [id for id, _ in await again.untold(10)] == ["a"]
+        database.execute(insert, ("c", *row[1:]))
+        assert (await one.note([ToLook("c")], NOW))[0].entry == Entry(1, NOW, "u", "one", NOW, OUTCOMES[2])
+        assert database.execute("PRAGMA user_version").fetchone() == (1,)
+        await one.forget(NOW + 1)
+        assert await again.untold(10) == []
         await one.close()
         await again.close()
+        database.close()
 
     asyncio.run(check())
 
