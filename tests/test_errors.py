@@ -57,7 +57,7 @@ CAUGHT_WHERE_THEY_ARISE = {
     "_Broken": "the audit has noted the shard as damaged",
     "NotJson": "the file is read as YAML instead",
     "ForbiddenAddress": "the call is rejected, or its channel stops",
-    "_Late": "the call counts as not made",
+    "_Unwritten": "the call counts as not made",
     "NotTheirs": "the gateway answers with 401",
     "Unfit": "the action is rejected",
     "GroupError": "delivery ends as DeliveryFailed; the gateway reads anew",

@@ -12,12 +12,14 @@ import httpcore
 import httpx
 
 from connectors.channels.addresses import ForbiddenAddress, Guarded
-from connectors.channels.http1 import Http1
+from connectors.channels.http1 import IS_TOO_LATE, Http1
 from state.delivery import CONFIG, PERMANENT, RETRY, THROTTLED, UNKNOWN, Answer
 
 ANSWER_MAX: Final = 64 * 1024
 RETRY_AFTER_MAX_MS: Final = 24 * 3_600_000
 DETAIL_MAX: Final = 500
+NOT_SETTABLE: Final = frozenset({"host", "content-length", "transfer-encoding", "connection"})
+"""Headers that follow from the request."""
 TO_CONNECT: Final = 0.4  # Of the time for a call: where none is written, that has to show before the time is over.
 
 
@@ -107,6 +109,8 @@ class HttpClient:
         if isinstance(request, Request):
             request = httpx.Request(request.method, request.url, headers=request.headers, content=request.content)
         request.extensions = {**request.extensions, "timeout": self._timeout}
+        if IS_TOO_LATE.get()():
+            raise httpx.ConnectTimeout("the process stood still until it was too late to call")
         response = await self._transport.handle_async_request(request)
         try:
             body = b""

@@ -29,6 +29,7 @@ from connectors.channels.addresses import ForbiddenAddress, is_public
 
 _NOT_ADDED: Final = ("Accept", "Accept-Encoding", "User-Agent", "Content-Type")
 _CHECKED_MAX: Final = 100
+CONNECTIONS_TRIED: Final = 3
 IS_TOO_LATE: Final[ContextVar[Callable[[], bool]]] = ContextVar("is_too_late", default=lambda: False)
 """Asked just before a request is written: whether another process may have called by now."""
 
@@ -79,7 +80,7 @@ def _head(target: aiohttp.ClientRequest, headers: Iterable[tuple[str, str]], con
     if content or target.method not in target.GET_METHODS:
         head["Content-Length"] = str(len(content))
     else:
-        head.pop("Content-Length", None)
+        head.popall("Content-Length", None)
     return head
 
 
@@ -110,12 +111,20 @@ class Http1:
             httpx.ConnectTimeout: there is none in time, or the time to write is over.
             httpx.ReadError: no whole answer came.
         """
+        is_written = False
         try:
             target = self._checked.get((method, url)) or self._check(method, url)
             head = _head(target, headers, content)
             connection = await self._connected(target)
             try:
-                answered = await self._exchanged(connection, target, head, content)
+                writer = await self._ready(connection, target, head)
+                # Where the whole process stands still, the loop sees it too late: what it has begun it does before it
+                # looks at the time. So it is asked here. What follows writes the head and the body without a pause.
+                if IS_TOO_LATE.get()():
+                    raise _Unwritten("the process stood still until it was too late to call")
+                is_written = True
+                await writer.write(content, drain=False)
+                answered = await self._answered(connection)
             except BaseException:  # It stands anywhere in an answer: nobody else may have it.
                 connection.close()
                 raise
@@ -130,8 +139,10 @@ class Http1:
             raise httpx.ConnectTimeout(str(error)) from error
         except aiohttp.ClientConnectorError as error:
             raise httpx.ConnectError(str(error)) from error
-        except (aiohttp.InvalidURL, ValueError) as error:
-            raise httpx.UnsupportedProtocol(f"no address: {type(error).__name__}") from error
+        except (aiohttp.InvalidURL, ValueError, TypeError, AttributeError) as error:
+            if is_written:
+                raise httpx.ReadError(type(error).__name__) from error
+            raise httpx.UnsupportedProtocol(f"no request can be made of it: {type(error).__name__}") from error
         except HttpProcessingError as error:
             raise httpx.ReadError(f"{type(error).__name__} {error.message}") from error
         except (aiohttp.ClientError, OSError) as error:
@@ -143,30 +154,32 @@ class Http1:
             self._connector = aiohttp.TCPConnector(
                 limit=self._connections, resolver=_Resolver(self._allowed), use_dns_cache=False
             )
-        try:
-            connection = await self._connector.connect(target, [], self._timeout)
-        except TimeoutError as error:
-            raise _Unwritten("there was no connection in time") from error
-        assert connection.protocol is not None
-        if connection.protocol.should_close:  # What was not asked for would be taken for an answer to this request.
-            connection.close()
-            raise _Unwritten("an answer came before the request")
-        return connection
+        for _ in range(CONNECTIONS_TRIED):
+            try:
+                connection = await self._connector.connect(target, [], self._timeout)
+            except TimeoutError as error:
+                raise _Unwritten("there was no connection in time") from error
+            assert connection.protocol is not None
+            if not connection.protocol.should_close:
+                return connection
+            connection.close()  # What was not asked for would be taken for the answer to this request.
+        raise _Unwritten("answers came before the request")
 
-    async def _exchanged(
-        self, connection: Connection, target: aiohttp.ClientRequest, head: CIMultiDict[str], content: bytes
-    ) -> Answered:
-        """Write a request, and read the answer as far as it is wanted."""
+    async def _ready(
+        self, connection: Connection, target: aiohttp.ClientRequest, head: CIMultiDict[str]
+    ) -> StreamWriter:
+        """Return what writes a request, with its head, of which nothing has gone out."""
         protocol = connection.protocol
         assert protocol is not None
         protocol.set_response_params(skip_payload=target.method == "HEAD", read_until_eof=True)
         writer = StreamWriter(protocol, target.loop)
-        await writer.write_headers(f"{target.method} {target.url.raw_path_qs} HTTP/1.1", head)  # Nothing goes out yet.
-        # Where the whole process stands still, the loop sees it too late: what it has begun it does before it looks at
-        # the time. So it is asked here. What follows writes the head and the body without a pause.
-        if IS_TOO_LATE.get()():
-            raise _Unwritten("the process stood still until it was too late to call")
-        await writer.write(content, drain=False)
+        await writer.write_headers(f"{target.method} {target.url.raw_path_qs} HTTP/1.1", head)
+        return writer
+
+    async def _answered(self, connection: Connection) -> Answered:
+        """Return the answer as far as it is wanted."""
+        protocol = connection.protocol
+        assert protocol is not None
         message, payload = await protocol.read()
         while 100 <= message.code < 200 and message.code != 101:  # The answer is still to come.
             message, payload = await protocol.read()

@@ -31,7 +31,7 @@ from connectors.channels.base import (
     Surroundings,
     Unfit,
 )
-from connectors.channels.http import DETAIL_MAX, Answered, HttpClient, retry_after_ms
+from connectors.channels.http import DETAIL_MAX, NOT_SETTABLE, Answered, HttpClient, retry_after_ms
 from state.delivery import OK, THROTTLED, UNKNOWN, Answer
 from state.iso import format_ms, parse_time_value
 from state.outgoing import Action
@@ -50,7 +50,6 @@ Meaning = Literal["ok", "permanent", "config", "throttled", "throttled_recipient
 _MARKUP: Final = re.compile(r"(\{\{.*?\}\})")
 _HEADER: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _HEADER_VALUE: Final = re.compile(r"[\t\x20-\x7e]*")
-_OURS: Final = frozenset({"host", "content-length", "transfer-encoding", "connection"})
 
 
 def _url(text: str) -> str:
@@ -67,7 +66,7 @@ def _url(text: str) -> str:
 
 def _headers(given: dict[str, str]) -> dict[str, str]:
     for name in given:
-        if _HEADER.fullmatch(name) is None or name.lower() in _OURS:
+        if _HEADER.fullmatch(name) is None or name.lower() in NOT_SETTABLE:
             raise ValueError(f"{name!r} is no header that can be set")
     return given
 

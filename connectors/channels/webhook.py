@@ -19,7 +19,7 @@ import orjson
 from pydantic import AfterValidator, Field
 
 from connectors.channels.base import Callback, NotTheirs, Reply, Report, Secret, Settings, Surroundings
-from connectors.channels.http import Answered, HttpClient, Request, by_status
+from connectors.channels.http import NOT_SETTABLE, Answered, HttpClient, Request, by_status
 from state.delivery import ACCEPTED, OK, UNKNOWN, Answer
 from state.iso import parse_time_value
 from state.outgoing import Action, dump
@@ -37,6 +37,12 @@ def _url(text: str) -> str:
     return text
 
 
+def _headers(given: dict[str, str | Secret]) -> dict[str, str | Secret]:
+    if ours := sorted(name for name in given if name.lower() in NOT_SETTABLE):
+        raise ValueError(f"{', '.join(ours)} cannot be set here: it follows from the request")
+    return given
+
+
 class WebhookSettings(Settings):
     """`deliver:` of a channel with `provider: webhook`."""
 
@@ -46,7 +52,11 @@ class WebhookSettings(Settings):
         None
     )
     qa_key: Annotated[Secret | None, Field(description="The key of Quick Audience's own signature.")] = None
-    headers: Annotated[dict[str, str | Secret], Field(description="Further headers; one may be a secret.")] = {}
+    headers: Annotated[
+        dict[str, str | Secret],
+        AfterValidator(_headers),
+        Field(description="Further headers; one may be a secret."),
+    ] = {}
     private: Annotated[bool, Field(description="Whether the host may be in a network of your own.")] = False
 
 

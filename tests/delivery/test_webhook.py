@@ -200,3 +200,9 @@ def test_each_report_has_an_id_by_which_its_repeats_are_dropped_and_no_other() -
     assert reported(used, "msg_2") == ["msg_2"]
     assert reported([used, used]) == ["msg_1", "msg_1/1"]
     assert reported({"action_id": "a", "status": "accepted"}) == [""], "what the answer has told is told once"
+
+
+@pytest.mark.parametrize("name", ["Host", "content-length", "Transfer-Encoding", "connection"])
+def test_a_header_that_follows_from_the_request_cannot_be_set(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} cannot be set here"):
+        settings("http://127.0.0.1:1", headers={name: "x"})
