@@ -20,7 +20,6 @@ from pydantic import AfterValidator, Field
 
 from connectors.channels.base import OneWay, Secret, Settings, Surroundings, Unfit
 from connectors.channels.http import DETAIL_MAX, Answered, HttpClient, Request, retry_after_ms
-from connectors.channels.http1 import IS_TOO_LATE
 from connectors.channels.push import merged, pushed, writable
 from state.delivery import CONFIG, OK, PERMANENT, RETRY, THROTTLED, TOKEN, UNKNOWN, Answer
 from state.iso import format_ms, parse_iso_ms
@@ -97,6 +96,7 @@ class Apns(OneWay):
         self._endpoint = settings.endpoint or (SANDBOX if settings.sandbox else ENDPOINT)
         self._client = HttpClient(around.timeout_s, CONNECTIONS, http2=True, transport=transport)
         self._token, self._issued_s = "", -1
+        self._refused = ""
 
     # ---- the credential ----------------------------------------------------------------------------------------
 
@@ -112,9 +112,8 @@ class Apns(OneWay):
         return self._token
 
     async def renew(self) -> bool:
-        """Tell whether another token is due; see `Provider`. An earlier one would be refused, too."""
-        before = self._token
-        return self._bearer() != before
+        """Tell whether another token is due than the one that was refused; see `Provider`. Apple wants no more."""
+        return self._bearer() != self._refused
 
     # ---- the call ----------------------------------------------------------------------------------------------
 
@@ -154,14 +153,14 @@ class Apns(OneWay):
         url, headers, body = self._message(action)
         written, bearer = self._written(body), self._bearer()
         headers |= {"authorization": f"bearer {bearer}", "content-type": "application/json"}
-        if IS_TOO_LATE.get()():
-            return Answer(RETRY, "too_late", "this process stood still before the call")
         answered = await self._client.send(Request("POST", url, headers, written))
         if isinstance(answered, Answer):
             return answered
         answer = self._meaning(answered)
-        if answer.kind == TOKEN and bearer != self._bearer():
-            return Answer(RETRY, answer.code, "meanwhile there is another token", wait_ms=0)
+        if answer.kind == TOKEN:
+            self._refused = bearer
+            if bearer != self._bearer():
+                return Answer(RETRY, answer.code, "meanwhile there is another token", wait_ms=0)
         return answer
 
     def _meaning(self, answered: Answered) -> Answer:

@@ -192,7 +192,10 @@ class Umeng(OneWay):
         Where all are refused, and one of them may be why, nothing was sent. So each half is sent by itself, and so on,
         until who is refused is alone. Whoever is not reached within half of the time for a call is called again later.
         """
-        content = self._content(min(actions, key=lambda one: one.expires_at or "~"))  # Of no use to anybody later.
+        try:
+            content = self._content(min(actions, key=lambda one: one.expires_at or "~"))  # Of no use to anybody later.
+        except Unfit as unfit:  # It was fit before: each is looked at again.
+            return [Answer(RETRY, unfit.code, unfit.detail)] * len(actions)
         clock = asyncio.get_running_loop().time
         until_s = clock() + self._around.timeout_s
         last_ms = self._around.now_ms() + int(self._around.timeout_s * HALVING * 1000)
@@ -214,7 +217,7 @@ class Umeng(OneWay):
                     answer = Answer(UNKNOWN, "timeout")
                 if answer.kind == PERMANENT and len(part) > 1 and _may_be_of_one(answer):
                     middle = len(part) // 2
-                    parts.extendleft((part[middle:], part[:middle]))
+                    parts.extend((part[:middle], part[middle:]))  # The largest first: they are the most.
                     continue
                 if answer.kind not in (OK, PERMANENT):  # The next ones would fare no better.
                     instead = Answer(RETRY, "not_reached", answer.detail) if answer.kind == UNKNOWN else answer
@@ -291,7 +294,9 @@ def _kind_without_code(status: int, *, is_theirs: bool) -> str:
         return CONFIG
     if status in (502, 504):
         return UNKNOWN
-    return RETRY if is_theirs or 400 <= status < 600 else UNKNOWN
+    if 300 <= status < 400:
+        return CONFIG  # Somebody else is there, and has sent nothing.
+    return RETRY if is_theirs or status in (500, 503) or 400 <= status < 500 else UNKNOWN
 
 
 def _object(body: bytes) -> dict[str, Any]:

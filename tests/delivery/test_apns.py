@@ -168,8 +168,25 @@ def test_a_token_that_is_refused_is_not_asked_for_again_before_its_time() -> Non
         clock.now_ms += 40 * MINUTE_MS
         return [*found, await apns.renew(), await apns.renew()]
 
-    assert asyncio.run(call()) == [TOKEN, False, True, False]
+    assert asyncio.run(call()) == [TOKEN, False, True, True]
     assert len(fake.bearers) == 1
+
+
+def test_a_token_that_is_refused_shortly_before_another_one_is_due_stops_nothing() -> None:
+    clock = Clock()
+    clock.now_ms = NOW_MS + 39 * MINUTE_MS + 59_000
+    ahead_s = 3700  # So far is their clock, until it is set.
+    fake = Fake(lambda: clock.now_s() + ahead_s)
+
+    async def call() -> list[Any]:
+        nonlocal ahead_s
+        apns = provider(fake, clock)
+        found: list[Any] = [(await apns.call(push())).kind]
+        clock.now_ms += 2_000
+        ahead_s = 0
+        return [*found, (await apns.call(push("b"))).kind, await apns.renew()]
+
+    assert asyncio.run(call()) == [TOKEN, OK, True]
 
 
 def test_a_token_that_was_replaced_during_the_call_is_no_reason_to_stop() -> None:
