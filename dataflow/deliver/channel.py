@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import traceback
 from collections.abc import Callable, Collection, Hashable, Sequence
+from dataclasses import replace
 from random import Random
 from typing import Any, Final, cast
 
@@ -69,9 +70,8 @@ class ChannelAtWork:
     ) -> None:
         self.how, self._ledger, self._writer, self._receipts = how, ledger, writer, receipts
         self._now_ms, self._done, self._log = now_ms, done, log
-        self._together_max = getattr(
-            how.provider, "together_max", 1
-        )  # A class of somebody's own may know nothing of it.
+        # A class of somebody's own may know nothing of it.
+        self._together_max: int = getattr(how.provider, "together_max", 1)
         self.machine = Deliveries(how.policy, now_ms(), chance)
         self.counts = Counts()
         self.is_ledger_away = False
@@ -149,7 +149,7 @@ class ChannelAtWork:
         return await self._ledger.forget(self._now_ms() - KEPT_MS)
 
     async def tell_untold(self) -> int:
-        """Write receipts that whoever noted the outcome may not have written; return how many.
+        """Write receipts that whoever noted the outcome may not have written; return how many, 0 where none is left.
 
         That a receipt is written twice does no harm: it is the same one.
 
@@ -266,7 +266,9 @@ class ChannelAtWork:
 
     def _common(self, action_id: str) -> Hashable:
         try:
-            return cast(Together, self.how.provider).goes_with(self._actions[action_id])
+            common = cast(Together, self.how.provider).goes_with(self._actions[action_id])
+            hash(common)
+            return common
         except Unfit:
             return None  # What the call says is what counts.
         except Exception as error:
@@ -289,10 +291,16 @@ class ChannelAtWork:
             lasted_s = asyncio.get_running_loop().time() - began_s
             # What a provider says of one may be about another, and nobody's receipt has what is another user's.
             hidden = self.how.secrets.union(*map(personal, actions))
-            said = {answer: without(answer, hidden) for answer in set(answers)}
+            cleaned = {}  # Most say the same, and there is much to hide.
             for call, answer in zip(calls, answers, strict=True):
+                words = (answer.code, answer.detail)
+                if words not in cleaned:
+                    found = without(answer, hidden)
+                    cleaned[words] = (found.code, found.detail)
+                code, detail = cleaned[words]
+                said = answer if words == (code, detail) else replace(answer, code=code, detail=detail)
                 self.counts.called(answer.kind, lasted_s, call.attempt)
-                self.machine.answered(call.action_id, call.attempt, said[answer], self._now_ms())
+                self.machine.answered(call.action_id, call.attempt, said, self._now_ms())
         self._say_held()
         self.go()
 
@@ -301,8 +309,8 @@ class ChannelAtWork:
         try:
             async with asyncio.timeout(self.how.policy.call_ms / 1000):
                 answers = await provider.call_together(actions)
-            if len(answers) != len(actions):
-                raise ValueError(f"{len(answers)} answers for {len(actions)} actions")
+            if len(answers) != len(actions) or not all(isinstance(one, Answer) for one in answers):
+                raise TypeError("what came is not an answer for each action")
             return answers
         except TimeoutError:
             return [Answer(UNKNOWN, "timeout")] * len(actions)
@@ -322,6 +330,7 @@ class ChannelAtWork:
         return {*self.how.secrets, *(personal(self._actions[action_id]) if is_logged else ())}
 
     async def _ask(self, action_id: str, attempt: int, since_ms: int) -> None:
+        IS_TOO_LATE.set(_never)  # It is known from the call that this comes of.
         try:
             async with asyncio.timeout(self.how.policy.call_ms / 1000):
                 answer = await self.how.provider.ask(self._actions[action_id], since_ms)
@@ -340,6 +349,7 @@ class ChannelAtWork:
         self.go()
 
     async def _renew(self) -> None:
+        IS_TOO_LATE.set(_never)
         try:
             async with asyncio.timeout(self.how.policy.call_ms / 1000):
                 is_new = await self.how.provider.renew()
@@ -400,6 +410,8 @@ class ChannelAtWork:
         machine, now = self.machine, self._now_ms()
         match note:
             case ToLook(action_id):
+                if noted.entry is not None and noted.entry.outcome is not None and noted.entry.is_untold:
+                    self._late.add(action_id)
                 machine.looked(action_id, noted.entry, now)
             case ToBegin(action_id, attempt):
                 wait_ms = 0 if noted.is_taken else noted.wait_ms or None
@@ -449,6 +461,10 @@ class ChannelAtWork:
         elif now is None and self._circuit is not None:
             self._log.info("the channel works again", channel=self.how.name)
         self._circuit = now
+
+
+def _never() -> bool:
+    return False
 
 
 def receipts_of(action_id: str, user_id: str, outcome: Outcome) -> list[Keyed]:

@@ -129,6 +129,7 @@ class Service:
         self._waits_for_all = bool(all_of)  # Who must have all calls nobody before.
         self._has_told = False  # What others have noted and not told.
         self._by_topic: dict[str, dict[str, ChannelAtWork]] = {}
+        self._beside: list[asyncio.Task[None]] = []
         self.at_work: list[ChannelAtWork] = []
 
     def stop(self) -> None:
@@ -151,7 +152,7 @@ class Service:
             self.at_work.append(channel)
             self._by_topic.setdefault(how.topic, {})[how.name] = channel
         reading = asyncio.create_task(asyncio.to_thread(self._read_all))
-        beside = [
+        self._beside = [
             asyncio.create_task(self._forget_daily()),
             asyncio.create_task(self._tell_untold()),
             asyncio.create_task(watch(self._writer, self._log, "receipts wait, and no new actions are read")),
@@ -164,7 +165,7 @@ class Service:
         finally:
             self._is_over.set()
             await reading
-            for task in beside:
+            for task in self._beside:
                 task.cancel()
             for channel in self.at_work:
                 await channel.close()
@@ -188,6 +189,10 @@ class Service:
                 self._failure = masked(f"{channel.how.name}: {type(channel.failure).__name__} {channel.failure}")
                 self.stop()
         self._must_have_all()
+        for task in self._beside:
+            if task.done() and not task.cancelled() and (error := task.exception()) is not None:
+                self._failure = self._failure or masked(f"{type(error).__name__} {error}")
+                self.stop()
         paused = set()
         for part, one in self._partitions.items():
             one.is_paused = any(
@@ -213,7 +218,8 @@ class Service:
         while True:
             try:
                 for channel in self.at_work:
-                    await channel.tell_untold()
+                    while await channel.tell_untold():
+                        pass
                 self._has_told = True
             except LedgerAway:  # Others say so.
                 pass
@@ -317,15 +323,18 @@ class Service:
             progress = None if offset is None else Progress(offset)
             self._partitions[part] = _Partition(self._by_topic[part[0]], progress)
 
-    async def _give_back(self, parts: Sequence[Part], *, is_lost: bool) -> dict[Part, int]:
-        """Begin nothing more in *parts*; return what may be committed of them once nothing is open there."""
+    async def _give_back(self, parts: Sequence[Part], *, is_lost: bool, is_last: bool = False) -> dict[Part, int]:
+        """Begin nothing more in *parts*; return what may be committed of them once nothing is open there.
+
+        Where these are the last ones, what is open of partitions that others have by now is waited for, too.
+        """
         names = [f"{topic}-{number}" for topic, number in parts]
         for channel in self.at_work:
             channel.give_back(names)
         if not is_lost:
             longest_s = max((one.how.policy.call_ms for one in self.at_work), default=0) / 1000
             until_s = self._loop.time() + longest_s + MARGIN_S
-            while self._loop.time() < until_s and self._is_open(names):
+            while self._loop.time() < until_s and self._is_open(None if is_last else names):
                 await asyncio.sleep(0.01)
         commits = {}
         for part in parts:
@@ -334,10 +343,10 @@ class Service:
                 commits[part] = one.progress.safe()
         return commits
 
-    def _is_open(self, partitions: Sequence[str]) -> bool:
-        """Tell whether an action of *partitions* is open; at the end, also one of those that others have by now."""
+    def _is_open(self, partitions: Sequence[str] | None) -> bool:
+        """Tell whether an action of *partitions* is open; None: any action."""
         machines = [channel.machine for channel in self.at_work]
-        if self._is_over.is_set():
+        if partitions is None:
             return any(machine.open for machine in machines)
         return any(machine.has_open(name) for machine in machines for name in partitions)
 
@@ -375,7 +384,7 @@ class Service:
                 if now_s - committed_s >= COMMIT_EVERY_S:
                     committed_s = now_s
                     reader.commit(self._in_loop(self._commits()))
-            self._on_taken(list(self._partitions))
+            self._on_taken(list(self._partitions), is_last=True)
         except GroupError as error:
             if not self._is_over.is_set():
                 self._failure = self._failure or f"the actions cannot be read: {error}"
@@ -396,8 +405,8 @@ class Service:
         self._in_loop(self._given_now(parts))
         self._paused |= parts.keys()
 
-    def _on_taken(self, parts: Sequence[Part]) -> None:
-        commits = self._in_loop(self._give_back(parts, is_lost=False))
+    def _on_taken(self, parts: Sequence[Part], *, is_last: bool = False) -> None:
+        commits = self._in_loop(self._give_back(parts, is_lost=False, is_last=is_last))
         try:
             self._reader.commit(commits, wait=True)
         except GroupError as error:  # Others read that again, and find in the ledger what became of it.
