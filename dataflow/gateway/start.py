@@ -65,7 +65,7 @@ def _expect_little_garbage() -> None:
     """Let the collector of cycles look at what is new, and less often.
 
     Requests and connections leave it nothing. But the records of long lists make it run again and again, and with all
-    modules to look through it took a third of the time.
+    modules to look through that takes a third of the time.
     """
     gc.collect()
     gc.freeze()
