@@ -7,15 +7,13 @@ breaks after the message was written, `on_unknown` decides.
 from __future__ import annotations
 
 import asyncio
-import re
 import ssl
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
-from email.headerregistry import Address
 from email.message import EmailMessage
 from email.policy import EmailPolicy
-from email.utils import format_datetime, parseaddr
+from email.utils import format_datetime
 from typing import Annotated, Any, ClassVar, Final, Literal
 
 from aiosmtplib import (
@@ -27,73 +25,28 @@ from aiosmtplib import (
     SMTPTimeoutError,
 )
 from aiosmtplib.errors import SMTPConnectError
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from connectors.channels.base import Callback, OneWay, Reply, Secret, Settings, Surroundings, Unfit
+from connectors.channels.base import Callback, OneWay, Reply, Secret, Settings, Surroundings
 from connectors.channels.bounces import reports_of
-from connectors.channels.through_gateway import ThroughGateway
-from connectors.tokens import OPEN, UNSUBSCRIBE, Token, make_token
+from connectors.channels.mail import ONE_CLICK, Mail, Mailbox, Unsubscribing, added, address, mail_of, mailbox, token_of
+from connectors.tokens import OPEN
 from state.delivery import CONFIG, OK, PERMANENT, RETRY, UNKNOWN, Answer
 from state.outgoing import Action
 
 PORTS: Final = {"implicit": 465, "starttls": 587, "none": 25}
 IDLE_MAX_S: Final = 30.0  # Servers close idle connections after a minute or more.
 GREYLISTED_MS: Final = 180_000  # Who greylists wants to see the next attempt some minutes later.
-LINE_MAX: Final = 998
 DETAIL_MAX: Final = 500
-PREVIEW: Final = "preview"  # Stands for a token: a real one would let whoever sees it unsubscribe the user.
 
-_LOCAL: Final = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*")
-_DOMAIN: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
-_HEADER: Final = re.compile(r"[!-9;-~]+")
 _OURS: Final = frozenset({"from", "to", "subject", "date", "message-id", "reply-to", "mime-version"})
 _WHOLE: Final = frozenset({"message-id", "list-unsubscribe", "list-unsubscribe-post"})
 _NOT_LET_IN: Final = frozenset({530, 534, 535, 538})
 _TOO_LARGE: Final = 552
 
 
-def _address(text: str) -> str:
-    """Return *text* as it stands in an envelope.
-
-    Raises:
-        ValueError: it is no address that can be sent to.
-    """
-    local, at, domain = text.rpartition("@")
-    try:
-        ascii_domain = domain.encode("idna").decode()
-    except UnicodeError:
-        ascii_domain = ""
-    if not at or len(local) > 64 or not _LOCAL.fullmatch(local) or not _DOMAIN.fullmatch(ascii_domain):
-        raise ValueError("it is no address; write name@host.example")
-    return f"{local}@{ascii_domain}"
-
-
-def _mailbox(text: str) -> Address:
-    name, address = parseaddr(text)
-    if "\n" in text or "\r" in text:
-        raise ValueError("it is more than one line")
-    return Address(name, addr_spec=_address(address))
-
-
-Mailbox = Annotated[str, AfterValidator(lambda text: str(_mailbox(text)))]
-
-
 def _headers(given: dict[str, str]) -> dict[str, str]:
-    for name, value in given.items():
-        if not _HEADER.fullmatch(name) or name.lower() in (_OURS | _WHOLE) or "\n" in value or "\r" in value:
-            raise ValueError(f"{name!r} is no header that can be added")
-    return given
-
-
-class Unsubscribing(ThroughGateway):
-    """The link that unsubscribes, which stands in the head of a message: RFC 8058 wants it to be https."""
-
-    @field_validator("base")
-    @classmethod
-    def _is_https(cls, base: str) -> str:
-        if not re.fullmatch(r"https://[!-~]+", base):
-            raise ValueError("the link has to begin with https://")
-        return base
+    return added(given, _OURS | _WHOLE)
 
 
 class SmtpSettings(Settings):
@@ -113,7 +66,7 @@ class SmtpSettings(Settings):
     sender: Annotated[Mailbox, Field(alias="from")]
     reply_to: Mailbox | None = None
     bounces: Annotated[
-        Annotated[str, AfterValidator(_address)] | None, Field(description="Where bounces go, with the action's id.")
+        Annotated[str, AfterValidator(address)] | None, Field(description="Where bounces go, with the action's id.")
     ] = None
     unsubscribe: Annotated[Unsubscribing | Literal[False], Field(union_mode="left_to_right")]
     opens: Annotated[
@@ -167,7 +120,7 @@ class Smtp(OneWay):
 
     def __init__(self, settings: SmtpSettings, around: Surroundings) -> None:
         self._settings, self._around = settings, around
-        self._from = _mailbox(settings.sender)
+        self._from = mailbox(settings.sender)
         self._slots = asyncio.Semaphore(settings.connections)
         self._idle: list[tuple[SMTP, float]] = []
         self._context: ssl.SSLContext | None = None
@@ -180,38 +133,22 @@ class Smtp(OneWay):
 
     # ---- the message -------------------------------------------------------------------------------------------
 
-    def _message(self, action: Action, token: str, opened: str) -> EmailMessage:
-        settings = self._settings
-        if action.to is None:
-            raise Unfit("no_address", "the action has no address")
-        try:
-            recipient = _address(action.to)
-        except ValueError as error:
-            raise Unfit("bad_address", str(error)) from None
-        url = None
-        if settings.unsubscribe and action.category != "notification":
-            url = f"{settings.unsubscribe.base}/u/{token}"
-            if len(url) > LINE_MAX - len("List-Unsubscribe: <>"):
-                raise Unfit("user_id_too_long", "the link that unsubscribes would not go into a line")
-        content = self._around.content(action, url)
-        if not content.subject:
-            raise Unfit("no_subject", f"the message {action.template!r} has no subject")
-        if not content.text and not content.html:
-            raise Unfit("no_body", f"the message {action.template!r} has neither text nor HTML")
-        html = content.html
+    def _message(self, action: Action, mail: Mail, *, is_shown: bool) -> EmailMessage:
+        settings, content, html = self._settings, mail.content, mail.content.html
         if html and settings.opens and settings.unsubscribe:
+            opened = token_of(action, settings.unsubscribe, OPEN, is_shown=is_shown)
             html = _with_picture(html, f"{settings.unsubscribe.base}/o/{opened}")
         message = EmailMessage(policy=_POLICY)
         message["From"] = self._from
-        message["To"] = recipient
+        message["To"] = mail.recipient
         if settings.reply_to is not None:
             message["Reply-To"] = settings.reply_to
         message["Subject"] = content.subject
         message["Date"] = format_datetime(datetime.fromtimestamp(self._around.now_ms() / 1000, UTC))
         message["Message-ID"] = f"<{action.action_id}@{self._from.domain}>"
-        if url is not None:
-            message["List-Unsubscribe"] = f"<{url}>"
-            message["List-Unsubscribe-Post"] = "List-Unsubscribe=One-Click"
+        if mail.url is not None:
+            message["List-Unsubscribe"] = f"<{mail.url}>"
+            message["List-Unsubscribe-Post"] = ONE_CLICK
         for name, value in settings.headers.items():
             message[name] = value
         if content.text:
@@ -224,18 +161,13 @@ class Smtp(OneWay):
         return message
 
     def _letter(self, action: Action) -> _Letter:
-        unsubscribe = self._settings.unsubscribe
-        about = Token(action.action_id, action.user_id, action.channel, action.category)
-        token, opened = (
-            make_token(unsubscribe.key.reveal(), purpose, about) if unsubscribe else ""
-            for purpose in (UNSUBSCRIBE, OPEN)
-        )
-        message = self._message(action, token, opened)
+        mail = mail_of(action, self._around, self._settings.unsubscribe, is_shown=False)
+        message = self._message(action, mail, is_shown=False)
         sender = self._from.addr_spec
         if self._settings.bounces is not None:
             local, _, domain = self._settings.bounces.rpartition("@")
             sender = f"{local}+{action.action_id}@{domain}"
-        return _Letter(sender, _address(action.to or ""), message.as_bytes())
+        return _Letter(sender, mail.recipient, message.as_bytes())
 
     # ---- connections -------------------------------------------------------------------------------------------
 
@@ -333,7 +265,8 @@ class Smtp(OneWay):
 
     def preview(self, action: Action) -> Mapping[str, Any]:
         """Return the message; see `Provider`."""
-        message = self._message(action, PREVIEW, PREVIEW)
+        mail = mail_of(action, self._around, self._settings.unsubscribe, is_shown=True)
+        message = self._message(action, mail, is_shown=True)
         shown: dict[str, Any] = {name: str(value) for name, value in message.items()}
         for part in message.walk():
             if not part.is_multipart():
