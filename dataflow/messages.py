@@ -24,7 +24,7 @@ from operators.templates.template import Template
 
 FOLDER: Final = "templates"
 PARTS: Final = ("subject", "txt", "html")
-_ALWAYS: Final = ("smtp", "twilio")
+_ALWAYS: Final = ("sendgrid", "smtp", "twilio")
 """The providers whose messages all stand in files; those of `_SOMETIMES` may."""
 _SOMETIMES: Final = ("apns", "fcm", "umeng")
 _NAME: Final = re.compile(rf"(?P<name>[^.].*)\.(?P<part>{'|'.join(PARTS)})(?:\.liquid)?")

@@ -197,7 +197,12 @@ def test_check_says_nothing_where_everything_is_given(shop: Path, capsys: pytest
 
 @pytest.mark.parametrize(
     ("deliver", "codes"),
-    [("{provider: smtp}", ["no-message"]), ("{provider: sendgrid}", []), ("null", [])],
+    [
+        ("{provider: smtp}", ["no-message"]),
+        ("{provider: sendgrid}", ["no-message"]),
+        ("{provider: webhook}", []),
+        ("null", []),
+    ],
 )
 def test_check_warns_of_a_message_without_files_where_the_channel_takes_them_from_there(
     shop: Path, capsys: pytest.CaptureFixture[str], deliver: str, codes: list[str]

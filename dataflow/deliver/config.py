@@ -33,6 +33,7 @@ BUILT_IN: Final = {
     "apns": "connectors.channels.apns:Apns",
     "fcm": "connectors.channels.fcm:Fcm",
     "http": "connectors.channels.http_template:Http",
+    "sendgrid": "connectors.channels.sendgrid:Sendgrid",
     "smtp": "connectors.channels.smtp:Smtp",
     "twilio": "connectors.channels.twilio:Twilio",
     "umeng": "connectors.channels.umeng:Umeng",

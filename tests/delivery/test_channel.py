@@ -151,6 +151,7 @@ def test_as_many_connections_as_calls(monkeypatch: pytest.MonkeyPatch, tmp_path:
         "alibaba_sms": {"key_id": secret, "secret": secret, "sign_name": "A"},
         "twilio": {"account_sid": "AC" + "0" * 32, "auth_token": secret, "from": "+1"},
         "wechat_template": {"app_id": "wx", "secret": secret},
+        "sendgrid": {"key": secret, "from": "news@acme.example", "unsubscribe": False},
     }
     for provider, more in some.items():
         how = delivered("c", "t", {"provider": provider, "concurrency": 300, **more}, tmp_path, lambda: 0, lambda: "n")

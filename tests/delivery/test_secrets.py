@@ -61,6 +61,7 @@ def says_back(status: int) -> Any:
         said = {
             "Code": "isv.NEW", "Message": text, "code": 21211, "message": text, "errcode": 40037, "errmsg": text,
             "error": {"message": text, "status": "X"}, "detail": text, "status": status,
+            "errors": [{"field": "subject", "message": text}],
         }  # fmt: skip
         return Response(status, orjson.dumps(said))
 
@@ -116,6 +117,10 @@ def channels(url: str, mail_port: int) -> dict[str, dict[str, Any]]:
         "email": {
             "provider": "smtp", "host": "127.0.0.1", "port": mail_port, "tls": "none", "from": "news@acme.example",
             "unsubscribe": links, "opens": True, **common,
+        },
+        "sendgrid": {
+            "provider": "sendgrid", "endpoint": url, "key": {"env": "KEY"}, "from": "news@acme.example",
+            "unsubscribe": links, **common,
         },
         "kafka": {
             "provider": "kafka", "bootstrap": "127.0.0.1:1", "topic": "t",
