@@ -18,7 +18,8 @@ import httpx
 import pytest
 from standardwebhooks import Webhook as Signer
 
-from connectors.channels.base import Callback, NotTheirs, Reply, Report
+from connectors.channels.base import Callback, NotTheirs, Reply, Report, Surroundings
+from connectors.channels.sendgrid import Sendgrid, SendgridSettings
 from connectors.kafka_writer import WriteFailed
 from connectors.ledgers.base import LedgerAway, Note, ToBegin, ToSettle
 from connectors.ledgers.sqlite import SqliteLedger
@@ -30,6 +31,7 @@ from state.iso import format_ms
 from tests.delivery.actions import action
 from tests.gateway.doors import NOW_MS, Door, Gateway
 from tests.kafka.broker import KafkaTopics
+from tests.providers.sendgrid import event, posted, public_key
 
 SECRET = "secret-of-the-callback-1"
 HOOK = "whsec_" + base64.b64encode(b"k" * 24).decode()
@@ -70,17 +72,22 @@ async def settled(ledger: SqliteLedger, name: str, user: str, provider_id: str =
 
 class World:
     def __init__(self, door: Door, folder: Path) -> None:
-        self.door, self.provider = door, Provider()
+        self.door = door
+        self.provider: Any = Provider()
         self.ledger: Any = SqliteLedger(folder / "ledger.db", "sms", "deliver")
         asyncio.run(settled(self.ledger, "done", "u-17", "biz-1"))
 
     def report(
-        self, *reports: Mapping[str, Any], path: str = f"/receipts/sms/{SECRET}", body: bytes = b""
+        self,
+        *reports: Mapping[str, Any],
+        path: str = f"/receipts/sms/{SECRET}",
+        body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
     ) -> httpx.Response:
-        reporting = Reporting(self.door.settings.receipts["sms"], self.provider, self.ledger)  # type: ignore[arg-type]
+        reporting = Reporting(self.door.settings.receipts["sms"], self.provider, self.ledger)
 
         async def work(client: httpx.AsyncClient) -> httpx.Response:
-            return await client.post(path, content=body or json.dumps(reports).encode())
+            return await client.post(path, content=body or json.dumps(reports).encode(), headers=headers)
 
         def more() -> Any:
             receipts = Receipts(
@@ -136,6 +143,26 @@ def test_what_fits_no_action_yet_is_kept_and_answered_as_a_success(world: World)
     assert receipt[:2] == ("events", "u-17")
     assert kept[:2] == ("receipts.unmatched", "biz-2")
     assert (kept[2]["channel"], kept[2]["since_ms"], kept[2]["status"]) == ("sms", NOW_MS, "delivered")
+
+
+def test_events_of_sendgrid_are_receipts_of_what_we_have_sent_and_are_taken_from_nobody_else(world: World) -> None:
+    written = {
+        "key": {"env": "KEY"}, "from": "news@acme.example", "unsubscribe": False, "verification_key": public_key(),
+    }  # fmt: skip
+    settings = SendgridSettings.model_validate(written, context={"environment": {"KEY": "SG.key"}})
+    world.provider = Sendgrid(settings, Surroundings(lambda: NOW_MS, lambda: "n", Path(), 1.0))
+    asyncio.run(settled(world.ledger, "other", "u-18", "id-2_A"))
+    events = [event("processed", DONE), event("bounce", None, number=2), event("open", None, number=3)]
+    body = json.dumps(events).encode()
+    head = posted(body, NOW_MS // 1000)
+    assert world.report(body=body + b" ", headers=head).status_code == 401
+    assert world.stored() == []
+    assert world.report(body=body, headers=head).status_code == 204
+    first, second, kept = world.stored()
+    assert (first[:2], first[2]["message_id"]) == (("events", "u-17"), f"{DONE}/accepted")
+    other = action("other").action_id
+    assert (second[:2], second[2]["message_id"]) == (("events", "u-18"), f"{other}/failed/ev-bounce")
+    assert (kept[:2], kept[2]["status"]) == (("receipts.unmatched", "id-3_A"), "opened")
 
 
 def test_without_the_ledger_every_report_is_kept(world: World) -> None:
