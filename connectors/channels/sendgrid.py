@@ -42,9 +42,8 @@ _OURS: Final = frozenset(
 )  # fmt: skip
 """Some are the message's, the others are those that SendGrid lets nobody set."""
 _KINDS: Final = {
-    **dict.fromkeys(
-        (401, 403, 404, 405, 406, 415, 451), CONFIG
-    ),  # The quota is 401, a sender that is not verified 403.
+    # A quota that is used up is 401, a sender that is not verified 403.
+    **dict.fromkeys((401, 403, 404, 405, 406, 415, 451), CONFIG),
     408: RETRY,
     413: PERMANENT,
     429: THROTTLED,
@@ -138,10 +137,8 @@ class Sendgrid(OneWay):
         headers = dict(settings.headers)
         if mail.url is not None:
             headers |= {"List-Unsubscribe": f"<{mail.url}>", "List-Unsubscribe-Post": ONE_CLICK}
-        parts = (
-            ("text/plain", mail.content.text),
-            ("text/html", mail.content.html),
-        )  # It takes them in this order only.
+        # It takes the parts in this order only.
+        parts = (("text/plain", mail.content.text), ("text/html", mail.content.html))
         tracking: dict[str, Any] = {
             "click_tracking": {"enable": settings.clicks, "enable_text": False},
             "open_tracking": {"enable": settings.opens},
