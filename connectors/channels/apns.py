@@ -158,8 +158,9 @@ class Apns(OneWay):
             return answered
         answer = self._meaning(answered)
         if answer.kind == TOKEN:
-            self._refused = bearer
-            if bearer != self._bearer():
+            if bearer == self._bearer():
+                self._refused = bearer
+            else:
                 return Answer(RETRY, answer.code, "meanwhile there is another token", wait_ms=0)
         return answer
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
+import re
 import ssl
 from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
@@ -12,7 +13,7 @@ import httpcore
 import httpx
 
 from connectors.channels.addresses import ForbiddenAddress, Guarded
-from connectors.channels.http1 import IS_TOO_LATE, Http1
+from connectors.channels.http1 import IS_TOO_LATE, TOO_LATE, Http1
 from state.delivery import CONFIG, PERMANENT, RETRY, THROTTLED, UNKNOWN, Answer
 
 ANSWER_MAX: Final = 64 * 1024
@@ -20,6 +21,8 @@ RETRY_AFTER_MAX_MS: Final = 24 * 3_600_000
 DETAIL_MAX: Final = 500
 NOT_SETTABLE: Final = frozenset({"host", "content-length", "transfer-encoding", "connection"})
 """Headers that follow from the request."""
+HEADER: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+"""What a header may be called."""
 TO_CONNECT: Final = 0.4  # Of the time for a call: where none is written, that has to show before the time is over.
 
 
@@ -108,9 +111,9 @@ class HttpClient:
         assert self._transport is not None
         if isinstance(request, Request):
             request = httpx.Request(request.method, request.url, headers=request.headers, content=request.content)
-        request.extensions = {**request.extensions, "timeout": self._timeout}
+        request.extensions = {**request.extensions, "timeout": self._timeout, "trace": _in_time}
         if IS_TOO_LATE.get()():
-            raise httpx.ConnectTimeout("the process stood still until it was too late to call")
+            raise httpx.ConnectTimeout(TOO_LATE)
         response = await self._transport.handle_async_request(request)
         try:
             body = b""
@@ -128,6 +131,12 @@ class HttpClient:
             await self._http1.close()
         if self._transport is not None:
             await self._transport.aclose()
+
+
+async def _in_time(event: str, _: Mapping[str, object]) -> None:
+    """Stop before a request is written that is too late; httpcore tells this of each of its steps."""
+    if event.endswith("send_request_headers.started") and IS_TOO_LATE.get()():
+        raise httpcore.ConnectTimeout(TOO_LATE)
 
 
 def _fault_of_certificate(error: BaseException | None) -> str | None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import traceback
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from typing import Any, Final
@@ -29,9 +30,10 @@ from connectors.channels.addresses import ForbiddenAddress, is_public
 
 _NOT_ADDED: Final = ("Accept", "Accept-Encoding", "User-Agent", "Content-Type")
 _CHECKED_MAX: Final = 100
-CONNECTIONS_TRIED: Final = 3
 IS_TOO_LATE: Final[ContextVar[Callable[[], bool]]] = ContextVar("is_too_late", default=lambda: False)
 """Asked just before a request is written: whether another process may have called by now."""
+
+TOO_LATE: Final = "the process stood still until it was too late to call"
 
 Answered = tuple[int, Mapping[str, str], bytes]
 
@@ -121,7 +123,7 @@ class Http1:
                 # Where the whole process stands still, the loop sees it too late: what it has begun it does before it
                 # looks at the time. So it is asked here. What follows writes the head and the body without a pause.
                 if IS_TOO_LATE.get()():
-                    raise _Unwritten("the process stood still until it was too late to call")
+                    raise _Unwritten(TOO_LATE)
                 is_written = True
                 await writer.write(content, drain=False)
                 answered = await self._answered(connection)
@@ -140,13 +142,16 @@ class Http1:
         except aiohttp.ClientConnectorError as error:
             raise httpx.ConnectError(str(error)) from error
         except (aiohttp.InvalidURL, ValueError, TypeError, AttributeError) as error:
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            said = f"{type(error).__name__} in {where.name}, line {where.lineno}"
             if is_written:
-                raise httpx.ReadError(type(error).__name__) from error
-            raise httpx.UnsupportedProtocol(f"no request can be made of it: {type(error).__name__}") from error
+                raise httpx.ReadError(said) from error
+            raise httpx.UnsupportedProtocol(f"no request can be made of it: {said}") from error
         except HttpProcessingError as error:
             raise httpx.ReadError(f"{type(error).__name__} {error.message}") from error
         except (aiohttp.ClientError, OSError) as error:
-            raise httpx.ReadError(f"{type(error).__name__} {error}") from error
+            failed = httpx.ReadError if is_written else httpx.ConnectError
+            raise failed(f"{type(error).__name__} {error}") from error
 
     async def _connected(self, target: aiohttp.ClientRequest) -> Connection:
         """Return a connection that nobody else has, and over which nothing has come yet."""
@@ -154,16 +159,20 @@ class Http1:
             self._connector = aiohttp.TCPConnector(
                 limit=self._connections, resolver=_Resolver(self._allowed), use_dns_cache=False
             )
-        for _ in range(CONNECTIONS_TRIED):
+        clock = asyncio.get_running_loop().time
+        timeout, until_s = self._timeout, clock() + self._connect_s
+        while True:
             try:
-                connection = await self._connector.connect(target, [], self._timeout)
+                connection = await self._connector.connect(target, [], timeout)
             except TimeoutError as error:
                 raise _Unwritten("there was no connection in time") from error
             assert connection.protocol is not None
             if not connection.protocol.should_close:
                 return connection
             connection.close()  # What was not asked for would be taken for the answer to this request.
-        raise _Unwritten("answers came before the request")
+            if (left_s := until_s - clock()) <= 0:
+                raise _Unwritten("answers came before the request")
+            timeout = aiohttp.ClientTimeout(total=None, connect=left_s)
 
     async def _ready(
         self, connection: Connection, target: aiohttp.ClientRequest, head: CIMultiDict[str]

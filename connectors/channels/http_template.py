@@ -31,7 +31,7 @@ from connectors.channels.base import (
     Surroundings,
     Unfit,
 )
-from connectors.channels.http import DETAIL_MAX, NOT_SETTABLE, Answered, HttpClient, retry_after_ms
+from connectors.channels.http import DETAIL_MAX, HEADER, NOT_SETTABLE, Answered, HttpClient, retry_after_ms
 from state.delivery import OK, THROTTLED, UNKNOWN, Answer
 from state.iso import format_ms, parse_time_value
 from state.outgoing import Action
@@ -48,7 +48,6 @@ IN_REPORT: Final = ("body", "query")
 Meaning = Literal["ok", "permanent", "config", "throttled", "throttled_recipient", "retry", "unknown"]
 
 _MARKUP: Final = re.compile(r"(\{\{.*?\}\})")
-_HEADER: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _HEADER_VALUE: Final = re.compile(r"[\t\x20-\x7e]*")
 
 
@@ -66,7 +65,7 @@ def _url(text: str) -> str:
 
 def _headers(given: dict[str, str]) -> dict[str, str]:
     for name in given:
-        if _HEADER.fullmatch(name) is None or name.lower() in NOT_SETTABLE:
+        if HEADER.fullmatch(name) is None or name.lower() in NOT_SETTABLE:
             raise ValueError(f"{name!r} is no header that can be set")
     return given
 

@@ -50,7 +50,7 @@ _KINDS: Final = {
     503: RETRY,
 }
 """That is inferred from what the documents say of each. They say of no 5xx whether anything was sent."""
-_OF_ALL: Final = ("from", "reply_to", "headers", "categories", "ip_pool_name", "mail_settings", "tracking_settings")
+_OF_ALL: Final = ("from", "reply_to", "categories", "ip_pool_name", "mail_settings", "tracking_settings")
 """What every message of the channel has in common: whatever is wrong with it is a setting."""
 _STATUSES: Final = {
     "processed": "accepted",
@@ -183,7 +183,7 @@ class Sendgrid(OneWay):
         errors = _errors(answered.body)
         kind = _KINDS.get(status)
         if kind is None and 400 <= status < 500:
-            kind = _kind_of(errors)
+            kind = _kind_of(errors, has_headers=bool(self._settings.headers))
         elif kind is None:
             kind = CONFIG if 300 <= status < 400 else UNKNOWN
         said = "; ".join(": ".join(filter(None, one)) for one in errors)
@@ -231,11 +231,17 @@ def _errors(body: bytes) -> list[tuple[str, str]]:
     return [(_text(one, "field"), _text(one, "message")) for one in found]
 
 
-def _kind_of(errors: list[tuple[str, str]]) -> str:
+def _kind_of(errors: list[tuple[str, str]], *, has_headers: bool) -> str:
     """Return what it means that a message is refused: SendGrid has no codes, but it names the field."""
     if not errors:
         return RETRY  # It comes from something between.
-    return CONFIG if any(field.partition(".")[0] in _OF_ALL for field, _ in errors) else PERMANENT
+    is_of_all = any(
+        field.partition(".")[0] in _OF_ALL
+        # Of headers, those of the settings are of all, and the link to unsubscribe is each action's own.
+        or (has_headers and field.startswith("headers") and "list-unsubscribe" not in field.lower())
+        for field, _ in errors
+    )
+    return CONFIG if is_of_all else PERMANENT
 
 
 def _wait_ms(answered: Answered, now_ms: int) -> int | None:
@@ -289,5 +295,6 @@ def _said(kind: str, event: Mapping[str, Any]) -> tuple[str, str]:
     if kind == "open":
         return ("machine" if event.get("sg_machine_open") is True else ""), ""
     if kind in ("click", "delivered"):
-        return "", _text(event, "url" if kind == "click" else "response")
+        said = _text(event, "url" if kind == "click" else "response")
+        return "", "" if "/u/" in said else said  # Whoever has the link to unsubscribe can do so.
     return ("" if kind == "processed" else kind), ""

@@ -296,7 +296,7 @@ def _kind_without_code(status: int, *, is_theirs: bool) -> str:
         return UNKNOWN
     if 300 <= status < 400:
         return CONFIG  # Somebody else is there, and has sent nothing.
-    return RETRY if is_theirs or status in (500, 503) or 400 <= status < 500 else UNKNOWN
+    return RETRY if status in (500, 503) or (status < 500 and (is_theirs or status >= 400)) else UNKNOWN
 
 
 def _object(body: bytes) -> dict[str, Any]:

@@ -19,7 +19,7 @@ import orjson
 from pydantic import AfterValidator, Field
 
 from connectors.channels.base import Callback, NotTheirs, Reply, Report, Secret, Settings, Surroundings
-from connectors.channels.http import NOT_SETTABLE, Answered, HttpClient, Request, by_status
+from connectors.channels.http import HEADER, NOT_SETTABLE, Answered, HttpClient, Request, by_status
 from state.delivery import ACCEPTED, OK, UNKNOWN, Answer
 from state.iso import parse_time_value
 from state.outgoing import Action, dump
@@ -38,6 +38,8 @@ def _url(text: str) -> str:
 
 
 def _headers(given: dict[str, str | Secret]) -> dict[str, str | Secret]:
+    if bad := [name for name in given if HEADER.fullmatch(name) is None]:
+        raise ValueError(f"{bad[0]!r} is no name of a header")
     if ours := sorted(name for name in given if name.lower() in NOT_SETTABLE):
         raise ValueError(f"{', '.join(ours)} cannot be set here: it follows from the request")
     return given

@@ -194,10 +194,12 @@ class RedisLedger:
         return Unsettled(open_now, unknown, found[:most])
 
     async def untold(self, most: int) -> list[tuple[str, Entry]]:
-        """Return what may have no receipt; see `Ledger`. What Redis has forgotten meanwhile is left out."""
+        """Return what may have no receipt; see `Ledger`. What Redis has forgotten meanwhile is forgotten here, too."""
         try:
             ids: list[Any] = await self._client.zrange(self._untold, 0, most - 1)
             raws: list[Any] = await self._client.mget([f"{self._name}:a:{one.decode()}" for one in ids]) if ids else []
+            if gone := [one for one, raw in zip(ids, raws, strict=True) if raw is None]:
+                await self._client.zrem(self._untold, *gone)
         except _AWAY as error:
             raise _away(error) from error
         return [(one.decode(), _load(raw)) for one, raw in zip(ids, raws, strict=True) if raw is not None]

@@ -220,6 +220,8 @@ def _opened(path: Path) -> sqlite3.Connection:
                 f"the ledger {path} has format {known}, and this version knows {FORMAT}: use a newer one"
             )
         database.executescript(_TABLES)
+        # An earlier version forgets actions and knows nothing of this.
+        database.execute("DELETE FROM untold WHERE action_id NOT IN (SELECT action_id FROM actions)")
         database.execute(f"PRAGMA user_version={FORMAT}")
     except sqlite3.Error as error:
         raise StateRefused(f"{path} cannot be opened as a ledger: {error}") from error

@@ -127,6 +127,7 @@ class ChannelAtWork:
         """Keep no action that is not open any more."""
         for action_id in [one for one in self._actions if not self.machine.has(one)]:
             del self._actions[action_id]
+        self._late &= self._actions.keys()
 
     def look(self, partitions: int) -> ChannelLook:
         """Return what can be seen of it."""
@@ -149,7 +150,7 @@ class ChannelAtWork:
         return await self._ledger.forget(self._now_ms() - KEPT_MS)
 
     async def tell_untold(self) -> int:
-        """Write receipts that whoever noted the outcome may not have written; return how many, 0 where none is left.
+        """Write receipts that whoever noted the outcome may not have written, some of them; return how many.
 
         That a receipt is written twice does no harm: it is the same one.
 
@@ -309,7 +310,7 @@ class ChannelAtWork:
         try:
             async with asyncio.timeout(self.how.policy.call_ms / 1000):
                 answers = await provider.call_together(actions)
-            if len(answers) != len(actions) or not all(isinstance(one, Answer) for one in answers):
+            if len(answers) != len(actions) or not all(map(_is_answer, answers)):
                 raise TypeError("what came is not an answer for each action")
             return answers
         except TimeoutError:
@@ -461,6 +462,10 @@ class ChannelAtWork:
         elif now is None and self._circuit is not None:
             self._log.info("the channel works again", channel=self.how.name)
         self._circuit = now
+
+
+def _is_answer(one: object) -> bool:
+    return isinstance(one, Answer) and isinstance(one.code, str) and isinstance(one.detail, str)
 
 
 def _never() -> bool:

@@ -190,9 +190,7 @@ class Service:
                 self.stop()
         self._must_have_all()
         for task in self._beside:
-            if task.done() and not task.cancelled() and (error := task.exception()) is not None:
-                self._failure = self._failure or masked(f"{type(error).__name__} {error}")
-                self.stop()
+            self._must_go_on(task)
         paused = set()
         for part, one in self._partitions.items():
             one.is_paused = any(
@@ -294,7 +292,17 @@ class Service:
         assert one.progress is not None, "the record is on its way"
         task = asyncio.create_task(self._bury(record, reason, why, one.progress))
         self._burials.add(task)
-        task.add_done_callback(self._burials.discard)
+        task.add_done_callback(self._buried)
+
+    def _buried(self, task: asyncio.Task[None]) -> None:
+        self._burials.discard(task)
+        self._must_go_on(task)
+
+    def _must_go_on(self, task: asyncio.Task[None]) -> None:
+        """Stop where *task* has ended by a fault."""
+        if task.done() and not task.cancelled() and (error := task.exception()) is not None:
+            self._failure = self._failure or masked(f"{type(error).__name__} {error}")
+            self.stop()
 
     async def _bury(self, record: GroupRecord, reason: DeadReason, why: str, progress: Progress) -> None:
         value = record.value or b""

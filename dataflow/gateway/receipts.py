@@ -16,6 +16,7 @@ from connectors.ledgers.base import Ledger, LedgerAway, ToLook
 from dataflow.gateway.config import CallbackSettings
 from dataflow.gateway.http import RECORD_MAX, Answer, Came, NotTaken, unavailable
 from dataflow.gateway.metrics import Metrics
+from state.delivery import ACCEPTED, REJECTED, Entry
 from state.iso import TIME_MS_MAX, format_ms
 
 TEXT_MAX: Final = 500
@@ -64,8 +65,16 @@ class Reporting(NamedTuple):
     ledger: Ledger
 
 
-Found = tuple[str, str]
-"""The id of an action, and its user."""
+class Found(NamedTuple):
+    """An action that a report is about, its user, and its outcome: "" while it has none."""
+
+    action_id: str
+    user_id: str
+    outcome: str
+
+    def is_contradicted_by(self, report: Unmatched) -> bool:
+        """Tell whether *report* would be a second final outcome; an action has one."""
+        return (self.outcome, report.status) == (REJECTED, ACCEPTED)
 
 
 async def found_in(ledger: Ledger, reports: Sequence[Unmatched], now: int) -> list[Found | None]:
@@ -74,21 +83,27 @@ async def found_in(ledger: Ledger, reports: Sequence[Unmatched], now: int) -> li
     Raises:
         LedgerAway: nobody knows.
     """
-    by_id: dict[str, str] = {}
+    by_id: dict[str, Found] = {}
+    by_provider: dict[str, Found | None] = {}
     notes = [ToLook(one) for one in dict.fromkeys(report.action_id for report in reports) if one]
     if notes:
         for note, noted in zip(notes, await ledger.note(notes, now), strict=True):
             if noted.entry is not None:
-                by_id[note.action_id] = noted.entry.user_id
+                by_id[note.action_id] = _found(note.action_id, noted.entry)
     found: list[Found | None] = []
     for report in reports:
-        if report.action_id in by_id:
-            found.append((report.action_id, by_id[report.action_id]))
-        elif report.provider_id and (known := await ledger.find(report.provider_id)) is not None:
-            found.append((known[0], known[1].user_id))
-        else:
-            found.append(None)
+        one = by_id.get(report.action_id)
+        if one is None and report.provider_id:
+            if report.provider_id not in by_provider:
+                known = await ledger.find(report.provider_id)
+                by_provider[report.provider_id] = None if known is None else _found(*known)
+            one = by_provider[report.provider_id]
+        found.append(one)
     return found
+
+
+def _found(action_id: str, entry: Entry) -> Found:
+    return Found(action_id, entry.user_id, "" if entry.outcome is None else entry.outcome.status)
 
 
 def receipt_of(report: Unmatched, action_id: str, user_id: str) -> Keyed:
@@ -159,8 +174,13 @@ class Receipts:
         for report, action in zip(reports, found, strict=True):
             if action is None:
                 others.append((report.key, _dump(report)))
+            elif action.is_contradicted_by(report):
+                self._log.warning(
+                    "a provider has accepted what was rejected before: no receipt says so", channel=name,
+                    action_id=action.action_id, code=report.code,
+                )  # fmt: skip
             else:
-                receipts.append(receipt_of(report, *action))
+                receipts.append(receipt_of(report, action.action_id, action.user_id))
         first = self._writer.begin(self._events, receipts)
         second = self._writer.begin(self._unmatched, others)
         if failures := {**await first, **await second}:

@@ -128,7 +128,11 @@ class Retrier:
                 reports = [one.report for one in some]
                 found = [None] * len(some) if ledger is None else await found_in(ledger, reports, now)
                 fits = [(one, action) for one, action in zip(some, found, strict=True) if action is not None]
-                records = [receipt_of(one.report, *action) for one, action in fits]
+                records = [
+                    receipt_of(one.report, action.action_id, action.user_id)
+                    for one, action in fits
+                    if not action.is_contradicted_by(one.report)
+                ]
                 if failures := await self._writer.begin(self._events, records):
                     raise next(iter(failures.values()))
             except (LedgerAway, WriteFailed) as error:

@@ -277,6 +277,26 @@ def test_many_calls_share_one_connection_of_http_2(tmp_path: Path, monkeypatch: 
     assert (server.connections, len(fake.bodies), fake.mistakes, len(fake.bearers)) == (1, 51, [], 1)
 
 
+def test_over_http_2_nothing_is_written_once_it_is_too_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    certificate = make_certificate(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate.certificate))
+    fake = Fake(Clock().now_s)
+    looks = iter([False, True])  # It becomes too late while there is a connection made.
+
+    async def call(url: str) -> list[Answer]:
+        apns = provider(None, endpoint=url)
+        IS_TOO_LATE.set(lambda: next(looks))
+        late = await apns.call(push("late"))
+        IS_TOO_LATE.set(lambda: False)
+        found = [late, await apns.call(push("next"))]
+        await apns.close()
+        return found
+
+    with Http2Server(fake, certificate) as server:
+        assert [one.kind for one in asyncio.run(call(server.url))] == [RETRY, OK]
+    assert [one["action_id"] for one in fake.bodies] == [push("next").action_id]
+
+
 # ---- settings ------------------------------------------------------------------------------------------------------
 
 

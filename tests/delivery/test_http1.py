@@ -8,10 +8,12 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import pytest
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.http import StreamWriter
 
 from connectors.channels.http import ANSWER_MAX, Answered, HttpClient, Request
 from connectors.channels.http1 import Http1
-from state.delivery import CONFIG, UNKNOWN, Answer
+from state.delivery import CONFIG, RETRY, UNKNOWN, Answer
 
 HI = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi"
 CLOSE = b""
@@ -251,3 +253,33 @@ def test_who_answers_before_the_whole_request_was_there_has_answered_and_gets_no
     provider = with_provider([refused, HI], call, reads=False)
     assert [one.status for one in found if isinstance(one, Answered)] == [413, 200]
     assert len(provider.writers) == 2
+
+
+def sent_once(timeout_s: float = 5.0) -> tuple[Answered | Answer, Provider]:
+    found: list[Answered | Answer] = []
+
+    async def call(client: HttpClient, provider: Provider) -> None:
+        found.append(await client.send(Request("POST", provider.url, {}, b"{}")))
+
+    provider = with_provider([HI], call, timeout_s=timeout_s)
+    return found[0], provider
+
+
+@pytest.mark.parametrize(("name", "kind"), [("write_headers", CONFIG), ("write", UNKNOWN)])
+def test_a_fault_before_anything_is_written_is_not_taken_for_an_unknown_message(
+    name: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fails(*_: Any, **__: Any) -> None:
+        raise AttributeError("a part of aiohttp that is there no more")
+
+    monkeypatch.setattr(StreamWriter, name, fails)
+    found, provider = sent_once()
+    assert isinstance(found, Answer)
+    assert (found.kind, "AttributeError in fails" in found.detail, provider.came) == (kind, True, [])
+
+
+def test_connections_that_are_of_no_use_are_replaced_within_the_time_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ResponseHandler, "should_close", True)
+    found, provider = sent_once(timeout_s=0.2)
+    assert isinstance(found, Answer)
+    assert (found.kind, provider.came) == (RETRY, [])

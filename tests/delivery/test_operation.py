@@ -19,6 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from connectors.ledgers.base import KEPT_MS
 from dataflow.cli import main
 from dataflow.deliver import config
+from dataflow.deliver.channel import ChannelAtWork
 from dataflow.deliver.counts import BOUNDS_S, ChannelLook, Counts
 from dataflow.deliver.masking import masked
 from dataflow.serve.delivery import CALL_SECONDS, METRICS, DeliveryCollector, DeliveryHealth
@@ -248,6 +249,24 @@ def test_what_is_unknown_is_listed_and_sent_again_once_somebody_has_decided(
     assert [one["status"] for one in found[some[2].action_id]] in (["unknown", "accepted"], ["accepted", "unknown"])
     assert nudge_deliver(pager, *kafka, "--stop-at-end") == 0
     assert len(Pager.called) == 6, "and the group goes on behind it"
+
+
+@pytest.mark.kafka
+@pytest.mark.timeout(120)
+def test_a_fault_of_what_is_done_beside_ends_delivery_with_its_reason(
+    pager: Path, broker: KafkaTopics, topic_prefix: str, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    for topic in ("actions.webhook", "events", "dead-letters"):
+        broker.create_topic(topic_prefix + topic, 1)
+
+    async def fails(_: ChannelAtWork) -> int:
+        raise KeyError("outcome")
+
+    monkeypatch.setattr(ChannelAtWork, "tell_untold", fails)
+    kafka = ["--source", f"kafka://{broker.bootstrap}?prefix={topic_prefix}", "--receipts", f"{topic_prefix}events"]
+    assert nudge_deliver(pager, *kafka, "--group", f"{topic_prefix}deliver", "--stop-at-end") == 1
+    assert "KeyError 'outcome'" in capsys.readouterr().err
 
 
 @pytest.mark.kafka

@@ -26,7 +26,7 @@ from connectors.ledgers.sqlite import SqliteLedger
 from dataflow.gateway.receipts import Receipts, Reporting, Unmatched, receipt_of
 from dataflow.gateway.unmatched import PAUSE_MAX_MS, TRIED_MS, Held, Waiting, is_over
 from dataflow.logs import get_logger
-from state.delivery import ACCEPTED, Outcome
+from state.delivery import ACCEPTED, REJECTED, Outcome
 from state.iso import format_ms
 from tests.delivery.actions import action
 from tests.gateway.doors import NOW_MS, Door, Gateway
@@ -125,6 +125,13 @@ def test_a_report_on_a_known_action_is_a_receipt_of_its_user(world: World, by: d
         "message_id": f"{DONE}/delivered/e-1", "timestamp": format_ms(NOW_MS - 5000),
     }  # fmt: skip
     assert world.stored() == [("events", "u-17", receipt)]
+
+
+def test_a_report_that_would_be_a_second_outcome_is_no_receipt(world: World) -> None:
+    rejected = ToSettle("r", 0, "u", Outcome(REJECTED, NOW_MS, "given_up"))
+    asyncio.run(world.ledger.note([rejected], NOW_MS))
+    assert world.report({"action_id": "r", "status": ACCEPTED}, {"action_id": "r", "status": "delivered"}).is_success
+    assert [(topic, one["status"]) for topic, _, one in world.stored()] == [("events", "delivered")]
 
 
 def test_the_provider_sees_the_request_as_it_was_made(world: World) -> None:
