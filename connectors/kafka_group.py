@@ -146,13 +146,16 @@ _HOPELESS: Final = (
 
 
 def _in_time(work: Callable[[], object]) -> bool:
-    """Do *work* in a thread that is left to itself after some seconds; return whether it was done by then."""
-    failures: list[KafkaException] = []
+    """Do *work* in a thread that is left to itself after some seconds; return whether it was done by then.
+
+    What it fails with after that is of no use to anybody: by then the consumer is closed.
+    """
+    failures: list[Exception] = []
 
     def do() -> None:
         try:
             work()
-        except KafkaException as error:
+        except Exception as error:
             failures.append(error)
 
     thread = threading.Thread(target=do, daemon=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable
 from random import Random
@@ -12,7 +13,7 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from structlog.testing import capture_logs
 
-from connectors.kafka_group import GroupError, GroupReader
+from connectors.kafka_group import GroupError, GroupReader, _in_time
 from dataflow.deliver.service import Service, Where
 from dataflow.logs import get_logger
 from tests.kafka.broker import KafkaTopics
@@ -128,3 +129,28 @@ def test_a_partition_that_was_paused_and_was_another_ones_meanwhile_is_read_on(
     seen.clear()
     poll_until(lambda: (one, moved[1]) in seen, one)  # Nothing was committed, so it comes again.
     one.close()
+
+
+def test_what_fails_after_nobody_waits_for_it_any_more_is_told_to_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("connectors.kafka_group.LEAVE_S", 0.01)
+    said: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", said.append)
+    let_go, before = threading.Event(), set(threading.enumerate())
+
+    def commit() -> None:
+        let_go.wait(30)
+        raise RuntimeError("Consumer closed")
+
+    assert not _in_time(commit)
+    (left,) = set(threading.enumerate()) - before
+    let_go.set()
+    left.join(30)
+    assert said == []
+
+
+def test_what_fails_while_it_is_waited_for_is_told() -> None:
+    def commit() -> None:
+        raise RuntimeError("Consumer closed")
+
+    with pytest.raises(RuntimeError, match="closed"):
+        _in_time(commit)
