@@ -24,6 +24,8 @@ def refusal(error: ValidationError, written: Any, where: str, model: type[BaseMo
         fields = model.model_fields if len(keys) == 1 else {}
         known = [one.alias or name for name, one in fields.items()]
         return "; ".join(filter(None, (f"{place}: it is not known here", did_you_mean(str(keys[-1]), known))))
+    if first["type"] == "string_pattern_mismatch":
+        return f"{place}: it has to match the regular expression {first['ctx']['pattern']}"
     return f"{place}: {first['msg'].removeprefix('Value error, ')}"
 
 

@@ -19,6 +19,7 @@ from connectors.channels.umeng import Umeng, UmengSettings
 from connectors.ledgers.sqlite import SqliteLedger
 from dataflow.deliver.channel import ChannelAtWork
 from dataflow.deliver.config import delivered
+from dataflow.errors import UsageError
 from operators.delivery.machine import Place
 from state.delivery import CONFIG, KINDS, OK, PERMANENT, RETRY, THROTTLED, UNKNOWN, Answer
 from state.outgoing import Action
@@ -625,3 +626,10 @@ def test_a_channel_of_nudge_yaml_speaks_to_umeng(tmp_path: Path) -> None:
     assert shown["body"]["payload"]["aps"] == {"alert": {"title": "Hi", "body": "There"}}
     assert (how.policy.drops_repeats, how.policy.can_be_asked) == (False, False)
     assert how.provider.together_max == 100  # type: ignore[attr-defined]
+
+
+def test_what_has_to_be_written_in_a_form_is_told_with_the_form(tmp_path: Path) -> None:
+    (tmp_path / "umeng").write_text(SECRET)
+    written = {"provider": "umeng", "app_key": "a b", "secret": {"file": "umeng"}, "platform": "ios"}
+    with pytest.raises(UsageError, match=r"app_key: it has to match the regular expression \^\[!-~\]\+\$"):
+        delivered("push", "actions.push", written, tmp_path, lambda: NOW_MS, lambda: "n")
