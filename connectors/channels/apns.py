@@ -169,7 +169,7 @@ class Apns(OneWay):
             is_it = not answered.body.strip()
             apns_id = answered.headers.get("apns-id", "")[:64]
             return Answer(OK, provider_id=apns_id) if is_it else Answer(UNKNOWN, "no_answer", answered.text)
-        said = _object(answered.body)
+        said = answered.object
         reason = said["reason"][:CODE_MAX] if isinstance(said.get("reason"), str) else ""
         kind = _KINDS.get(reason) or (_KINDS_OF_STATUS if reason else _WITHOUT_REASON).get(answered.status)
         if kind is None:
@@ -190,11 +190,3 @@ class Apns(OneWay):
     async def close(self) -> None:
         """Let go of the connections."""
         await self._client.close()
-
-
-def _object(body: bytes) -> dict[str, Any]:
-    try:
-        said = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return {}
-    return said if isinstance(said, dict) else {}

@@ -110,7 +110,7 @@ class Fcm(OneWay):
         answered = await self._client.send(httpx.Request("POST", account.token_uri, data=form))
         if isinstance(answered, Answer):
             return Answer(CONFIG if answered.kind == CONFIG else RETRY, "token", answered.detail)  # No message yet.
-        said = _object(answered)
+        said = answered.object
         if answered.status == 200 and isinstance(said.get("access_token"), str):
             lasts_s = said["expires_in"] if type(said.get("expires_in")) is int else GRANT_S
             self._token, self._until_ms = said["access_token"], (now_s + lasts_s) * 1000
@@ -161,7 +161,7 @@ class Fcm(OneWay):
         return answered if isinstance(answered, Answer) else self._meaning(answered)
 
     def _meaning(self, answered: Answered) -> Answer:
-        said = _object(answered)
+        said = answered.object
         if answered.status == 200:
             name = said.get("name")
             is_it = isinstance(name, str) and bool(name)
@@ -184,14 +184,6 @@ class Fcm(OneWay):
     async def close(self) -> None:
         """Let go of the connections."""
         await self._client.close()
-
-
-def _object(answered: Answered) -> dict[str, Any]:
-    try:
-        said = orjson.loads(answered.body)
-    except orjson.JSONDecodeError:
-        return {}
-    return said if isinstance(said, dict) else {}
 
 
 def _code_of(error: Mapping[str, Any]) -> str:

@@ -7,10 +7,11 @@ import email.utils
 import re
 import ssl
 from collections.abc import Iterable, Mapping
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import httpcore
 import httpx
+import orjson
 
 from connectors.channels.addresses import ForbiddenAddress, Guarded
 from connectors.channels.http1 import IS_TOO_LATE, TOO_LATE, Http1
@@ -45,6 +46,15 @@ class Answered:
     def text(self) -> str:
         """The beginning of the body, for people."""
         return self.body[:DETAIL_MAX].decode("utf-8", errors="replace")
+
+    @property
+    def object(self) -> dict[str, Any]:
+        """The body as an object of JSON, an empty one where it is none."""
+        try:
+            said = orjson.loads(self.body)
+        except orjson.JSONDecodeError:
+            return {}
+        return said if isinstance(said, dict) else {}
 
 
 class HttpClient:

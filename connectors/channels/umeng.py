@@ -236,7 +236,7 @@ class Umeng(OneWay):
         return self._meaning(answered)
 
     def _meaning(self, answered: Answered) -> Answer:
-        said = _object(answered.body)
+        said = answered.object
         data = said["data"] if isinstance(said.get("data"), dict) else {}
         if said.get("ret") == "SUCCESS" and 200 <= answered.status < 300:
             msg_id = data.get("msg_id")
@@ -297,11 +297,3 @@ def _kind_without_code(status: int, *, is_theirs: bool) -> str:
     if 300 <= status < 400:
         return CONFIG  # Somebody else is there, and has sent nothing.
     return RETRY if status in (500, 503) or (status < 500 and (is_theirs or status >= 400)) else UNKNOWN
-
-
-def _object(body: bytes) -> dict[str, Any]:
-    try:
-        said = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return {}
-    return said if isinstance(said, dict) else {}
